@@ -1,0 +1,32 @@
+-- Ticket allocations: one row for each ticket that was ever handed out.
+--
+-- A row is never deleted; its status tells what became of the ticket.
+--
+-- Runs while the version before it serves: yes, it only adds.
+-- depends: 0001_events
+
+set local lock_timeout = '2s';
+
+create type allocation_status as enum ('reserved', 'purchased', 'expired');
+
+create table ticket_allocations (
+    id uuid not null default gen_random_uuid(),
+    event_id uuid not null,
+    user_fingerprint varchar not null,
+    status allocation_status not null default 'reserved',
+    expires_at timestamptz,
+    created_at timestamptz not null default statement_timestamp(),
+    updated_at timestamptz not null default statement_timestamp(),
+
+    constraint ticket_allocations_pkey primary key (id),
+    constraint tickets_belong_to_an_event foreign key (event_id) references events (id),
+    constraint tickets_have_an_owner check (char_length(user_fingerprint) between 1 and 512),
+    -- A hold without an end would keep its ticket for ever.
+    constraint reserved_tickets_have_an_end check (
+        status <> 'reserved' or expires_at is not null
+    ),
+    -- What is paid for is not taken back by the clock.
+    constraint purchased_tickets_have_no_end check (
+        status <> 'purchased' or expires_at is null
+    )
+);

@@ -1,0 +1,28 @@
+-- updated_at follows every change, also one typed by hand into psql.
+--
+-- statement_timestamp() and not now(): a transaction that waited for an event's lock began
+-- before the one it waited for, and its change came after. greatest() because a server's
+-- clock may be set back, and the history of an event must not.
+--
+-- Runs while the version before it serves: yes.
+-- depends: 0003_ticket_allocations_indexes
+
+set local lock_timeout = '2s';
+
+create function touch_updated_at() returns trigger
+language plpgsql
+set search_path from current
+as $$
+begin
+    new.updated_at := greatest(statement_timestamp(), old.updated_at);
+    return new;
+end
+$$;
+
+create trigger events_touch_updated_at
+before update on events
+for each row execute function touch_updated_at();
+
+create trigger ticket_allocations_touch_updated_at
+before update on ticket_allocations
+for each row execute function touch_updated_at();

@@ -1,0 +1,11 @@
+-- Loses nothing: ids that were made stay.
+
+set local lock_timeout = '2s';
+
+alter table ticket_allocations
+alter column id set default gen_random_uuid();
+
+alter table events
+alter column id set default gen_random_uuid();
+
+drop function time_ordered_uuid();

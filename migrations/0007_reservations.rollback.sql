@@ -1,0 +1,7 @@
+-- Loses which tickets were reserved together, and with it what a repeated key would find.
+
+set local lock_timeout = '2s';
+
+alter table ticket_allocations
+drop column position,
+drop column reservation_id;

@@ -1,0 +1,8 @@
+-- Loses the history of every event; on the way up each begins anew with what it has by then.
+
+set local lock_timeout = '2s';
+
+drop trigger events_open_ledger on events;
+drop function open_event_ledger();
+drop table event_ledger;
+drop function refuse_to_change_ledger();

@@ -1,0 +1,101 @@
+"""The answers: rows and refusals, as JSON on the wire.
+
+camelCase, no spaces, times in UTC with ``Z``; the order of the fields is that of the contract.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+from starlette.responses import Response
+
+from service.refusals import Refusal
+from service.rows import AllocationStatus, Event, TicketAllocation, Uuid
+
+_encode = msgspec.json.Encoder().encode
+
+
+class EventAnswer(Struct, rename="camel", gc=False):
+    """An event as clients see it."""
+
+    id: Uuid
+    name: str
+    date: datetime
+    total_tickets: int
+    allocated_tickets: int
+    available_tickets: int
+    reserved_tickets: int
+    purchased_tickets: int
+    version: int
+    created_at: datetime
+    updated_at: datetime
+
+    @classmethod
+    def of(cls, event: Event) -> "EventAnswer":
+        """Return the answer for a row; what is available or reserved is computed, never stored."""
+        return cls(
+            event.id,
+            event.name,
+            event.date,
+            event.total_tickets,
+            event.allocated_tickets,
+            event.total_tickets - event.allocated_tickets,
+            event.allocated_tickets - event.purchased_tickets,
+            event.purchased_tickets,
+            event.version,
+            event.created_at,
+            event.updated_at,
+        )
+
+    @property
+    def etag(self) -> str:
+        """What changes whenever the answer does: between two versions only holds can lapse."""
+        return f'"{self.version}-{self.available_tickets}"'
+
+
+class TicketAnswer(Struct, rename="camel", gc=False):
+    """A ticket as clients see it; the fingerprint is for its owner alone."""
+
+    id: Uuid
+    event_id: Uuid
+    reservation_id: Uuid
+    status: AllocationStatus
+    expires_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+    user_fingerprint: str | UnsetType = UNSET
+
+    @classmethod
+    def of(cls, ticket: TicketAllocation, asked_by: str | None) -> "TicketAnswer":
+        """Return the answer for a row, to whoever holds a fingerprint; None: to anybody."""
+        return cls(
+            ticket.id,
+            ticket.event_id,
+            ticket.reservation_id,
+            ticket.status,
+            ticket.expires_at,
+            ticket.created_at,
+            ticket.updated_at,
+            ticket.user_fingerprint if ticket.user_fingerprint == asked_by else UNSET,
+        )
+
+
+def page_answer(data: Sequence[Struct], total: int, page: int, limit: int) -> dict[str, Any]:
+    """Return one page of a list and where it stands among all of them."""
+    meta = {"total": total, "page": page, "limit": limit, "pages": -(-total // limit)}
+    return {"data": data, "meta": meta}
+
+
+def respond(answer: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Return the response for an answer."""
+    return Response(_encode(answer), status, headers, "application/json")
+
+
+def refuse(refusal: Refusal) -> Response:
+    """Return the response for a refusal: the one place that renders any."""
+    body = {"error": refusal.error, "code": refusal.code}
+    if refusal.details is not None:
+        body["details"] = refusal.details
+    return respond(body, refusal.status, refusal.headers)

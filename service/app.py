@@ -1,0 +1,156 @@
+"""The app: the map of all routes, and what a process opens at its start and closes at its end."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TypedDict
+
+import psycopg
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from service import limits
+from service.answers import refuse
+from service.calls import Endpoint
+from service.database import open_pool
+from service.handlers import events, health, tickets
+from service.queries import Queries
+from service.refusals import (
+    BUSY,
+    INTERNAL_SERVER_ERROR,
+    METHOD_NOT_ALLOWED,
+    NOT_FOUND,
+    Refusal,
+)
+from service.settings import Settings
+from service.state import Service
+from service.statements import load_statements
+from service.sweeper import sweep
+from service.transaction import Transactions
+from service.write_path import NO_CONNECTION, WritePath
+
+log = logging.getLogger(__name__)
+
+ROUTES: dict[str, dict[str, Endpoint]] = {
+    "/events": {
+        "GET": Endpoint(events.list_events, query=events.LIST_QUERY),
+        "POST": Endpoint(events.create_event, body=events.EVENT_FIELDS, for_organizer=True),
+    },
+    "/events/{id}": {
+        "GET": Endpoint(events.find_event),
+        "PATCH": Endpoint(
+            events.update_event, body=events.EVENT_FIELDS, partial=True, for_organizer=True
+        ),
+    },
+    "/events/{id}/tickets": {
+        "POST": Endpoint(tickets.reserve_tickets, body=tickets.reservation_fields),
+    },
+    "/events/tickets/{id}": {
+        "GET": Endpoint(tickets.find_ticket),
+    },
+    "/events/tickets/{id}/payment": {
+        "POST": Endpoint(tickets.pay_ticket, body=tickets.OWNER_FIELDS),
+        "DELETE": Endpoint(tickets.cancel_ticket),
+    },
+    "/events/tickets/{id}/refund": {
+        "POST": Endpoint(tickets.refund_ticket, for_organizer=True),
+    },
+    "/health": {"GET": Endpoint(health.check_health)},
+    "/health/live": {"GET": Endpoint(health.check_live)},
+}
+"""Every route of the service: by path, then by method. HEAD works wherever GET does."""
+
+
+class State(TypedDict):
+    """What the lifespan hands to every request."""
+
+    service: Service
+
+
+class Resource:
+    """A path: calls the endpoint of the request's method, and lets no error show the inside."""
+
+    def __init__(self, endpoints: dict[str, Endpoint]) -> None:
+        self._endpoints = endpoints
+        if "GET" in endpoints:
+            self._endpoints = {**endpoints, "HEAD": endpoints["GET"]}
+        self._allow = {"Allow": ", ".join(sorted(self._endpoints))}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        response = await self._answer(Request(scope, receive))
+        await response(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        endpoint = self._endpoints.get(request.method)
+        if endpoint is None:
+            return refuse(
+                Refusal(
+                    METHOD_NOT_ALLOWED.status,
+                    METHOD_NOT_ALLOWED.code,
+                    METHOD_NOT_ALLOWED.error,
+                    headers=self._allow,
+                )
+            )
+        try:
+            answer = await endpoint.call(request.state.service, request)
+        except NO_CONNECTION:
+            answer = BUSY
+        except psycopg.OperationalError as error:
+            # Of a query: a write tells itself what became of it.
+            log.warning("a query has failed: %s", type(error).__name__)
+            answer = BUSY
+        except Exception:
+            log.exception("%s %s has failed", request.method, request.scope["path"])
+            answer = INTERNAL_SERVER_ERROR
+        return refuse(answer) if isinstance(answer, Refusal) else answer
+
+
+def create_app(settings: Settings, dsn: str) -> Starlette:
+    """Return the application; its lifespan opens the database.
+
+    Raises:
+        BrokenStatement: when a file of ``sql/`` breaks a rule.
+    """
+    statements = load_statements(settings.sql_dir)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[State]:
+        reading = open_pool(dsn, limits.READ_CONNECTIONS, limits.READS_WAITING)
+        writing = open_pool(dsn, limits.WRITE_CONNECTIONS, settings.queue_limit)
+        async with reading, writing:
+            queries = Queries(reading, statements)
+            write_path = WritePath(
+                writing,
+                Transactions(statements, settings.hold_seconds),
+                queries,
+                across_events=settings.batch_across_events,
+                queue_limit=settings.queue_limit,
+            )
+            sweeping = asyncio.create_task(sweep(queries, write_path))
+            try:
+                yield {"service": Service(settings, write_path, queries)}
+            finally:
+                sweeping.cancel()
+                await write_path.close()
+
+    app = Starlette(
+        routes=[
+            Route(path, Resource(endpoints), methods=None) for path, endpoints in ROUTES.items()
+        ],
+        exception_handlers={HTTPException: _refuse_http},
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+async def _refuse_http(_: Request, error: Exception) -> Response:
+    """Give what Starlette itself refuses the shape of all refusals: a path that is no route."""
+    assert isinstance(error, HTTPException)  # noqa: S101 - the handler is registered for no other
+    return refuse(NOT_FOUND if error.status_code == 404 else INTERNAL_SERVER_ERROR)

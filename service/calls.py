@@ -1,0 +1,152 @@
+"""A call: one request of a client, read as far as its route asks for, or refused.
+
+The order of the refusals is the contract's: 401, then 413 and 415, then 400; what needs the
+database comes after.
+"""
+
+import asyncio
+import hmac
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from service import limits
+from service.fields import BadFields, Reader, identifier, read_object
+from service.refusals import (
+    BAD_REQUEST,
+    PAYLOAD_TOO_LARGE,
+    UNAUTHORIZED,
+    UNSUPPORTED_MEDIA_TYPE,
+    Refusal,
+)
+from service.rows import Uuid
+from service.state import Service
+
+FINGERPRINT_HEADER = "x-user-fingerprint"
+KEY_HEADER = "idempotency-key"
+
+
+@dataclass(slots=True)
+class Call:
+    """What a handler gets: read, checked, in the service's own types."""
+
+    service: Service
+    request: Request
+    id: Uuid
+    """The id in the path; '' where the path has none."""
+    query: dict[str, Any]
+    body: dict[str, Any]
+
+    def header(self, name: str, read: Reader) -> Any:
+        """Return a header's value, None if it is not there.
+
+        Raises:
+            BadHeader: when it is there and cannot be used, or twice with different values.
+        """
+        values = set(self.request.headers.getlist(name))
+        if not values:
+            return None
+        if len(values) > 1:
+            raise BadHeader(f"The header {name} is given twice")
+        try:
+            return read(values.pop())
+        except ValueError as error:
+            raise BadHeader(f"The header {name} {error}") from None
+
+
+class BadHeader(Exception):
+    """A header that cannot be used. The text is for the client."""
+
+
+Handler = Callable[[Call], Awaitable[Response | Refusal]]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A handler, and what is read and checked before it is called."""
+
+    handler: Handler
+    body: Mapping[str, Reader] | Callable[[Service], Mapping[str, Reader]] | None = None
+    """The fields of the body; None: there is none, and one that comes is ignored."""
+    partial: bool = False
+    """Whether fields of the body may be missing."""
+    query: Mapping[str, Reader] = field(default_factory=dict)
+    for_organizer: bool = False
+
+    async def call(self, service: Service, request: Request) -> Response | Refusal:
+        """Read the request, call the handler, and return what it answers."""
+        if self.for_organizer and not _is_organizer(service.settings.organizer_token, request):
+            return UNAUTHORIZED
+        body: dict[str, Any] = {}
+        try:
+            if self.body is not None:
+                raw = await _read_body(request)
+                if isinstance(raw, Refusal):
+                    return raw
+                fields = self.body if isinstance(self.body, Mapping) else self.body(service)
+                body = read_object(raw, fields, self.partial)
+            query = _read_query(request, self.query)
+            path_id = request.path_params.get("id")
+            try:
+                id_ = identifier(path_id) if path_id is not None else Uuid("")
+            except ValueError:
+                return BAD_REQUEST.because([{"field": "id", "message": "must be a UUID"}])
+            return await self.handler(Call(service, request, id_, query, body))
+        except BadFields as bad:
+            return BAD_REQUEST.because(bad.details)
+        except BadHeader as bad:
+            return Refusal(BAD_REQUEST.status, BAD_REQUEST.code, str(bad))
+
+
+def _is_organizer(expected: str | None, request: Request) -> bool:
+    if expected is None:
+        return True
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    # In constant time: how long it takes must not tell how much of it was right.
+    return scheme.lower() == "bearer" and hmac.compare_digest(
+        given.strip().encode("latin-1"), expected.encode()
+    )
+
+
+async def _read_body(request: Request) -> bytes | Refusal:
+    """Read a body of JSON, bounded in size and in time."""
+    length = request.headers.get("content-length", "0")
+    if length.isdigit() and int(length[:20]) > limits.MAX_BODY_BYTES:
+        return PAYLOAD_TOO_LARGE
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(limits.BODY_SECONDS):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > limits.MAX_BODY_BYTES:
+                    return PAYLOAD_TOO_LARGE
+                chunks.append(chunk)
+    except (TimeoutError, ClientDisconnect):
+        return Refusal(BAD_REQUEST.status, BAD_REQUEST.code, "The body did not arrive in time")
+    return b"".join(chunks) if media_type == "application/json" else UNSUPPORTED_MEDIA_TYPE
+
+
+def _read_query(request: Request, readers: Mapping[str, Reader]) -> dict[str, Any]:
+    if not request.scope["query_string"]:
+        return {}
+    bad: dict[str, str] = {}
+    values: dict[str, Any] = {}
+    for name, value in request.query_params.multi_items():
+        if name not in readers:
+            bad[name[:64]] = "is not known"
+        elif name in values:
+            bad[name] = "is given twice"
+        else:
+            try:
+                values[name] = readers[name](value)
+            except ValueError as error:
+                values[name] = None
+                bad[name] = str(error)
+    if bad:
+        raise BadFields([{"field": name, "message": why} for name, why in bad.items()])
+    return values

@@ -1,0 +1,198 @@
+"""The changes: everything that can be asked of an event's tickets, and what becomes of it.
+
+Each kind names the statement that carries it out for a whole batch at once, and how the
+batch's requests become the statement's arrays: one element of each array for a request.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, ClassVar, Self
+
+from msgspec import Struct
+
+from service.rows import Event, TicketAllocation, Uuid
+
+Row = tuple[Any, ...]
+
+
+class Outcome(Struct, frozen=True, gc=False):
+    """What became of one change: a word of its statement, and what goes with it."""
+
+    word: str
+    """``granted``, ``replayed``, or the reason of a refusal."""
+    tickets: tuple[TicketAllocation, ...] = ()
+    count: int | None = None
+    """What a refusal may turn on: how many tickets are available, or allocated."""
+    event: Event | None = None
+    """The event after an update."""
+
+
+def read_outcomes(rows: Iterable[Row], columns: int = 2) -> Iterator[tuple[int, Outcome]]:
+    """Read what a statement returned: request, outcome, perhaps a count, then a ticket's columns.
+
+    Args:
+        rows: in the order of their requests; several where a request has several tickets.
+        columns: how many stand before the ticket's own, which are null where there is none.
+
+    Yields:
+        The place of the request among those sent, from 0, and its outcome.
+    """
+    for request, group in groupby(rows, key=itemgetter(0)):
+        found = list(group)
+        word, count = found[0][1], found[0][2] if columns > 2 else None
+        tickets = tuple(TicketAllocation(*row[columns:]) for row in found if row[columns])
+        yield request - 1, Outcome(word, tickets, count)
+
+
+class Change(Struct, frozen=True, gc=False):
+    """A request to the write path."""
+
+    statement: ClassVar[str]
+    stands_alone: ClassVar[bool] = False
+    """Whether it has a transaction of its own, since its failure must not fail others."""
+
+    @property
+    def event(self) -> Uuid | None:
+        """The event it concerns; None: that of its ticket."""
+        return None
+
+    @property
+    def ticket(self) -> Uuid | None:
+        """The ticket it concerns, where it does not know the event."""
+        return None
+
+    @property
+    def tickets_wanted(self) -> int:
+        """How many tickets it takes."""
+        return 0
+
+    @classmethod
+    def arrays(cls, changes: Sequence[Self]) -> dict[str, Any]:
+        """Return the parameters of the statement for a batch of this kind."""
+        raise NotImplementedError
+
+    @classmethod
+    def outcomes(cls, rows: Iterable[Row]) -> Iterator[tuple[int, Outcome]]:
+        """Read the rows of the statement."""
+        return read_outcomes(rows)
+
+
+class OfEvent(Change, frozen=True, gc=False):
+    """A change that knows its event."""
+
+    event_id: Uuid
+
+    @property
+    def event(self) -> Uuid:
+        """The event it concerns."""
+        return self.event_id
+
+
+class OfTicket(Change, frozen=True, gc=False):
+    """A change that knows its ticket alone: a ticket never changes its event."""
+
+    ticket_id: Uuid
+
+    @property
+    def ticket(self) -> Uuid:
+        """The ticket it concerns."""
+        return self.ticket_id
+
+    @classmethod
+    def arrays(cls, changes: Sequence[Self]) -> dict[str, Any]:
+        """Return the tickets."""
+        return {"ticket_ids": [change.ticket_id for change in changes]}
+
+
+class OfOwner(OfTicket, frozen=True, gc=False):
+    """A change that only the owner of the ticket may ask for."""
+
+    user_fingerprint: str
+
+    @classmethod
+    def arrays(cls, changes: Sequence[Self]) -> dict[str, Any]:
+        """Return the tickets, and who asks."""
+        return {
+            "ticket_ids": [change.ticket_id for change in changes],
+            "user_fingerprints": [change.user_fingerprint for change in changes],
+        }
+
+
+class Cancel(OfOwner, frozen=True, gc=False):
+    """The owner gives a hold back."""
+
+    statement = "cancel_tickets"
+
+
+class Refund(OfTicket, frozen=True, gc=False):
+    """The organiser takes a purchase back."""
+
+    statement = "refund_tickets"
+
+
+class Pay(OfOwner, frozen=True, gc=False):
+    """The owner pays for a hold."""
+
+    statement = "pay_tickets"
+
+
+class Update(OfEvent, frozen=True, gc=False):
+    """The organiser renames, moves or resizes an event."""
+
+    statement = "update_event"
+    stands_alone = True
+    changes: str
+    """A JSON object with any of name, date and total_tickets."""
+
+    @classmethod
+    def arrays(cls, changes: Sequence[Self]) -> dict[str, Any]:
+        """Return the event and its changes: it stands alone."""
+        (change,) = changes
+        return {"event_id": change.event_id, "changes": change.changes}
+
+    @classmethod
+    def outcomes(cls, rows: Iterable[Row]) -> Iterator[tuple[int, Outcome]]:
+        """Read the one row: outcome and allocated_tickets."""
+        for word, allocated_tickets in rows:
+            yield 0, Outcome(word, count=allocated_tickets)
+
+
+class Reserve(OfEvent, frozen=True, gc=False):
+    """A buyer wants tickets, all of them or none."""
+
+    statement = "reserve_tickets"
+    quantity: int
+    user_fingerprint: str
+    idempotency_key: str
+    """'' for none."""
+
+    @property
+    def tickets_wanted(self) -> int:
+        """How many tickets it takes."""
+        return self.quantity
+
+    @classmethod
+    def arrays(cls, changes: Sequence[Self]) -> dict[str, Any]:
+        """Return who wants how many of what."""
+        return {
+            "event_ids": [change.event_id for change in changes],
+            "quantities": [change.quantity for change in changes],
+            "user_fingerprints": [change.user_fingerprint for change in changes],
+            "idempotency_keys": [change.idempotency_key for change in changes],
+        }
+
+    @classmethod
+    def outcomes(cls, rows: Iterable[Row]) -> Iterator[tuple[int, Outcome]]:
+        """Read the rows: available_tickets stands before the ticket."""
+        return read_outcomes(rows, columns=3)
+
+
+class Expire(OfEvent, frozen=True, gc=False):
+    """The clock frees what is due. Every batch does so for its events; this asks for no more."""
+
+    statement = "expire_tickets"
+
+
+IN_ORDER: tuple[type[Change], ...] = (Cancel, Refund, Pay, Update, Reserve)
+"""What gives tickets back comes before what takes them, so that nobody is refused for nothing."""

@@ -1,0 +1,109 @@
+"""The commands: ``holdfast`` and what it can do from a terminal."""
+
+import argparse
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+
+import psycopg
+
+from service.database import DatabaseUnfit, shown
+from service.embedded import EmbeddedPostgres
+from service.migrations import MigrationsLocked, migrate, yoyo_url
+from service.programs import EmbeddedError, find_programs
+from service.serving import CannotServe, serve
+from service.settings import Settings, SettingsError, read_settings
+from service.statements import BrokenStatement, load_statements
+
+ONE_LINERS = (
+    BrokenStatement,
+    CannotServe,
+    DatabaseUnfit,
+    EmbeddedError,
+    MigrationsLocked,
+    SettingsError,
+)
+"""What ends a command with one line on stderr and exit code 1: somebody outside can mend it."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit: 0 done, 1 could not, 2 not understood."""
+    parsed = _parser().parse_args(arguments)
+    run: Callable[[Settings, argparse.Namespace], int] = parsed.run
+    try:
+        sys.exit(run(read_settings(), parsed))
+    except ONE_LINERS as error:
+        sys.exit(f"holdfast: {error}")
+    except psycopg.Error as error:
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        sys.exit(f"holdfast: the database refuses: {said[0]}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="holdfast",
+        description="Hands out a limited number of tickets to a crowd, never one too many.",
+        epilog="Settings are environment variables: docs/reference/settings.md lists them.",
+    )
+    parser.add_argument("--version", action="version", version=version("holdfast"))
+    parser.set_defaults(run=_serve)
+    commands = parser.add_subparsers(metavar="COMMAND", title="commands")
+
+    def add(name: str, run: object, text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(run=run)
+        return command
+
+    add("serve", _serve, "serve; also what plain holdfast does")
+    add("migrate", _migrate, "bring the database to this version's schema")
+    dsn = add("dsn", _dsn, "print the database's URL")
+    dsn.add_argument("--yoyo", action="store_true", help="in the form that yoyo takes")
+    psql = add("psql", _psql, "open psql on the database, with all that follows as its arguments")
+    psql.add_argument("arguments", nargs=argparse.REMAINDER, help="of psql itself")
+    psql.prefix_chars = "\0"  # so that -f and -v are psql's, not ours
+    return parser
+
+
+def _serve(settings: Settings, _: argparse.Namespace) -> int:
+    serve(settings)
+    return 0
+
+
+def _migrate(settings: Settings, _: argparse.Namespace) -> int:
+    with _database(settings) as dsn:
+        applied = migrate(dsn, load_statements(settings.sql_dir))
+    for name in applied:
+        print(f"applied {name}")
+    if not applied:
+        print("nothing to apply")
+    return 0
+
+
+def _dsn(settings: Settings, parsed: argparse.Namespace) -> int:
+    dsn = settings.database_url or EmbeddedPostgres(settings.data_dir).dsn
+    if dsn is None:
+        raise CannotServe(f"no embedded PostgreSQL runs in {settings.data_dir}")
+    print(yoyo_url(dsn) if parsed.yoyo else dsn)
+    return 0
+
+
+def _psql(settings: Settings, parsed: argparse.Namespace) -> int:
+    program = shutil.which("psql") or find_programs()["psql"]
+    with _database(settings) as dsn:
+        # Not by exec: the embedded PostgreSQL that we started has to be stopped afterwards.
+        return subprocess.call([program, f"--dbname={dsn}", *parsed.arguments])
+
+
+@contextmanager
+def _database(settings: Settings) -> Iterator[str]:
+    """Give the URL of the database; the embedded one runs for as long as it is needed."""
+    if settings.database_url is not None:
+        yield settings.database_url
+        return
+    with EmbeddedPostgres(settings.data_dir) as postgres:
+        if postgres.dsn is None:
+            raise CannotServe(f"PostgreSQL in {postgres.cluster} went away: {shown('')}")
+        yield postgres.dsn

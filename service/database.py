@@ -1,0 +1,162 @@
+"""The database: how connections are made, kept, checked, and what its values become."""
+
+import datetime
+import select
+
+import psycopg
+from psycopg.adapt import AdaptersMap
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.types.datetime import TimestamptzLoader
+from psycopg.types.numeric import Int8Dumper
+from psycopg.types.string import TextLoader
+from psycopg_pool import AsyncConnectionPool
+
+from service import limits
+from service.statements import BrokenStatement, Statements
+
+OLDEST_VERSION = 150_000
+"""server_version_num of PostgreSQL 15.0."""
+
+
+class DatabaseUnfit(Exception):
+    """The database cannot be trusted with tickets. The text is one line that says why."""
+
+
+class NearestTimeLoader(TimestamptzLoader):
+    """Reads a time; one that Python cannot hold becomes the nearest it can.
+
+    ``infinity``, or a year before 1 or after 9999, can only come from psql, and must not make
+    an event unreadable.
+    """
+
+    def load(self, data: bytes | bytearray | memoryview) -> datetime.datetime:
+        """Return the time in UTC."""
+        try:
+            return super().load(data).astimezone(datetime.UTC)
+        except (psycopg.DataError, OverflowError):
+            text = bytes(data)
+            past = text.startswith(b"-") or text.endswith(b"BC")
+            nearest = datetime.datetime.min if past else datetime.datetime.max
+            return nearest.replace(tzinfo=datetime.UTC)
+
+
+def _adapters() -> AdaptersMap:
+    adapters = AdaptersMap(psycopg.adapters)
+    # By its value an int would go as int2, int4 or int8, and one file be prepared three times.
+    adapters.register_dumper(int, Int8Dumper)
+    adapters.register_loader("uuid", TextLoader)
+    adapters.register_loader("timestamptz", NearestTimeLoader)
+    return adapters
+
+
+ADAPTERS = _adapters()
+
+
+def conninfo(dsn: str) -> str:
+    """Return the DSN with what every connection of the service has in common.
+
+    A peer that is gone without a word is noticed by TCP within the deadline, and what runs
+    outside of a batch is bounded by ``statement_timeout``.
+    """
+    given = conninfo_to_dict(dsn)
+    options = f"-c TimeZone=UTC -c statement_timeout={int(limits.STATEMENT_SECONDS * 1000)}"
+    by_default: dict[str, str | int] = {
+        "application_name": "holdfast",
+        "connect_timeout": limits.CONNECT_SECONDS,
+        "keepalives_idle": 5,
+        "keepalives_interval": 2,
+        "keepalives_count": 2,
+        "tcp_user_timeout": 5000,
+    }
+    # The user's own options stay, such as the search_path of one organiser.
+    options = f"{given.get('options') or ''} {options}".strip()
+    missing = {name: value for name, value in by_default.items() if name not in given}
+    return make_conninfo(dsn, options=options, **missing)
+
+
+def open_pool(dsn: str, size: int, waiting: int) -> AsyncConnectionPool:
+    """Return a pool, not yet open, of up to ``size`` connections."""
+    return AsyncConnectionPool(
+        conninfo(dsn),
+        kwargs={
+            "autocommit": True,
+            "prepare_threshold": 0,
+            "context": ADAPTERS,
+        },
+        configure=_configure,
+        check=_check,
+        open=False,
+        min_size=1,
+        max_size=size,
+        max_waiting=waiting,
+        timeout=limits.POOL_SECONDS,
+        reconnect_timeout=30,
+    )
+
+
+async def _configure(connection: psycopg.AsyncConnection) -> None:
+    # Said and not assumed: the server's default may be another, and under REPEATABLE READ
+    # what is read after the lock would be as old as the transaction.
+    await connection.set_isolation_level(psycopg.IsolationLevel.READ_COMMITTED)
+
+
+async def _check(connection: psycopg.AsyncConnection) -> None:
+    """Refuse a connection that has died while it lay in the pool, without asking the server.
+
+    A server that ends, or ends us, leaves a last word or an end of file on the socket. An idle
+    connection has nothing to be read otherwise, so that one look tells; the round trip that
+    the pool's own check makes would be paid by every batch.
+    """
+    looked = select.poll()
+    looked.register(connection.fileno(), select.POLLIN)
+    if looked.poll(0):
+        raise psycopg.OperationalError("the connection has ended while it was idle")
+
+
+def check_database(connection: psycopg.Connection, statements: Statements) -> str:
+    """Check that the server can be trusted and that it understands every statement.
+
+    Returns:
+        The server's version, such as ``18.4``.
+
+    Raises:
+        DatabaseUnfit: for what could lose a ticket that a buyer was already told is theirs.
+    """
+    row = connection.execute(statements["check_server"].query).fetchone()
+    assert row is not None  # noqa: S101 - a select without from has one row
+    number, version, fsync, full_page_writes, synchronous_commit, is_standby = row
+    if number < OLDEST_VERSION:
+        raise DatabaseUnfit(f"PostgreSQL {version} is too old: 15 or newer is needed")
+    if is_standby:
+        raise DatabaseUnfit("this PostgreSQL is a standby: it cannot be written to")
+    for name, value in (
+        ("fsync", fsync),
+        ("full_page_writes", full_page_writes),
+        ("synchronous_commit", synchronous_commit != "off"),
+    ):
+        if not value:
+            raise DatabaseUnfit(
+                f"{name} is off: a crash could lose tickets that buyers were told are theirs"
+            )
+    return str(version)
+
+
+def check_statements(connection: psycopg.Connection, statements: Statements) -> None:
+    """Have the server parse every statement against the schema.
+
+    Raises:
+        BrokenStatement: for the first one it does not understand, with what it says.
+    """
+    for statement in statements.values():
+        result = connection.pgconn.prepare(b"", statement.numbered)
+        if result.status != psycopg.pq.ExecStatus.COMMAND_OK:
+            said = psycopg.errors.error_from_result(result).diag.message_primary
+            raise BrokenStatement(f"{statement.name}.sql is not understood by PostgreSQL: {said}")
+
+
+def shown(dsn: str) -> str:
+    """Return where a database lives, for people: never a password."""
+    parts = conninfo_to_dict(dsn)
+    host = parts.get("host") or "the local socket"
+    port = f":{parts['port']}" if parts.get("port") else ""
+    return f"{host}{port}, database {parts.get('dbname') or parts.get('user') or 'by default'}"

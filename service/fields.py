@@ -1,0 +1,185 @@
+"""The fields: what a client may send, one kind of value each, and reading whole bodies of them.
+
+Every bad field of a body is named at once. A reader takes what JSON or a query gave, returns
+the value, and raises ValueError with what a person should know.
+"""
+
+import json
+import re
+import uuid
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from service import limits
+from service.rows import Uuid
+
+Reader = Callable[[Any], Any]
+
+_VISIBLE = re.compile(r"[\x21-\x7e]+")
+# RFC 3339, section 5.6; its second 60 is refused, since PostgreSQL would make it the next minute.
+_TIME = re.compile(
+    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)", re.ASCII
+)
+
+
+class BadFields(Exception):
+    """A body that cannot be used; ``details`` names every bad field, once."""
+
+    def __init__(self, details: list[dict[str, str]]) -> None:
+        super().__init__(details)
+        self.details = details
+
+
+def read_object(
+    body: bytes, fields: Mapping[str, Reader], optional: bool = False
+) -> dict[str, Any]:
+    """Read a JSON object that has these fields and no other.
+
+    Args:
+        body: JSON in UTF-8.
+        fields: the reader of each field, by its name on the wire.
+        optional: whether fields may be missing, as long as there is one.
+
+    Returns:
+        The values, by the names on the wire.
+
+    Raises:
+        BadFields: for anything else.
+    """
+    try:
+        given = _DECODER.decode(body.decode())
+    except RecursionError:
+        raise _bad("", "is nested too deeply") from None
+    except ValueError:
+        raise _bad("", "is not JSON") from None
+    if not isinstance(given, dict):
+        raise _bad("", "is not an object")
+    bad: dict[str, str] = {}
+    values: dict[str, Any] = {}
+    for name, value in given.items():
+        try:
+            values[name] = fields[name](value)
+        except KeyError:
+            bad[_printable(name)] = "is not known"
+        except ValueError as error:
+            bad[name] = str(error)
+    if not optional:
+        bad |= {name: "is missing" for name in fields if name not in given}
+    elif not given:
+        bad[""] = f"has none of {', '.join(fields)}"
+    if bad:
+        raise BadFields([{"field": name, "message": why} for name, why in bad.items()])
+    return values
+
+
+def integer(lowest: int, highest: int) -> Reader:
+    """Return a reader of whole numbers; ``1.0`` is one, as JSON Schema has it."""
+    message = f"must be a whole number from {lowest} to {highest}"
+
+    def read(value: Any) -> int:
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if type(value) is not int or not lowest <= value <= highest:
+            raise ValueError(message)
+        return value
+
+    return read
+
+
+def number_in_query(lowest: int, highest: int) -> Reader:
+    """Return a reader of whole numbers that are written in digits, as in a query."""
+    message = f"must be a whole number from {lowest} to {highest}"
+
+    def read(text: str) -> int:
+        # Ten digits hold all that may be asked for; int() of very many would be slow.
+        if not (text.isascii() and text.isdigit() and len(text) <= 10):
+            raise ValueError(message)
+        if not lowest <= int(text) <= highest:
+            raise ValueError(message)
+        return int(text)
+
+    return read
+
+
+def token(longest: int) -> Reader:
+    """Return a reader of what a client makes up itself: visible ASCII that a header can carry."""
+    message = f"must be 1 to {longest} visible ASCII characters"
+
+    def read(value: Any) -> str:
+        if not (isinstance(value, str) and len(value) <= longest and _VISIBLE.fullmatch(value)):
+            raise ValueError(message)
+        return value
+
+    return read
+
+
+def event_name(value: Any) -> str:
+    """Read an event's name."""
+    if not isinstance(value, str) or not 1 <= len(value) <= limits.MAX_EVENT_NAME:
+        raise ValueError(f"must be 1 to {limits.MAX_EVENT_NAME} characters")
+    if not value.strip():
+        raise ValueError("must not be blank")
+    return storable(value)
+
+
+def storable(value: str) -> str:
+    """Read a text that PostgreSQL can store: no NUL, no half of a surrogate pair."""
+    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError("must not hold NUL or lone surrogates")
+    return value
+
+
+def moment(value: Any) -> datetime:
+    """Read a time with its offset (RFC 3339) and return it in UTC, cut to microseconds."""
+    found = _TIME.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError("must be a time with an offset, such as 2030-01-01T20:00:00Z")
+    day, time, fraction, offset = found.groups()
+    text = f"{day}T{time}.{(fraction or '')[:6]:0<6}{offset.upper()}"
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ValueError("must be a time from year 1 to 9999") from None
+
+
+def yes_or_no(text: str) -> bool:
+    """Read ``true`` or ``false`` as a query has it."""
+    if text not in ("true", "false"):
+        raise ValueError("must be true or false")
+    return text == "true"
+
+
+def identifier(text: str) -> Uuid:
+    """Read a UUID in any form that names one, and return the canonical one."""
+    if len(text) != 36:
+        raise ValueError("must be a UUID")
+    try:
+        return Uuid(str(uuid.UUID(text)))
+    except ValueError:
+        raise ValueError("must be a UUID") from None
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise _bad(_printable(twice), "is given twice")
+    return found
+
+
+def _no_constant(_: str) -> None:
+    raise ValueError("NaN and Infinity are not JSON")
+
+
+def _printable(name: str) -> str:
+    """Return a client's own word so that it can be sent back: whole, short, encodable."""
+    return name[:64].encode("utf-8", "replace").decode()
+
+
+def _bad(field: str, message: str) -> BadFields:
+    return BadFields([{"field": field, "message": message}])
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_constant=_no_constant)

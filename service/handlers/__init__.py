@@ -1,0 +1,1 @@
+"""The handlers: parse, call, answer. One for each verb of the contract."""

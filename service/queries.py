@@ -1,0 +1,93 @@
+"""The queries: what is a single statement and moves no ticket."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import psycopg
+from psycopg_pool import AsyncConnectionPool
+
+from service.refusals import EVENT_EXISTS, OUTCOME_UNKNOWN, Refusal
+from service.rows import Event, TicketAllocation, Uuid
+from service.statements import Statements
+
+Row = tuple[Any, ...]
+
+
+class Queries:
+    """Asks on connections of its own, so that reading never stands in the way of selling."""
+
+    def __init__(self, pool: AsyncConnectionPool, statements: Statements) -> None:
+        self._pool = pool
+        self._find_events = statements["find_events"].query
+        self._list_events = statements["list_events"].query
+        self._create_event = statements["create_event"].query
+        self._find_tickets = statements["find_tickets"].query
+        self._list_due_events = statements["list_due_events"].query
+        self._check_server = statements["check_server"].query
+        self._list_applied_migrations = statements["list_applied_migrations"].query
+
+    async def find_event(self, event_id: Uuid) -> Event | None:
+        """Return an event, its lapsed holds counted as free; None if there is none."""
+        rows = await self._ask(self._find_events, {"event_ids": [event_id]})
+        return Event(*rows[0]) if rows else None
+
+    async def list_events(
+        self, dates: str, q: str, available: bool, page_size: int, skip: int
+    ) -> tuple[list[Event], int]:
+        """Return one page of the events that match, and how many do in all.
+
+        Args:
+            dates: a tstzrange in PostgreSQL's notation.
+            q: a part of the name; '' for all.
+            available: whether only those with a ticket left.
+            page_size: how many at the most.
+            skip: how many to pass over.
+        """
+        rows = await self._ask(
+            self._list_events,
+            {"dates": dates, "q": q, "available": available, "page_size": page_size, "skip": skip},
+        )
+        return [Event(*row[1:]) for row in rows if row[1]], rows[0][0]
+
+    async def create_event(self, name: str, date: datetime, total_tickets: int) -> Event | Refusal:
+        """Make an event and return it."""
+        try:
+            rows = await self._ask(
+                self._create_event, {"name": name, "date": date, "total_tickets": total_tickets}
+            )
+        except psycopg.OperationalError as error:
+            if has_broken(error):
+                return OUTCOME_UNKNOWN
+            raise
+        return Event(*rows[0]) if rows else EVENT_EXISTS
+
+    async def find_tickets(self, ticket_ids: Sequence[Uuid]) -> list[TicketAllocation]:
+        """Return those of the tickets that exist, in no particular order."""
+        rows = await self._ask(self._find_tickets, {"ticket_ids": list(ticket_ids)})
+        return [TicketAllocation(*row) for row in rows]
+
+    async def list_due_events(self, most: int) -> list[Uuid]:
+        """Return events that have a hold whose time is up."""
+        return [row[0] for row in await self._ask(self._list_due_events, {"most": most})]
+
+    async def server_version(self) -> str:
+        """Return the version of the server, such as ``18.4``."""
+        return str((await self._ask(self._check_server, {}))[0][1])
+
+    async def list_applied_migrations(self) -> list[str]:
+        """Return the names of the migrations that the database has."""
+        return [row[0] for row in await self._ask(self._list_applied_migrations, {})]
+
+    async def _ask(self, query: bytes, parameters: dict[str, Any]) -> list[Row]:
+        async with self._pool.connection() as connection:
+            return await (await connection.execute(query, parameters)).fetchall()
+
+
+def has_broken(error: psycopg.Error) -> bool:
+    """Whether an error is the end of its connection, so that nobody knows what was committed.
+
+    An error that PostgreSQL reports has an SQLSTATE and undoes its transaction, but for those
+    that end the connection itself: class 08, and 57P01 to 57P05 (Appendix A of its manual).
+    """
+    return error.sqlstate is None or error.sqlstate.startswith(("08", "57P"))

@@ -1,0 +1,89 @@
+"""The refusals: a closed list of values, each with its status, its code and its text.
+
+A refusal is returned, not raised; ``answers`` renders it. The statements of ``sql/`` speak of
+the same things in one word each; ``refusal_of`` is where a word becomes a refusal.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from service import limits
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why something was not done. ``error`` is for people, ``code`` for programs."""
+
+    status: int
+    code: str
+    error: str
+    details: Any = None
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def because(self, details: Any) -> "Refusal":
+        """Return the same refusal with its details."""
+        return replace(self, details=details)
+
+
+_RETRY = {"Retry-After": str(limits.RETRY_AFTER_SECONDS)}
+
+BAD_REQUEST = Refusal(400, "BAD_REQUEST", "The request is not understood")
+UNAUTHORIZED = Refusal(
+    401, "UNAUTHORIZED", "The organizer's token is required", headers={"WWW-Authenticate": "Bearer"}
+)
+NOT_FOUND = Refusal(404, "NOT_FOUND", "Not found")
+EVENT_NOT_FOUND = Refusal(404, "NOT_FOUND", "Event not found")
+TICKET_NOT_FOUND = Refusal(404, "NOT_FOUND", "Ticket allocation not found")
+METHOD_NOT_ALLOWED = Refusal(405, "METHOD_NOT_ALLOWED", "Method not allowed")
+PAYLOAD_TOO_LARGE = Refusal(
+    413, "PAYLOAD_TOO_LARGE", f"The body is larger than {limits.MAX_BODY_BYTES} bytes"
+)
+UNSUPPORTED_MEDIA_TYPE = Refusal(415, "UNSUPPORTED_MEDIA_TYPE", "The body must be application/json")
+WRONG_FINGERPRINT = Refusal(403, "WRONG_FINGERPRINT", "Invalid user fingerprint")
+IDEMPOTENCY_KEY_REUSED = Refusal(
+    422, "IDEMPOTENCY_KEY_REUSED", "The idempotency key stands for another quantity"
+)
+HOLD_EXPIRED = Refusal(410, "HOLD_EXPIRED", "Ticket allocation has expired")
+TICKETS_SOLD_OUT = Refusal(409, "TICKETS_SOLD_OUT", "Not enough tickets available")
+NOT_ENOUGH_TICKETS = Refusal(409, "NOT_ENOUGH_TICKETS", "Not enough tickets available")
+EVENT_EXISTS = Refusal(409, "EVENT_EXISTS", "There is an event of this name on this date")
+CAPACITY_BELOW_ALLOCATED = Refusal(
+    409, "CAPACITY_BELOW_ALLOCATED", "More tickets than that are allocated"
+)
+NOT_PURCHASED = Refusal(409, "NOT_PURCHASED", "Can only refund purchased tickets")
+ALREADY_REFUNDED = Refusal(409, "ALREADY_REFUNDED", "Ticket is refunded already")
+BUSY = Refusal(503, "BUSY", "Too busy right now, nothing was done: try again", headers=_RETRY)
+OUTCOME_UNKNOWN = Refusal(
+    503,
+    "OUTCOME_UNKNOWN",
+    "No answer came from the database: repeat it with its key, or look at the ticket first",
+    headers=_RETRY,
+)
+INTERNAL_SERVER_ERROR = Refusal(500, "INTERNAL_SERVER_ERROR", "Internal server error")
+
+_ENDED = ("already_purchased", "already_cancelled", "already_refunded")
+CANNOT_PAY = {
+    "not_found": TICKET_NOT_FOUND,
+    "wrong_fingerprint": WRONG_FINGERPRINT,
+    "hold_expired": HOLD_EXPIRED,
+    **{word: Refusal(409, word.upper(), "Invalid allocation status") for word in _ENDED},
+}
+CANNOT_CANCEL = CANNOT_PAY | {
+    word: Refusal(409, word.upper(), "Can only cancel reserved tickets") for word in _ENDED
+}
+CANNOT_REFUND = {
+    "not_found": TICKET_NOT_FOUND,
+    "not_purchased": NOT_PURCHASED,
+    "already_refunded": ALREADY_REFUNDED,
+}
+CANNOT_RESERVE = {
+    "not_found": EVENT_NOT_FOUND,
+    "idempotency_key_reused": IDEMPOTENCY_KEY_REUSED,
+    "not_enough_tickets": NOT_ENOUGH_TICKETS,
+    "tickets_sold_out": TICKETS_SOLD_OUT,
+}
+CANNOT_UPDATE = {
+    "not_found": EVENT_NOT_FOUND,
+    "event_exists": EVENT_EXISTS,
+    "capacity_below_allocated": CAPACITY_BELOW_ALLOCATED,
+}

@@ -1,0 +1,84 @@
+"""The rows: what the tables hold, in Python's types, column for column.
+
+``tests/test_rows.py`` holds them to the database's catalog: names, order, types, nullability.
+"""
+
+from datetime import datetime
+from typing import Literal, NewType
+
+from msgspec import Struct
+
+Uuid = NewType("Uuid", str)
+"""A UUID in its canonical text: what is looked up and shown is never calculated with."""
+
+AllocationStatus = Literal["reserved", "purchased", "expired", "user_cancelled", "refunded"]
+EventChange = Literal[
+    "created",
+    "updated",
+    "resized",
+    "reserved",
+    "purchased",
+    "expired",
+    "user_cancelled",
+    "refunded",
+]
+
+
+class Event(Struct, frozen=True, gc=False):
+    """A row of ``events``. The reads give the counts as they are worth now, lapsed holds off."""
+
+    id: Uuid
+    name: str
+    date: datetime
+    total_tickets: int
+    allocated_tickets: int
+    created_at: datetime
+    updated_at: datetime
+    purchased_tickets: int
+    version: int
+
+
+class TicketAllocation(Struct, frozen=True, gc=False):
+    """A row of ``ticket_allocations``: one ticket that was handed out."""
+
+    id: Uuid
+    event_id: Uuid
+    user_fingerprint: str
+    status: AllocationStatus
+    expires_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+    reservation_id: Uuid
+    position: int
+
+
+class EventPrivate(Struct, frozen=True, gc=False):
+    """A row of ``event_private``: an event's secret, and the draft of its next ledger row."""
+
+    event_id: Uuid
+    secret: Uuid
+    kind: EventChange | None
+    actor: str | None
+    reserved: int
+    purchased: int
+    expired: int
+    cancelled: int
+    refunded: int
+
+
+class EventLedger(Struct, frozen=True, gc=False):
+    """A row of ``event_ledger``: one committed transaction of one event."""
+
+    event_id: Uuid
+    version: int
+    recorded_at: datetime
+    total_tickets: int
+    allocated_tickets: int
+    purchased_tickets: int
+    reserved: int
+    purchased: int
+    expired: int
+    cancelled: int
+    refunded: int
+    last_event: EventChange
+    actor: str | None

@@ -1,0 +1,138 @@
+"""Serving: from the settings to a socket that answers, and back to nothing.
+
+The parent process has the embedded PostgreSQL, checks the database, and starts the workers;
+with one worker it is the worker itself.
+"""
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+from types import FrameType
+
+import psycopg
+import uvicorn
+from starlette.applications import Starlette
+from uvicorn.supervisors import Multiprocess
+
+from service import limits
+from service.app import create_app
+from service.database import check_database, check_statements, conninfo, shown
+from service.embedded import EmbeddedPostgres
+from service.migrations import migrate, pending_migrations
+from service.settings import Settings, read_settings
+from service.statements import Statements, load_statements
+
+_DSN = "HOLDFAST_WORKER_DSN"
+"""Tells the workers where the database is: the embedded one's URL is known only once it runs."""
+
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+class CannotServe(Exception):
+    """The service does not start. The text is one line that says what to do."""
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT, then answer what was accepted, and return.
+
+    Raises:
+        CannotServe, DatabaseUnfit, EmbeddedError, BrokenStatement: one line each.
+    """
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        # uvicorn puts its own in place while it serves, and raises the signal again when it
+        # is done: then, as before it began, this unwinds the stack, past every finally.
+        signal.signal(stop, _leave)
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    for chatty in ("psycopg.pool", "yoyo", "uvicorn"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
+    statements = load_statements(settings.sql_dir)
+    if settings.database_url is not None:
+        _check(settings.database_url, statements)
+        _say(f"database: {shown(settings.database_url)}")
+        _listen(settings, settings.database_url)
+        return
+    with EmbeddedPostgres(settings.data_dir) as postgres:
+        dsn = postgres.dsn
+        if dsn is None:
+            raise CannotServe(f"PostgreSQL in {postgres.cluster} went away while it started")
+        migrate(dsn, statements)
+        _check(dsn, statements)
+        _say(f"database: an embedded PostgreSQL in {postgres.cluster}")
+        _listen(settings, dsn)
+
+
+def worker() -> Starlette:
+    """Return the application of one worker process, which ends when its parent does."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    return create_app(read_settings(), os.environ[_DSN])
+
+
+def server_config(settings: Settings, app: Starlette | str) -> uvicorn.Config:
+    """Return uvicorn's configuration, the same with one worker and with several."""
+    return uvicorn.Config(
+        app,
+        factory=isinstance(app, str),
+        host=settings.host,
+        port=settings.port,
+        workers=settings.workers,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        server_header=False,
+        log_config=None,
+        log_level="error",
+        timeout_keep_alive=limits.KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=limits.DRAIN_SECONDS,
+    )
+
+
+def _check(dsn: str, statements: Statements) -> None:
+    """Refuse a database that cannot be reached, cannot be trusted, or lacks migrations."""
+    try:
+        with psycopg.connect(conninfo(dsn), autocommit=True) as connection:
+            check_database(connection, statements)
+            if pending := pending_migrations(connection, statements):
+                raise CannotServe(
+                    f"the database lacks {len(pending)} migrations, the first is {pending[0]}: "
+                    "run holdfast migrate"
+                )
+            check_statements(connection, statements)
+    except psycopg.OperationalError:
+        # What libpq says may hold the user and every address it tried: it stays inside.
+        raise CannotServe(f"the database cannot be reached: {shown(dsn)}") from None
+
+
+def _listen(settings: Settings, dsn: str) -> None:
+    if settings.workers == 1:
+        config = server_config(settings, create_app(settings, dsn))
+        listening = config.bind_socket()
+        _say_address(settings, listening.getsockname()[1])
+        server = uvicorn.Server(config)
+        server.run([listening])
+        if not server.started:
+            raise CannotServe("the service could not be started")
+        return
+    os.environ[_DSN] = dsn
+    config = server_config(settings, "service.serving:worker")
+    listening = config.bind_socket()
+    _say_address(settings, listening.getsockname()[1])
+    Multiprocess(config, [listening]).run()
+
+
+def _say_address(settings: Settings, port: int) -> None:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    _say(f"holdfast serves http://{host}:{port} with {settings.workers} worker(s)")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _leave(_: int, __: FrameType | None) -> None:
+    raise SystemExit(0)

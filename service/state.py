@@ -1,0 +1,16 @@
+"""The state: what one process of the service has, from its start to its end."""
+
+from dataclasses import dataclass
+
+from service.queries import Queries
+from service.settings import Settings
+from service.write_path import WritePath
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Handed to every call."""
+
+    settings: Settings
+    write_path: WritePath
+    queries: Queries

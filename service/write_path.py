@@ -1,0 +1,276 @@
+"""The write path: the one way by which an event's tickets change, with group commit.
+
+Changes that arrive while a transaction is under way are gathered and go into the next one
+together. There is no timer: an idle service runs a batch of one at once, a crowd makes batches
+of hundreds, and an event's row is locked once for all of them.
+
+A lane is a line of waiting changes with at most one transaction under way. All events share
+one lane. When a batch of it fails, because one event's lock is not to be had or for any other
+reason, its changes are dealt out to lanes of one event each; in those a batch that fails is
+halved until what fails, fails alone. So a stuck event holds up no other, and a change that
+cannot be carried out takes no neighbour with it.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
+
+from service import limits
+from service.changes import Change, Outcome, Reserve, Update
+from service.queries import Queries, has_broken
+from service.refusals import BUSY, INTERNAL_SERVER_ERROR, OUTCOME_UNKNOWN, Refusal
+from service.rows import Uuid
+from service.transaction import Transactions
+
+log = logging.getLogger(__name__)
+
+SHARED = Uuid("")
+"""The key of the lane that all events share which have none of their own."""
+
+NO_CONNECTION = (PoolTimeout, TooManyRequests, PoolClosed)
+
+_TRY_AGAIN = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
+"""What PostgreSQL itself asks to be tried again as it was."""
+
+_PASSES = (
+    *_TRY_AGAIN,
+    psycopg.errors.LockNotAvailable,
+    psycopg.errors.QueryCanceled,
+    psycopg.errors.InsufficientResources,
+    psycopg.errors.ReadOnlySqlTransaction,
+)
+"""What undid a transaction and may be gone a moment later."""
+
+
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """A change in a lane, and the future in which its handler waits for the answer."""
+
+    change: Change
+    answer: asyncio.Future[Outcome | Refusal]
+    send_before: float
+    """In the event loop's time, as is the next."""
+    answer_before: float
+
+    def tell(self, answer: Outcome | Refusal) -> None:
+        """Answer, unless that was done before."""
+        if not self.answer.done():
+            self.answer.set_result(answer)
+
+
+@dataclass(slots=True, eq=False)
+class Lane:
+    """Changes in the order in which they came."""
+
+    key: Uuid
+    waiting: deque[Waiting] = field(default_factory=deque)
+    is_running: bool = False
+    timer: asyncio.TimerHandle | None = None
+
+
+class WritePath:
+    """Takes the changes of all handlers and carries them out in batches."""
+
+    def __init__(
+        self,
+        pool: AsyncConnectionPool,
+        transactions: Transactions,
+        queries: Queries,
+        *,
+        across_events: bool,
+        queue_limit: int,
+    ) -> None:
+        self._pool = pool
+        self._transactions = transactions
+        self._queries = queries
+        self._across_events = across_events
+        self._queue_limit = queue_limit
+        self._accepted = 0
+        self._lanes: dict[Uuid, Lane] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def submit(self, change: Change) -> Outcome | Refusal:
+        """Hand in a change and return what became of it, within the deadline."""
+        if self._accepted >= self._queue_limit:
+            return BUSY
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        one = Waiting(
+            change,
+            loop.create_future(),
+            now + limits.QUEUE_SECONDS,
+            now + limits.DEADLINE_SECONDS,
+        )
+        self._accepted += 1
+        try:
+            self._line_up(await self._key(change), one)
+            # A client that goes away leaves its change to come to its end.
+            return await one.answer
+        finally:
+            self._accepted -= 1
+
+    async def close(self) -> None:
+        """Let what was accepted come to its end."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=limits.SETTLE_SECONDS)
+
+    async def _key(self, change: Change) -> Uuid:
+        """Return the lane that a change belongs into."""
+        event = change.event
+        if self._across_events and self._lanes.keys() <= {SHARED}:
+            return SHARED
+        if event is None:
+            event = (await self._find_events_of([change])).get(change)
+        return event if event and (event in self._lanes or not self._across_events) else SHARED
+
+    def _line_up(self, key: Uuid, one: Waiting) -> None:
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = Lane(key)
+        lane.waiting.append(one)
+        if lane.timer is None:
+            self._refuse_late(lane)
+        if not lane.is_running:
+            lane.is_running = True
+            self._spawn(self._drain(lane))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)  # the loop itself holds tasks only weakly
+        task.add_done_callback(self._tasks.discard)
+
+    def _refuse_late(self, lane: Lane) -> None:
+        """Refuse who could not be sent in time, and look again when the next one's time is up."""
+        loop = asyncio.get_running_loop()
+        while lane.waiting and lane.waiting[0].send_before <= loop.time():
+            lane.waiting.popleft().tell(BUSY)
+        lane.timer = None
+        if lane.waiting:
+            lane.timer = loop.call_at(lane.waiting[0].send_before, self._refuse_late, lane)
+
+    async def _drain(self, lane: Lane) -> None:
+        try:
+            while batch := _take_batch(lane.waiting):
+                await self._carry_out(lane, batch)
+        finally:
+            lane.is_running = False
+            if lane.key != SHARED:
+                del self._lanes[lane.key]
+
+    async def _carry_out(self, lane: Lane, batch: Sequence[Waiting], tries: int = 1) -> None:
+        """Run one transaction and tell everybody; when it fails, find out who it is that fails."""
+        loop = asyncio.get_running_loop()
+        # A sent pipeline is not called back: it may just be committing. It is left to end,
+        # and whoever waited for it until the deadline is told that nobody knows.
+        giving_up = loop.call_at(
+            min(one.answer_before for one in batch), _tell_all, batch, OUTCOME_UNKNOWN
+        )
+        lock_seconds = limits.SHARED_LOCK_SECONDS if lane.key == SHARED else limits.LOCK_SECONDS
+        try:
+            async with self._pool.connection() as connection:
+                changes = [one.change for one in batch]
+                outcomes = await self._transactions.run(connection, changes, lock_seconds)
+        except NO_CONNECTION:
+            _tell_all(batch, BUSY)
+        except psycopg.Error as error:
+            await self._settle(lane, batch, error, tries)
+        except Exception:
+            log.exception("a batch of %d has failed", len(batch))
+            _tell_all(batch, INTERNAL_SERVER_ERROR)
+        else:
+            for one, outcome in zip(batch, outcomes, strict=True):
+                one.tell(outcome)
+        finally:
+            giving_up.cancel()
+
+    async def _settle(
+        self, lane: Lane, batch: Sequence[Waiting], error: psycopg.Error, tries: int
+    ) -> None:
+        """Do what is left to do about a batch that was not committed, or perhaps was."""
+        if has_broken(error):
+            log.warning("the connection broke under a batch of %d: %s", len(batch), error)
+            _tell_all(batch, OUTCOME_UNKNOWN)
+        elif isinstance(error, psycopg.errors.UniqueViolation) and _is_update(batch):
+            _tell_all(batch, Outcome("event_exists"))
+        elif isinstance(error, _TRY_AGAIN) and tries < limits.TRIES:
+            if in_time := _in_time(batch):
+                await self._carry_out(lane, in_time, tries + 1)
+        elif lane.key == SHARED:
+            await self._deal_out(batch)
+        elif isinstance(error, psycopg.errors.LockNotAvailable):
+            _tell_all(batch, BUSY)  # they all want the one lock
+        elif len(batch) > 1:
+            half = len(batch) // 2
+            for part in (batch[:half], batch[half:]):
+                if in_time := _in_time(part):
+                    await self._carry_out(lane, in_time)
+        elif isinstance(error, _PASSES):
+            log.info("one change is told to come again: %s", type(error).__name__)
+            _tell_all(batch, BUSY)
+        else:
+            log.error("a change has failed: %s %s", error.sqlstate, error.diag.message_primary)
+            _tell_all(batch, INTERNAL_SERVER_ERROR)
+
+    async def _deal_out(self, batch: Sequence[Waiting]) -> None:
+        """Give each event of a batch its own lane."""
+        events = await self._find_events_of([one.change for one in batch])
+        for one in _in_time(batch):
+            # A ticket that is unknown has its own lane, where its statement says so.
+            key = events.get(one.change) or one.change.ticket or SHARED
+            self._line_up(key, one)
+
+    async def _find_events_of(self, changes: Sequence[Change]) -> dict[Change, Uuid]:
+        """Return the event of each change; of one that knows only its ticket, if it exists."""
+        found: dict[Uuid, Uuid] = {}
+        if tickets := [change.ticket for change in changes if change.ticket]:
+            try:
+                rows = await self._queries.find_tickets(tickets)
+                found = {ticket.id: ticket.event_id for ticket in rows}
+            except (psycopg.Error, *NO_CONNECTION):
+                log.warning("the events of %d tickets could not be found", len(tickets))
+        events = {change: change.event or found.get(change.ticket or SHARED) for change in changes}
+        return {change: event for change, event in events.items() if event}
+
+
+def _take_batch(waiting: deque[Waiting]) -> list[Waiting]:
+    """Take from the head of a line what may go into one transaction."""
+    batch: list[Waiting] = []
+    keys: dict[tuple[Uuid, str, str], int] = {}
+    now = asyncio.get_running_loop().time()
+    while waiting and len(batch) < limits.BATCH_REQUESTS:
+        change = waiting[0].change
+        if waiting[0].send_before <= now:
+            waiting.popleft().tell(BUSY)
+            continue
+        if batch and (change.stands_alone or batch[0].change.stands_alone):
+            break
+        if isinstance(change, Reserve) and change.idempotency_key:
+            # One key with two quantities: the second is judged by what became of the first,
+            # and so waits for the next batch.
+            key = (change.event_id, change.user_fingerprint, change.idempotency_key)
+            if keys.setdefault(key, change.quantity) != change.quantity:
+                break
+        batch.append(waiting.popleft())
+    return batch
+
+
+def _in_time(batch: Sequence[Waiting]) -> list[Waiting]:
+    """Refuse those of a batch whose time to be sent again is over, and return the others."""
+    now = asyncio.get_running_loop().time()
+    _tell_all([one for one in batch if one.send_before <= now], BUSY)
+    return [one for one in batch if one.send_before > now]
+
+
+def _tell_all(batch: Sequence[Waiting], answer: Outcome | Refusal) -> None:
+    for one in batch:
+        one.tell(answer)
+
+
+def _is_update(batch: Sequence[Waiting]) -> bool:
+    return isinstance(batch[0].change, Update)

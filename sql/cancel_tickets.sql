@@ -1,0 +1,113 @@
+-- cancel_tickets
+--
+-- Gives holds back, each at the word of its owner; the ticket is free at once.
+--
+-- parameters, one element of each array for a request, in the order of arrival
+--   ticket_ids         uuid[]  the ticket to give back
+--   user_fingerprints  text[]  who gives it back
+--
+-- returns: request (from 1), outcome, and the ticket when the outcome is granted
+--   outcome: granted, not_found, wrong_fingerprint, hold_expired, already_purchased,
+--   already_cancelled, already_refunded
+-- locks: the tickets it moves; their events are locked already (lock_events)
+-- never oversells: it lowers allocated_tickets by the rows it has itself moved out of
+--   reserved, and a row leaves reserved once. Twenty cancels of one ticket free one.
+--
+-- holdfast psql -v ticket_ids='{018f0000-0000-7000-8000-000000000002}' \
+--   -v user_fingerprints='{alice}' -f sql/cancel_tickets.sql
+
+with asked as (
+    select
+        request,
+        ticket_id,
+        user_fingerprint
+    from unnest(:'ticket_ids'::uuid[], :'user_fingerprints'::text[])
+    with ordinality as asked (ticket_id, user_fingerprint, request)
+),
+
+judged as (
+    select
+        asked.request,
+        asked.ticket_id,
+        case
+            when tickets.id is null then 'not_found'
+            when tickets.user_fingerprint <> asked.user_fingerprint then 'wrong_fingerprint'
+            when tickets.status = 'purchased' then 'already_purchased'
+            when tickets.status = 'user_cancelled' then 'already_cancelled'
+            when tickets.status = 'refunded' then 'already_refunded'
+            when tickets.status = 'reserved' and tickets.expires_at > statement_timestamp()
+                then 'granted'
+            else 'hold_expired'
+        end as verdict
+    from asked
+    left join ticket_allocations as tickets on asked.ticket_id = tickets.id
+),
+
+ranked as (
+    select
+        request,
+        ticket_id,
+        case
+            when verdict <> 'granted' then verdict
+            when row_number() over (partition by ticket_id, verdict order by request) = 1
+                then 'granted'
+            else 'already_cancelled'
+        end as outcome
+    from judged
+),
+
+cancelled as (
+    update ticket_allocations as tickets
+    set status = 'user_cancelled'
+    from ranked
+    where
+        ranked.outcome = 'granted'
+        and tickets.id = ranked.ticket_id
+        and tickets.status = 'reserved'
+    returning
+        ranked.request, tickets.id, tickets.event_id, tickets.user_fingerprint,
+        tickets.status, tickets.expires_at, tickets.created_at, tickets.updated_at,
+        tickets.reservation_id, tickets.position
+),
+
+counted as (
+    select
+        event_id,
+        count(*)::integer as tickets,
+        (array_agg(user_fingerprint order by request desc))[1] as last_owner
+    from cancelled
+    group by event_id
+),
+
+freed as (
+    update events
+    set allocated_tickets = events.allocated_tickets - counted.tickets
+    from counted
+    where events.id = counted.event_id
+),
+
+drafted as (
+    update event_private as draft
+    set
+        kind = 'user_cancelled',
+        actor = actor_name(draft.secret, counted.last_owner),
+        cancelled = draft.cancelled + counted.tickets
+    from counted
+    where draft.event_id = counted.event_id
+)
+
+select
+    ranked.request,
+    ranked.outcome,
+    cancelled.id,
+    cancelled.event_id,
+    cancelled.user_fingerprint,
+    cancelled.status,
+    cancelled.expires_at,
+    cancelled.created_at,
+    cancelled.updated_at,
+    cancelled.reservation_id,
+    cancelled.position
+from ranked
+left join cancelled on ranked.request = cancelled.request
+order by ranked.request;

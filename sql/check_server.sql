@@ -1,0 +1,19 @@
+-- check_server
+--
+-- Tells what the service has to know of a PostgreSQL before it trusts it with tickets: with
+-- fsync, full_page_writes or synchronous_commit off, a crash may take back what a buyer was
+-- already told.
+--
+-- returns: one row
+-- locks: nothing
+-- never oversells: it changes no row
+--
+-- holdfast psql -f sql/check_server.sql
+
+select
+    current_setting('server_version_num')::integer as version_number,
+    current_setting('server_version') as version,
+    current_setting('fsync')::boolean as fsync,
+    current_setting('full_page_writes')::boolean as full_page_writes,
+    current_setting('synchronous_commit') as synchronous_commit,
+    pg_is_in_recovery() as is_standby;

@@ -1,0 +1,30 @@
+-- find_tickets
+--
+-- Finds tickets by id, as they now stand: a hold whose time is up reads expired.
+--
+-- parameters
+--   ticket_ids  uuid[]
+--
+-- returns: a row of ticket_allocations for each that exists
+-- locks: nothing
+-- never oversells: it changes no row
+--
+-- holdfast psql -v ticket_ids='{018f0000-0000-7000-8000-000000000002}' \
+--   -f sql/find_tickets.sql
+
+select
+    tickets.id,
+    tickets.event_id,
+    tickets.user_fingerprint,
+    case
+        when tickets.status = 'reserved' and tickets.expires_at <= statement_timestamp()
+            then 'expired'
+        else tickets.status
+    end as status,
+    tickets.expires_at,
+    tickets.created_at,
+    tickets.updated_at,
+    tickets.reservation_id,
+    tickets.position
+from ticket_allocations as tickets
+where tickets.id = any(:'ticket_ids'::uuid[]);

@@ -1,0 +1,79 @@
+-- list_events
+--
+-- Lists events by date, a page at a time, with how many there are in all. The counts are as
+-- they are worth now, as in find_events.
+--
+-- parameters
+--   dates      tstzrange  from and to, as '[2030-01-01, 2031-01-01)'; '(,)' for all
+--   q          text       a part of the name, in any case; '' for all
+--   available  boolean    true: only those with a ticket left; false: all
+--   page_size  integer
+--   skip       bigint     how many to pass over
+--
+-- returns: a row of events for each on the page, and total on every row; one row with total
+--   alone when the page is empty
+-- locks: nothing
+-- never oversells: it changes no row
+--
+-- holdfast psql -v dates='(,)' -v q='' -v available=false -v page_size=10 -v skip=0 \
+--   -f sql/list_events.sql
+
+with matched as materialized (
+    select
+        events.id,
+        events.date
+    from events
+    where
+        events.date <@ :'dates'::tstzrange
+        and strpos(lower(events.name), lower(:'q'::text)) > 0
+        and (
+            not :'available'::boolean
+            or events.allocated_tickets < events.total_tickets
+            or exists (
+                select
+                from ticket_allocations as tickets
+                where
+                    tickets.event_id = events.id
+                    and tickets.status = 'reserved'
+                    and tickets.expires_at <= statement_timestamp()
+            )
+        )
+),
+
+page as (
+    select id
+    from matched
+    order by date, id
+    limit :'page_size'::integer
+    offset :'skip'::bigint
+),
+
+shown as (
+    select
+        events.id,
+        events.name,
+        events.date,
+        events.total_tickets,
+        events.allocated_tickets - lapsed.tickets as allocated_tickets,
+        events.created_at,
+        events.updated_at,
+        events.purchased_tickets,
+        events.version
+    from page
+    inner join events on page.id = events.id
+    cross join lateral (
+        select count(*)::integer as tickets
+        from ticket_allocations as tickets
+        where
+            tickets.event_id = events.id
+            and tickets.status = 'reserved'
+            and tickets.expires_at <= statement_timestamp()
+    ) as lapsed
+)
+
+select
+    counted.total,
+    shown.*
+from (select count(*) as total from matched) as counted
+left join shown on true
+order by shown.date, shown.id;

@@ -1,0 +1,31 @@
+-- lock_events
+--
+-- Locks the events that a batch of changes concerns. It comes first in every transaction
+-- that moves a ticket, and alone: what the statements behind it read and count, they read
+-- with a snapshot and a clock taken after the lock was held. Counted here, in the statement
+-- that waits, it would be the state of before the wait.
+--
+-- parameters
+--   event_ids   uuid[]  the events themselves
+--   ticket_ids  uuid[]  tickets, for the events they belong to; a ticket never changes its event
+--
+-- returns: the id of each event that exists, in the order of the locks
+-- locks: rows of events, for update, in the order of their ids. Every writer begins with this
+--   statement, the sweeper among them, so that all agree on the order and none deadlocks.
+-- never oversells: from here to the commit nobody else changes a count of these events
+--
+-- holdfast psql -v event_ids='{018f0000-0000-7000-8000-000000000001}' -v ticket_ids='{}' \
+--   -f sql/lock_events.sql
+
+select events.id
+from events
+where
+    events.id in (
+        select unnest(:'event_ids'::uuid[])
+        union
+        select tickets.event_id
+        from ticket_allocations as tickets
+        where tickets.id = any(:'ticket_ids'::uuid[])
+    )
+order by events.id
+for update of events;

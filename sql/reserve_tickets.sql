@@ -1,0 +1,110 @@
+-- reserve_tickets
+--
+-- Reserves for a batch of requests: first come, first served, each whole or not at all.
+--
+-- parameters: one element of each array for a request, in the order of arrival
+--   event_ids          uuid[]
+--   quantities         integer[]
+--   user_fingerprints  text[]
+--   idempotency_keys   text[]     '' for none
+--   hold               interval
+-- returns: request (from 1), outcome, available_tickets before it, the tickets it made
+--   outcome: granted, replayed (find_repeats tells the rest), not_found,
+--   not_enough_tickets, tickets_sold_out
+-- locks: nothing more than lock_events
+-- never oversells: what is available is read under the lock, tickets_left hands it out in
+--   turn, the count grows by the rows inserted; behind it stands events_never_oversold
+--
+-- holdfast psql -v event_ids='{018f0000-0000-7000-8000-000000000001}' -v quantities='{2}' \
+--   -v user_fingerprints='{alice}' -v idempotency_keys='{""}' -v hold='15 minutes' \
+--   -f sql/reserve_tickets.sql
+
+with asked as (
+    select
+        asked.*,
+        named.reservation_id,
+        known.before,
+        events.total_tickets - events.allocated_tickets as available,
+        -- A repeat wants nothing: its key is known, or came before it in this batch.
+        case
+            when known.before or row_number() over same_key > 1 then 0
+            else asked.quantity
+        end as wanted
+    from unnest(
+        :'event_ids'::uuid[], :'quantities'::integer[],
+        :'user_fingerprints'::text[], :'idempotency_keys'::text[]
+    ) with ordinality as asked (event_id, quantity, user_fingerprint, key, request)
+    left join events on asked.event_id = events.id
+    left join event_private as mine on asked.event_id = mine.event_id
+    cross join lateral coalesce(
+        reservation_id_for_key(mine.secret, asked.user_fingerprint, nullif(asked.key, '')),
+        time_ordered_uuid()
+    ) as named (reservation_id)
+    cross join lateral (
+        select asked.key <> '' and exists (
+            select from ticket_allocations where reservation_id = named.reservation_id
+        )
+    ) as known (before)
+    window same_key as (partition by named.reservation_id order by asked.request)
+),
+
+served as (
+    select
+        *,
+        coalesce(tickets_left(available, wanted) over earlier, available) as left_for_it
+    from asked
+    window earlier as (
+        partition by event_id order by request rows between unbounded preceding and 1 preceding
+    )
+),
+
+reserved as (
+    insert into ticket_allocations (
+        event_id, user_fingerprint, status, expires_at, reservation_id, position
+    )
+    select
+        event_id, user_fingerprint, 'reserved', statement_timestamp() + :'hold'::interval,
+        reservation_id, nth
+    from served
+    cross join generate_series(1, wanted) as nth
+    where wanted <= left_for_it
+    returning
+        id, event_id, user_fingerprint, status, expires_at, created_at, updated_at,
+        reservation_id, position
+),
+
+counted as (
+    select
+        reserved.event_id,
+        count(*)::integer as tickets,
+        (array_agg(served.user_fingerprint order by served.request desc))[1] as buyer
+    from reserved
+    inner join served on reserved.reservation_id = served.reservation_id and served.wanted > 0
+    group by reserved.event_id
+),
+
+allocated as (
+    update events set allocated_tickets = allocated_tickets + tickets
+    from counted where id = event_id
+),
+
+drafted as (
+    update event_private as draft
+    set kind = 'reserved', actor = actor_name(secret, buyer), reserved = reserved + tickets
+    from counted where draft.event_id = counted.event_id
+)
+
+select
+    request,
+    case
+        when available is null then 'not_found'
+        when wanted between 1 and left_for_it then 'granted'
+        when before or reserved.id is not null then 'replayed'
+        when left_for_it > 0 then 'not_enough_tickets'
+        else 'tickets_sold_out'
+    end as outcome,
+    left_for_it as available_tickets,
+    reserved.*
+from served
+left join reserved on served.reservation_id = reserved.reservation_id
+order by request, position;
