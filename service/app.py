@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from service import limits
 from service.answers import refuse
 from service.calls import Endpoint
-from service.database import open_pool
+from service.database import STEADY_PLANS, open_pool
 from service.handlers import events, health, tickets
 from service.queries import Queries
 from service.refusals import (
@@ -122,7 +122,7 @@ def create_app(settings: Settings, dsn: str) -> Starlette:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[State]:
         reading = open_pool(dsn, limits.READ_CONNECTIONS, limits.READS_WAITING)
-        writing = open_pool(dsn, limits.WRITE_CONNECTIONS, settings.queue_limit)
+        writing = open_pool(dsn, limits.WRITE_CONNECTIONS, settings.queue_limit, STEADY_PLANS)
         async with reading, writing:
             queries = Queries(reading, statements)
             write_path = WritePath(
