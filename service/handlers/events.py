@@ -84,6 +84,8 @@ async def update_event(call: Call) -> Response | Refusal:
 
 def _dates(since: datetime | None, until: datetime | None) -> str:
     """Return a tstzrange in PostgreSQL's notation: from is in it, to is not."""
+    if since and until and since > until:
+        return "empty"
     return f"[{since or ''},{until or ''})"
 
 

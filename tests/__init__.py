@@ -1,0 +1,1 @@
+"""The promises of the service, one file for each verb, against a real PostgreSQL."""

@@ -1,0 +1,122 @@
+"""The fixtures: one PostgreSQL for all tests, a database cloned from a template for each."""
+
+import itertools
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from service import limits
+from service.embedded import EmbeddedPostgres
+from service.migrations import migrate
+from service.settings import resource
+from service.statements import load_statements
+from tests.harness import Client, Database, RunningService, Starter, settings_for_tests
+
+NUMBERS = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Iterator[Path]:
+    """A folder that the account of PostgreSQL may enter, unlike pytest's own."""
+    with tempfile.TemporaryDirectory(prefix="holdfast-tests-", dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def server(data_dir: Path) -> Iterator[str]:
+    """The URL of a PostgreSQL that all tests share, as it comes: with fsync."""
+    with EmbeddedPostgres(data_dir) as postgres:
+        assert postgres.dsn is not None
+        yield postgres.dsn
+
+
+@pytest.fixture(scope="session")
+def template(server: str) -> str:
+    """The name of a database that has every migration and no row."""
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute("create database template_of_tests")
+    dsn = make_conninfo(server, dbname="template_of_tests")
+    migrate(dsn, load_statements(resource("sql")))
+    return "template_of_tests"
+
+
+@pytest.fixture
+def empty_database(server: str) -> Iterator[Database]:
+    """A database with nothing in it."""
+    with _created(server, "create database {}") as database:
+        yield database
+
+
+@pytest.fixture
+def database(server: str, template: str) -> Iterator[Database]:
+    """A migrated database. When its test is done, all its books must be level."""
+    with _created(server, "create database {} template " + template + " strategy file_copy") as new:
+        yield new
+        new.adds_up()
+
+
+@pytest.fixture
+def unbalanced_database(server: str, template: str) -> Iterator[Database]:
+    """A migrated database for a test that sets out to leave its books in disorder."""
+    with _created(server, "create database {} template " + template + " strategy file_copy") as new:
+        yield new
+
+
+class _created:  # noqa: N801 - it reads as what it does
+    """Create a database for as long as the block runs."""
+
+    def __init__(self, server: str, sql: str) -> None:
+        self._server = server
+        self._sql = sql
+        self._name = f"test_{next(NUMBERS)}"
+
+    def __enter__(self) -> Database:
+        self._run(self._sql.format(self._name))
+        url = self._server.replace("/holdfast?", f"/{self._name}?")
+        return Database(url)
+
+    def __exit__(self, *_: object) -> None:
+        self._run(f"drop database {self._name} with (force)")
+
+    def _run(self, sql: str) -> None:
+        with psycopg.connect(self._server, autocommit=True) as connection:
+            connection.execute(sql.encode())
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Starter]:
+    """Starts services on a database, with settings by name; all are stopped after the test.
+
+    ``sweeps=False`` leaves lapsed holds lying, so that a test sees who else frees them.
+    """
+    running: list[RunningService] = []
+
+    def start(database: Database, *, sweeps: bool = True, **settings: Any) -> RunningService:
+        monkeypatch.setattr(limits, "SWEEP_SECONDS", 0.05 if sweeps else 3600)
+        service = RunningService(database, settings_for_tests(**settings))
+        service.start()
+        running.append(service)
+        return service
+
+    yield start
+    for service in running:
+        service.stop()
+
+
+@pytest.fixture
+def service(database: Database, start: Starter) -> RunningService:
+    """A service of the test's own, whose sweeper sleeps."""
+    return start(database, sweeps=False)
+
+
+@pytest.fixture
+def client(service: RunningService) -> Iterator[Client]:
+    """A client of that service."""
+    with service.client() as client:
+        yield client

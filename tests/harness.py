@@ -1,0 +1,291 @@
+"""What tests stand on: databases, running services, a client that speaks the domain's verbs."""
+
+import asyncio
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import httpx2
+import psycopg
+import uvicorn
+
+from service.app import create_app
+from service.programs import find_programs
+from service.serving import server_config
+from service.settings import Settings, read_settings
+
+T = TypeVar("T")
+
+WAIT_SECONDS = 10.0
+"""How long a test waits for what must come. It is a bound, not a measure."""
+
+ADDS_UP = """
+select events.name
+from events
+left join lateral (
+    select
+        count(*) filter (where status in ('reserved', 'purchased')) as allocated,
+        count(*) filter (where status = 'purchased') as purchased
+    from ticket_allocations where event_id = events.id
+) as tickets on true
+left join lateral (
+    select
+        count(*) as rows,
+        min(version) as first,
+        max(version) as last,
+        sum(reserved - expired - cancelled - refunded) as allocated,
+        sum(purchased - refunded) as purchased
+    from event_ledger where event_id = events.id
+) as ledger on true
+left join event_ledger as latest
+    on latest.event_id = events.id and latest.version = ledger.last
+left join event_private as draft on draft.event_id = events.id
+where
+    (events.allocated_tickets, events.purchased_tickets)
+    is distinct from (tickets.allocated, tickets.purchased)
+    or (events.total_tickets, events.allocated_tickets, events.purchased_tickets, events.version)
+    is distinct from (
+        latest.total_tickets, latest.allocated_tickets, latest.purchased_tickets, latest.version
+    )
+    or (events.allocated_tickets, events.purchased_tickets)
+    is distinct from (ledger.allocated, ledger.purchased)
+    or ledger.last - ledger.first + 1 <> ledger.rows
+    or events.allocated_tickets > events.total_tickets
+    or draft.kind is not null
+    or draft.reserved + draft.purchased + draft.expired + draft.cancelled + draft.refunded <> 0
+"""
+
+
+@dataclass(frozen=True)
+class Database:
+    """A database of one test's own."""
+
+    dsn: str
+
+    def psql(self, sql: str) -> list[str]:
+        """Run SQL in psql and return its lines; columns are separated by ``|``."""
+        done = self.try_psql(sql)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    def try_psql(
+        self, sql: str, *arguments: str, role: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run SQL in psql as a person would, whatever comes of it."""
+        return subprocess.run(
+            [
+                find_programs()["psql"],
+                *("--no-psqlrc", "--quiet", "--tuples-only", "--no-align"),
+                *("-v", "ON_ERROR_STOP=1", f"--dbname={self.dsn}", *arguments),
+            ],
+            input=(f"set role {role};" if role else "") + sql,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def connect(self) -> psycopg.Connection:
+        """Open a connection of a stranger to the service."""
+        return psycopg.connect(self.dsn, application_name="stranger")
+
+    def refuses(self, sql: str) -> str:
+        """Run SQL that must fail, and return what psql says of it."""
+        done = self.try_psql(sql)
+        assert done.returncode != 0, f"not refused: {sql}"
+        return done.stderr
+
+    @contextmanager
+    def holding(self, event_id: str) -> Iterator[psycopg.Connection]:
+        """Hold an event's lock for as long as the block runs; its end commits."""
+        with self.connect() as rival:
+            rival.execute("select from events where id = %s for update", [event_id])
+            yield rival
+
+    def wait_until_blocked(self, how_many: int = 1) -> None:
+        """Wait until so many connections of the service wait for a lock."""
+        wait_until(
+            lambda: (
+                int(
+                    self.psql(
+                        "select count(*) from pg_stat_activity where wait_event_type = 'Lock' "
+                        "and application_name = 'holdfast' and datname = current_database()"
+                    )[0]
+                )
+                >= how_many
+            )
+        )
+
+    def adds_up(self) -> None:
+        """Assert counters = rows = the ledger's last row = the ledger's sum, for every event."""
+        assert self.psql(ADDS_UP) == []
+
+    def lapse(self, ticket_id: str) -> None:
+        """Let a hold's time be up."""
+        self.psql(
+            "update ticket_allocations set expires_at = clock_timestamp() - interval '1 s' "
+            f"where id = '{ticket_id}'"
+        )
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Look again and again until something holds; it must, within WAIT_SECONDS."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.01)
+
+
+class Client(httpx2.Client):
+    """A client of the service that speaks its verbs, so that no test has a URL."""
+
+    def create_event(self, tickets: int = 10, name: str = "Opening night", **fields: Any) -> str:
+        """Make an event and return its id."""
+        body = {"name": name, "date": "2030-01-01T20:00:00Z", "totalTickets": tickets, **fields}
+        answer = self.post("/events", json=body)
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["id"])
+
+    def event(self, event_id: str) -> dict[str, Any]:
+        """Return an event as it is shown."""
+        answer = self.get(f"/events/{event_id}")
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def update_event(self, event_id: str, **changes: Any) -> httpx2.Response:
+        """Update an event."""
+        return self.patch(f"/events/{event_id}", json=changes)
+
+    def reserve(
+        self, event_id: str, quantity: int = 1, user: str = "alice", key: str | None = None
+    ) -> httpx2.Response:
+        """Ask for tickets."""
+        return self.post(
+            f"/events/{event_id}/tickets",
+            json={"quantity": quantity, "userFingerprint": user},
+            headers={"Idempotency-Key": key} if key else {},
+        )
+
+    def hold(self, event_id: str, quantity: int = 1, user: str = "alice") -> list[str]:
+        """Reserve tickets and return their ids."""
+        answer = self.reserve(event_id, quantity, user)
+        assert answer.status_code == 201, answer.text
+        return [ticket["id"] for ticket in answer.json()]
+
+    def ticket(self, ticket_id: str, user: str | None = None) -> httpx2.Response:
+        """Look at a ticket."""
+        headers = {"X-User-Fingerprint": user} if user else {}
+        return self.get(f"/events/tickets/{ticket_id}", headers=headers)
+
+    def pay(self, ticket_id: str, user: str = "alice") -> httpx2.Response:
+        """Pay for a ticket."""
+        return self.post(f"/events/tickets/{ticket_id}/payment", json={"userFingerprint": user})
+
+    def cancel(self, ticket_id: str, user: str = "alice") -> httpx2.Response:
+        """Give a ticket back."""
+        headers = {"X-User-Fingerprint": user}
+        return self.delete(f"/events/tickets/{ticket_id}/payment", headers=headers)
+
+    def refund(self, ticket_id: str) -> httpx2.Response:
+        """Take a purchase back."""
+        return self.post(f"/events/tickets/{ticket_id}/refund")
+
+
+@dataclass
+class RunningService:
+    """A service in a thread of the test's process, on a port of its own."""
+
+    database: Database
+    settings: Settings
+    url: str = ""
+    _server: uvicorn.Server | None = field(default=None, repr=False)
+    _thread: threading.Thread | None = field(default=None, repr=False)
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        config = server_config(self.settings, create_app(self.settings, self.database.dsn))
+        listening = config.bind_socket()
+        self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, args=([listening],))
+        self._thread.start()
+        wait_until(lambda: self._server is not None and self._server.started)
+
+    def stop(self) -> None:
+        """Stop it as SIGTERM would."""
+        assert self._server is not None
+        assert self._thread is not None
+        self._server.should_exit = True
+        self._thread.join()
+
+    def client(self) -> Client:
+        """Return a client with connections of its own."""
+        return Client(base_url=self.url, timeout=WAIT_SECONDS)
+
+
+class Starter(Protocol):
+    """What the fixture ``start`` is."""
+
+    def __call__(
+        self, database: Database, *, sweeps: bool = True, **settings: Any
+    ) -> RunningService:
+        """Start a service on a database, with settings by name."""
+
+
+def settings_for_tests(**changes: Any) -> Settings:
+    """Return the settings of a service under test."""
+    variables = {name.upper(): str(value) for name, value in changes.items()}
+    return read_settings({"PORT": "0", "LOG_LEVEL": "error", **variables})
+
+
+def at_once(*calls: Callable[[], T]) -> list[T]:
+    """Make calls at once, each in a thread, and return what they returned, in their order."""
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return [future.result() for future in [pool.submit(call) for call in calls]]
+
+
+def crowd(
+    urls: Sequence[str], event_id: str, people: int, connections: int, quantity: int = 1
+) -> Counter[tuple[int, str]]:
+    """Send a crowd that wants tickets of one event; return how often each answer came.
+
+    Args:
+        urls: the services, which the crowd takes in turn.
+        event_id: the event.
+        people: how many requests, each with a fingerprint of its own.
+        connections: how many at once.
+        quantity: how many tickets each wants.
+
+    Returns:
+        By status and code; the code of a success is ''.
+    """
+
+    async def send() -> Counter[tuple[int, str]]:
+        answers: Counter[tuple[int, str]] = Counter()
+        limits = httpx2.Limits(max_connections=connections)
+        async with httpx2.AsyncClient(timeout=60, limits=limits) as client:
+
+            async def person(number: int) -> None:
+                answer = await client.post(
+                    f"{urls[number % len(urls)]}/events/{event_id}/tickets",
+                    json={"quantity": quantity, "userFingerprint": f"person-{number}"},
+                )
+                told = answer.json()
+                code = told["code"] if isinstance(told, dict) else ""
+                answers[answer.status_code, code] += 1
+
+            await asyncio.gather(*(person(number) for number in range(people)))
+        return answers
+
+    return asyncio.run(send())
+
+
+def code(answer: httpx2.Response) -> tuple[int, str]:
+    """Return a refusal's status and code."""
+    return answer.status_code, answer.json()["code"]
