@@ -5,6 +5,7 @@ that outlives whoever is killed. Here a migration and its mark are one transacti
 advisory lock, which ends with its connection, lets one process migrate at a time.
 """
 
+import getpass
 import os
 import time
 from collections.abc import Sequence
@@ -48,7 +49,7 @@ def migrate(dsn: str, statements: Statements) -> Sequence[str]:
         MigrationsLocked: when another process does not get done.
         psycopg.Error: when a migration fails; those before it stay applied.
     """
-    os.environ.setdefault("USER", "holdfast")  # yoyo records who; a bare uid has no name
+    _have_a_name()
     with psycopg.connect(dsn, autocommit=True) as connection:
         _become_the_one(connection, statements)
         backend = get_backend(yoyo_url(dsn))
@@ -74,6 +75,14 @@ def yoyo_url(dsn: str) -> str:
     that only libpq understands: one with several hosts, or with the folder of a socket.
     """
     return f"postgresql+psycopg:///?{urlencode(conninfo_to_dict(dsn))}"
+
+
+def _have_a_name() -> None:
+    """See to it that yoyo can record who migrates: a container's bare uid has no name."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["USER"] = "holdfast"
 
 
 def _become_the_one(connection: psycopg.Connection, statements: Statements) -> None:

@@ -1,6 +1,7 @@
 """The fixtures: one PostgreSQL for all tests, a database cloned from a template for each."""
 
 import itertools
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -120,3 +121,11 @@ def client(service: RunningService) -> Iterator[Client]:
     """A client of that service."""
     with service.client() as client:
         yield client
+
+
+@pytest.fixture
+def unused_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])

@@ -1,7 +1,10 @@
 """What tests stand on: databases, running services, a client that speaks the domain's verbs."""
 
 import asyncio
+import os
+import socket
 import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -242,6 +245,37 @@ def settings_for_tests(**changes: Any) -> Settings:
     """Return the settings of a service under test."""
     variables = {name.upper(): str(value) for name, value in changes.items()}
     return read_settings({"PORT": "0", "LOG_LEVEL": "error", **variables})
+
+
+@contextmanager
+def serving(database: Database, **settings: Any) -> Iterator[Client]:
+    """Run ``holdfast serve`` as a process of its own, as in production, and give a client."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    variables = {name.upper(): str(value) for name, value in settings.items()}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service"],
+        env={**os.environ, "DATABASE_URL": database.dsn, "PORT": str(port), **variables},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        with Client(base_url=f"http://127.0.0.1:{port}", timeout=WAIT_SECONDS) as client:
+            wait_until(lambda: is_live(client) or process.poll() is not None)
+            assert process.poll() is None, process.communicate()[1]
+            yield client
+    finally:
+        process.terminate()
+        process.communicate(timeout=WAIT_SECONDS * 2)
+
+
+def is_live(client: Client) -> bool:
+    """Whether the service answers."""
+    try:
+        return client.get("/health/live").status_code == 200
+    except httpx2.TransportError:
+        return False
 
 
 def at_once(*calls: Callable[[], T]) -> list[T]:

@@ -1,4 +1,4 @@
-"""The migrations: up, down, up again, with rows in place; and the rules they put into the schema."""
+"""The migrations: up, down, up again with rows in place; and the rules they put there."""
 
 import os
 import subprocess
@@ -27,10 +27,11 @@ where relnamespace = 'public'::regnamespace and relkind = 'r' and attnum > 0
 and not attisdropped and relname !~ 'yoyo'
 union all
 select 'constraint', conrelid::regclass, conname, pg_get_constraintdef(oid), true, null
-from pg_constraint where connamespace = 'public'::regnamespace and conrelid::regclass::text !~ 'yoyo'
-and contype <> 'n'
+from pg_constraint
+where connamespace = 'public'::regnamespace and contype <> 'n'
+and conrelid::regclass::text !~ 'yoyo'
 union all
-select 'index', indrelid::regclass, indexrelid::regclass::text, pg_get_indexdef(indexrelid), true, null
+select 'index', indrelid::regclass, null, pg_get_indexdef(indexrelid), true, null
 from pg_index where indrelid::regclass::text !~ 'yoyo|^pg_'
 union all
 select 'trigger', tgrelid::regclass, tgname, pg_get_triggerdef(oid), true, null
@@ -40,7 +41,8 @@ select 'function', null, proname, prosrc, true, null
 from pg_proc where pronamespace = 'public'::regnamespace
 union all
 select 'type', null, typname, (
-    select string_agg(enumlabel, ',' order by enumsortorder) from pg_enum where enumtypid = pg_type.oid
+    select string_agg(enumlabel, ',' order by enumsortorder)
+    from pg_enum where enumtypid = pg_type.oid
 ), true, null
 from pg_type where typnamespace = 'public'::regnamespace and typtype = 'e'
 union all
@@ -88,10 +90,10 @@ def test_yoyo_itself_applies_lists_and_rolls_back_to_nothing(empty_database: Dat
     yoyo(empty_database, "apply")
     assert empty_database.psql("select count(*) from events") == ["0"]
     listed = yoyo(empty_database, "list").stdout
-    assert [name for name in NAMES if f"A {name}" not in listed] == []
+    assert [line.split()[:2] for line in listed.splitlines()[2:]] == [["A", name] for name in NAMES]
     yoyo(empty_database, "rollback", "--all")
     assert empty_database.psql(SCHEMA) == []
-    assert "U 0001_events" in yoyo(empty_database, "list").stdout
+    assert yoyo(empty_database, "list").stdout.splitlines()[2].split()[:2] == ["U", NAMES[0]]
 
 
 def test_holdfast_and_yoyo_keep_the_same_record(empty_database: Database) -> None:

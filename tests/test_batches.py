@@ -1,0 +1,255 @@
+"""Batches: what one transaction does with many requests, in the order in which they came."""
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+
+from service.changes import Cancel, Change, Expire, Outcome, Pay, Refund, Reserve
+from service.database import ADAPTERS
+from service.rows import Uuid
+from service.settings import resource
+from service.statements import load_statements
+from service.transaction import Transactions
+from tests.harness import Client, Database, Starter, at_once, code, wait_until
+
+STATEMENTS = load_statements(resource("sql"))
+
+
+def carry_out(database: Database, changes: Sequence[Change]) -> list[Outcome]:
+    """Carry out one batch as the service does."""
+
+    async def run() -> list[Outcome]:
+        connection = await psycopg.AsyncConnection.connect(
+            database.dsn, autocommit=True, context=ADAPTERS
+        )
+        async with connection:
+            return await Transactions(STATEMENTS, hold_seconds=900).run(connection, changes, 1.0)
+
+    return asyncio.run(run())
+
+
+def words(outcomes: Sequence[Outcome]) -> list[str]:
+    return [outcome.word for outcome in outcomes]
+
+
+@pytest.fixture
+def event(database: Database) -> Uuid:
+    """An event of three tickets."""
+    (id_,) = database.psql(
+        "insert into events (name, date, total_tickets) values ('Gig', '2030-01-01', 3) "
+        "returning id"
+    )
+    return Uuid(id_)
+
+
+def reserve(event: Uuid, quantity: int = 1, user: str = "alice", key: str = "") -> Reserve:
+    return Reserve(event, quantity, user, key)
+
+
+def test_a_request_too_large_takes_nothing_from_a_smaller_one_behind_it(
+    database: Database, event: Uuid
+) -> None:
+    outcomes = carry_out(database, [reserve(event, n) for n in (5, 1, 3, 2, 1)])
+    assert words(outcomes) == [
+        "not_enough_tickets",
+        "granted",
+        "not_enough_tickets",
+        "granted",
+        "tickets_sold_out",
+    ]
+    assert [outcome.count for outcome in outcomes] == [3, 3, 2, 2, 0]
+    assert [len(outcome.tickets) for outcome in outcomes] == [0, 1, 0, 2, 0]
+
+
+def test_first_come_is_first_served_for_each_event_alone(database: Database, event: Uuid) -> None:
+    (other,) = database.psql(
+        "insert into events (name, date, total_tickets) values ('Other', '2030-01-01', 1) "
+        "returning id"
+    )
+    unknown = Uuid("018f0000-0000-7000-8000-000000000001")
+    batch = [
+        reserve(event, 2),
+        reserve(Uuid(other)),
+        reserve(unknown),
+        reserve(Uuid(other)),
+        reserve(event, 2),
+        reserve(event),
+    ]
+    assert words(carry_out(database, batch)) == [
+        "granted",
+        "granted",
+        "not_found",
+        "tickets_sold_out",
+        "not_enough_tickets",
+        "granted",
+    ]
+
+
+def test_one_key_twice_in_a_batch_reserves_once(database: Database, event: Uuid) -> None:
+    batch = [reserve(event, 2, key="k"), reserve(event, 2, key="k"), reserve(event, user="bob")]
+    outcomes = carry_out(database, batch)
+    assert words(outcomes) == ["granted", "replayed", "granted"]
+    assert outcomes[0].tickets == outcomes[1].tickets
+    assert len(outcomes[0].tickets) == 2
+    again = carry_out(database, [reserve(event, 2, key="k"), reserve(event, 1, key="k")])
+    assert words(again) == ["replayed", "idempotency_key_reused"]
+    assert again[0].tickets == outcomes[0].tickets
+
+
+def test_one_key_that_is_refused_is_refused_for_its_repeat(database: Database, event: Uuid) -> None:
+    batch = [reserve(event, 4, key="k"), reserve(event, 4, key="k"), reserve(event, 3)]
+    assert words(carry_out(database, batch)) == [
+        "not_enough_tickets",
+        "not_enough_tickets",
+        "granted",
+    ]
+
+
+def test_a_request_of_each_kind_for_one_ticket_in_one_batch(
+    database: Database, event: Uuid
+) -> None:
+    (held,) = carry_out(database, [reserve(event)])
+    ticket = held.tickets[0].id
+    outcomes = carry_out(
+        database,
+        [
+            Pay(ticket, "alice"),
+            reserve(event, 3),
+            Refund(ticket),
+            Cancel(ticket, "mallory"),
+            Cancel(ticket, "alice"),
+            Expire(event),
+        ],
+    )
+    # What gives back comes first: so the cancel wins, and all three can be reserved.
+    assert words(outcomes) == [
+        "already_cancelled",
+        "granted",
+        "not_purchased",
+        "wrong_fingerprint",
+        "granted",
+        "granted",
+    ]
+    assert database.psql(
+        "select version, reserved, purchased, cancelled, last_event from event_ledger "
+        "order by version desc limit 1"
+    ) == ["3|3|0|1|reserved"]
+
+
+def test_of_several_requests_for_one_ticket_the_first_rightful_one_counts(
+    database: Database, event: Uuid
+) -> None:
+    (held,) = carry_out(database, [reserve(event)])
+    ticket = held.tickets[0].id
+    payments = [Pay(ticket, "mallory"), Pay(ticket, "alice"), Pay(ticket, "alice")]
+    assert words(carry_out(database, payments)) == [
+        "wrong_fingerprint",
+        "granted",
+        "already_purchased",
+    ]
+    refunds = [Refund(ticket), Refund(ticket)]
+    assert words(carry_out(database, refunds)) == ["granted", "already_refunded"]
+
+
+def test_a_batch_writes_one_ledger_row_for_each_event_and_none_for_nothing(
+    database: Database, event: Uuid
+) -> None:
+    carry_out(database, [reserve(event, user=f"user-{n}") for n in range(3)])
+    carry_out(database, [reserve(event, user=f"user-{n}") for n in range(3)])
+    carry_out(database, [Expire(event)])
+    rows = "select version, reserved, allocated_tickets from event_ledger order by version"
+    assert database.psql(rows) == ["1|0|0", "2|3|3"]
+
+
+def test_an_actor_is_stable_within_an_event_and_unlinkable_across_events(
+    database: Database, event: Uuid
+) -> None:
+    (other,) = database.psql(
+        "insert into events (name, date, total_tickets) values ('Other', '2030-01-01', 9) "
+        "returning id"
+    )
+    for one in (event, event, Uuid(other)):
+        carry_out(database, [reserve(one, user="alice")])
+    actors = database.psql(
+        "select count(distinct actor) from event_ledger where actor is not null group by event_id "
+        "union all select count(distinct actor) from event_ledger where actor is not null"
+    )
+    assert actors == ["1", "1", "2"]
+    assert database.psql("select from event_ledger where actor ~ 'alice'") == []
+
+
+def test_what_waits_for_a_transaction_goes_into_the_next_one_together(
+    client: Client, database: Database
+) -> None:
+    event = client.create_event(tickets=50)
+    with ThreadPoolExecutor(31) as pool:
+        with database.holding(event):
+            first = pool.submit(client.reserve, event, 1, "first")
+            database.wait_until_blocked()
+            rest = [pool.submit(client.reserve, event, 1, f"user-{n}") for n in range(30)]
+            database.psql("select pg_sleep(0.1)")
+        assert {answer.result().status_code for answer in [first, *rest]} == {201}
+    assert database.psql("select max(version) <= 4 from event_ledger") == ["t"]
+
+
+def test_a_batch_of_one_when_idle(client: Client, database: Database) -> None:
+    event = client.create_event(tickets=5)
+    for _ in range(3):
+        client.hold(event)
+    moved = "select reserved from event_ledger where version > 1 order by version"
+    assert database.psql(moved) == ["1", "1", "1"]
+
+
+def test_a_stuck_event_is_told_busy_and_holds_up_no_other(
+    client: Client, database: Database
+) -> None:
+    stuck, free = client.create_event(name="stuck"), client.create_event(name="free", tickets=50)
+    (ticket,) = client.hold(stuck)
+    with database.holding(stuck):
+        answers = at_once(
+            lambda: client.reserve(stuck),
+            lambda: client.pay(ticket),
+            *[lambda n=n: client.reserve(free, user=f"user-{n}") for n in range(20)],
+        )
+        assert [code(answer) for answer in answers[:2]] == [(503, "BUSY")] * 2
+        assert answers[0].headers["Retry-After"] == "1"
+        assert {answer.status_code for answer in answers[2:]} == {201}
+    # Nothing was done for those that were told so, and the event is open again.
+    assert client.ticket(ticket).json()["status"] == "reserved"
+    assert client.event(stuck)["allocatedTickets"] == 1
+    assert client.pay(ticket).status_code == 200
+
+
+def test_a_poisoned_request_takes_no_neighbour_with_it(client: Client, database: Database) -> None:
+    event = client.create_event(tickets=50)
+    database.psql(
+        "create function refuse_poison() returns trigger language plpgsql as "
+        "$$ begin raise exception 'poisoned'; end $$;"
+        "create trigger poison before insert on ticket_allocations for each row "
+        "when (new.user_fingerprint = 'poison') execute function refuse_poison()"
+    )
+    with ThreadPoolExecutor(20) as pool:
+        with database.holding(event):
+            answers = [pool.submit(client.reserve, event, 1, f"user-{n}") for n in range(10)]
+            answers.append(pool.submit(client.reserve, event, 1, "poison"))
+            answers += [pool.submit(client.reserve, event, 1, f"user-{n}") for n in range(10, 19)]
+            database.wait_until_blocked()
+        told = [answer.result() for answer in answers]
+    assert code(told[10]) == (500, "INTERNAL_SERVER_ERROR")
+    assert "poison" not in told[10].text
+    assert {answer.status_code for answer in told[:10] + told[11:]} == {201}
+    assert client.event(event)["allocatedTickets"] == 19
+
+
+def test_more_than_may_wait_is_told_busy(database: Database, start: Starter) -> None:
+    with start(database, queue_limit=3).client() as client:
+        event = client.create_event(tickets=10)
+        with ThreadPoolExecutor(10) as pool:
+            with database.holding(event):
+                first = [pool.submit(client.reserve, event) for _ in range(3)]
+                database.wait_until_blocked()
+                wait_until(lambda: code(client.reserve(event)) == (503, "BUSY"))
+            assert {answer.result().status_code for answer in first} == {201}

@@ -1,0 +1,127 @@
+"""The commands: what a person types, and what comes back."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from service.embedded import EmbeddedPostgres
+from service.migrations import migration_names
+from service.settings import resource
+from tests.harness import Database
+
+
+def holdfast(*arguments: str, **variables: object) -> subprocess.CompletedProcess[str]:
+    """Run ``holdfast`` to its end."""
+    given = {name.upper(): str(value) for name, value in variables.items()}
+    return subprocess.run(
+        [sys.executable, "-m", "service", *arguments],
+        env={"PATH": os.environ["PATH"], "PORT": "0", **given},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def refused(done: subprocess.CompletedProcess[str]) -> str:
+    """Return the one line with which a command has refused."""
+    assert done.returncode == 1, done
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.stderr.startswith("holdfast: ")
+    return done.stderr
+
+
+def test_migrate_applies_what_is_pending(empty_database: Database) -> None:
+    done = holdfast("migrate", database_url=empty_database.dsn)
+    assert done.stdout.splitlines() == [f"applied {name}" for name in migration_names()]
+    done = holdfast("migrate", database_url=empty_database.dsn)
+    assert (done.returncode, done.stdout) == (0, "nothing to apply\n")
+
+
+def test_migrate_takes_a_user_without_a_name(empty_database: Database) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "service", "migrate"],
+        env={"DATABASE_URL": empty_database.dsn, "USER": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_serve_refuses_a_database_that_lacks_migrations(empty_database: Database) -> None:
+    said = refused(holdfast("serve", database_url=empty_database.dsn))
+    assert "0001_events" in said
+    assert "holdfast migrate" in said
+
+
+def test_serve_ends_with_one_line_when_the_database_is_not_there() -> None:
+    said = refused(holdfast(database_url="postgresql://me:s3cret@127.0.0.1:1/tickets"))
+    assert "127.0.0.1:1, database tickets" in said
+    assert "s3cret" not in said
+
+
+def test_a_setting_that_is_not_understood_ends_the_start() -> None:
+    assert "WORKERS=many" in refused(holdfast(workers="many"))
+
+
+def test_a_broken_statement_ends_the_start(database: Database, tmp_path: Path) -> None:
+    (tmp_path / "lock_events.sql").write_text("-- lock_events\n\nselect 1")
+    said = refused(holdfast(database_url=database.dsn, sql_dir=tmp_path))
+    assert "lock_events" in said
+
+
+def test_a_statement_that_postgresql_does_not_understand_ends_the_start(
+    database: Database, tmp_path: Path
+) -> None:
+    shutil.copytree(resource("sql"), tmp_path, dirs_exist_ok=True)
+    (tmp_path / "find_events.sql").write_text("-- find_events\n\nselect no_such from events;")
+    said = refused(holdfast(database_url=database.dsn, sql_dir=tmp_path))
+    assert "find_events.sql" in said
+    assert "no_such" in said
+
+
+def test_dsn_prints_one_line_for_psql_and_one_for_yoyo(database: Database) -> None:
+    assert holdfast("dsn", database_url=database.dsn).stdout == f"{database.dsn}\n"
+    done = holdfast("dsn", "--yoyo", database_url=database.dsn)
+    assert done.stdout.startswith("postgresql+psycopg:///?")
+
+
+def test_dsn_says_when_the_embedded_database_does_not_run(tmp_path: Path) -> None:
+    assert "no embedded PostgreSQL runs" in refused(holdfast("dsn", data_dir=tmp_path))
+
+
+def test_psql_opens_the_database_with_the_arguments_of_psql(database: Database) -> None:
+    done = holdfast(
+        *("psql", "-At", "-v", "event_ids={}", "-v", "ticket_ids={}"),
+        *("-c", "select 1 + 1", "-f", "sql/lock_events.sql"),
+        database_url=database.dsn,
+    )
+    assert (done.returncode, done.stdout) == (0, "2\n")
+    assert holdfast("psql", "-c", "select", "-X", database_url=database.dsn).returncode == 0
+
+
+def test_what_is_no_command_is_refused() -> None:
+    assert holdfast("sell").returncode == 2
+
+
+@pytest.mark.parametrize("setting", ["fsync", "full_page_writes", "synchronous_commit"])
+def test_serve_refuses_a_database_that_could_forget(
+    data_dir: Path, setting: str, database: Database
+) -> None:
+    # A server of its own: the others are asked to remember.
+    folder = data_dir / "forgetful"
+    with EmbeddedPostgres(folder) as postgres:
+        dsn = str(postgres.dsn)
+        assert holdfast("migrate", database_url=dsn).returncode == 0
+        forgetful = Database(make_conninfo(dsn))
+        forgetful.psql(f"alter system set {setting} = off")
+        forgetful.psql("select pg_reload_conf()")
+        said = refused(holdfast(database_url=dsn))
+        assert f"{setting} is off" in said
+        forgetful.psql(f"alter system reset {setting}")

@@ -1,0 +1,195 @@
+"""The embedded PostgreSQL: found, started, kept, attached to, and stopped with nothing lost."""
+
+import multiprocessing
+import os
+import pwd
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from service.embedded import EmbeddedPostgres
+from service.programs import EmbeddedError, Programs, find_programs
+from tests.harness import WAIT_SECONDS, Client, is_live, wait_until
+
+AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes somebody else")
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A DATA_DIR of the test's own, which everybody may enter."""
+    with tempfile.TemporaryDirectory(prefix="holdfast-test-", dir="/tmp") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@contextmanager
+def served(folder: Path, port: int) -> Iterator[tuple[subprocess.Popen[str], Client]]:
+    """Run ``holdfast`` on its embedded default, as a new user would."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service"],
+        env={"PATH": os.environ["PATH"], "DATA_DIR": str(folder), "PORT": str(port)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        with Client(base_url=f"http://127.0.0.1:{port}", timeout=WAIT_SECONDS) as client:
+            wait_until(lambda: is_live(client) or process.poll() is not None)
+            assert process.poll() is None, process.communicate()[1]
+            yield process, client
+    finally:
+        process.kill()
+        process.communicate()
+        wait_until(lambda: not runs(folder))
+
+
+def runs(folder: Path) -> bool:
+    """Whether a PostgreSQL runs on this data: a killed one leaves its postmaster.pid behind."""
+    return any(
+        Path("/proc", pid_file.read_text().partition("\n")[0]).exists()
+        for pid_file in folder.glob("postgresql-*/postmaster.pid")
+    )
+
+
+def state(folder: Path) -> str:
+    """Return what PostgreSQL itself has written of its last end."""
+    (cluster,) = folder.glob("postgresql-*")
+    told = find_programs().run("pg_controldata", str(cluster))
+    (line,) = [line for line in told.splitlines() if line.startswith("Database cluster state")]
+    return line.partition(":")[2].strip()
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_the_service_takes_its_database_with_it_and_finds_it_again(
+    folder: Path, unused_port: int, how: signal.Signals
+) -> None:
+    with served(folder, unused_port) as (process, client):
+        event = client.create_event(tickets=3)
+        (ticket,) = client.hold(event)
+        assert client.pay(ticket).status_code == 200
+        process.send_signal(how)
+        process.wait(WAIT_SECONDS)
+        assert process.returncode == (0 if how != signal.SIGKILL else -signal.SIGKILL)
+        wait_until(lambda: not runs(folder))
+    assert state(folder) == "shut down"
+    with served(folder, unused_port) as (_, client):
+        assert client.event(event)["purchasedTickets"] == 1
+
+
+def test_a_killed_postgres_is_recovered_with_all_that_was_acknowledged(
+    folder: Path, unused_port: int
+) -> None:
+    with served(folder, unused_port) as (_, client):
+        event = client.create_event(tickets=3)
+        client.hold(event, quantity=2)
+        (pid_file,) = folder.glob("postgresql-*/postmaster.pid")
+        os.kill(int(pid_file.read_text().splitlines()[0]), signal.SIGKILL)
+        wait_until(lambda: client.get("/health").status_code == 503)
+    # It has left its postmaster.pid behind, which must not be taken for a running server.
+    with served(folder, unused_port) as (_, client):
+        assert client.event(event)["reservedTickets"] == 2
+
+
+def test_a_second_starter_attaches_and_leaves_the_first_ones_server_running(folder: Path) -> None:
+    with EmbeddedPostgres(folder) as first:
+        with EmbeddedPostgres(folder) as second:
+            assert second.dsn == first.dsn
+        assert first.dsn is not None
+        assert runs(folder)
+    assert not runs(folder)
+    assert first.dsn is None
+
+
+def test_starters_at_once_start_one_server(folder: Path, unused_port: int) -> None:
+    environment = {"PATH": os.environ["PATH"], "DATA_DIR": str(folder)}
+    psql = [sys.executable, "-m", "service", "psql", "-Atc"]
+    several = [
+        subprocess.Popen([*psql, "select 1"], env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    # A later one may be cut off by the end of the first, whose server it was; the data is whole.
+    assert "1\n" in [one.communicate()[0] for one in several]
+    assert not list(folder.glob("new-*"))
+
+
+def test_data_of_another_major_version_is_refused(folder: Path) -> None:
+    (folder / "postgresql-14").mkdir()
+    with pytest.raises(EmbeddedError, match=r"postgresql-14 holds data of another major version"):
+        EmbeddedPostgres(folder).start()
+    assert [path.name for path in folder.glob("postgresql-*")] == ["postgresql-14"]
+
+
+def test_a_data_dir_that_cannot_be_written_is_refused(folder: Path) -> None:
+    (folder / "file").touch()
+    with pytest.raises(EmbeddedError, match="cannot be used"):
+        EmbeddedPostgres(folder / "file" / "below").start()
+
+
+def test_a_path_too_long_for_a_socket_is_no_hindrance(folder: Path) -> None:
+    with EmbeddedPostgres(folder / ("long" * 25)) as postgres:
+        assert postgres.dsn is not None
+        assert "longlong" not in postgres.dsn
+
+
+def test_the_socket_is_the_accounts_alone(folder: Path) -> None:
+    with EmbeddedPostgres(folder):
+        assert (folder / "socket").stat().st_mode & 0o777 == 0o700
+
+
+def test_nothing_listens_on_tcp(folder: Path) -> None:
+    with EmbeddedPostgres(folder):
+        (pid_file,) = folder.glob("postgresql-*/postmaster.pid")
+        assert pid_file.read_text().splitlines()[5] == ""
+
+
+@AS_ROOT
+def test_root_is_told_when_the_account_cannot_enter_the_data_dir(folder: Path) -> None:
+    closed = folder / "closed"
+    closed.mkdir(mode=0o700)
+    with pytest.raises(EmbeddedError, match="set DATA_DIR to a folder that everybody may enter"):
+        EmbeddedPostgres(closed / "data").start()
+
+
+@AS_ROOT
+def test_programs_out_of_the_accounts_reach_are_copied_beside_the_data(folder: Path) -> None:
+    found = find_programs()
+    hidden = folder / "hidden"
+    hidden.mkdir(mode=0o700)
+    (hidden / "wheel").symlink_to(found.top)
+    inside = found.folder.relative_to(found.top)
+    out_of_reach = Programs(hidden / "wheel", hidden / "wheel" / inside, found.major, found.account)
+    data = folder / "data"
+    data.mkdir()
+    copied = out_of_reach.within_reach(data)
+    assert copied.folder.is_relative_to(data)
+    assert str(found.major) in copied.run("postgres", "--version")
+    assert copied.run("psql", "--version")
+
+
+@AS_ROOT
+def test_a_normal_user_starts_it_as_root_does(folder: Path) -> None:
+    if not find_programs().may_enter(find_programs().folder):
+        pytest.skip("this checkout lies where no other user may enter")
+    somebody = pwd.getpwnam("nobody")
+    os.chown(folder, somebody.pw_uid, somebody.pw_gid)
+
+    def as_somebody(answers: "multiprocessing.SimpleQueue[str]") -> None:
+        os.setgroups([])
+        os.setgid(somebody.pw_gid)
+        os.setuid(somebody.pw_uid)
+        with EmbeddedPostgres(folder) as postgres:
+            answers.put(str(postgres.dsn))
+
+    forking = multiprocessing.get_context("fork")
+    answers = forking.SimpleQueue()
+    child = forking.Process(target=as_somebody, args=(answers,))
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0
+    assert answers.get().startswith("postgresql://holdfast@/holdfast?host=")
+    assert {path.stat().st_uid for path in folder.glob("postgresql-*")} == {somebody.pw_uid}
