@@ -117,18 +117,26 @@ async def _read_body(request: Request) -> bytes | Refusal:
     if length.isdigit() and int(length[:20]) > limits.MAX_BODY_BYTES:
         return PAYLOAD_TOO_LARGE
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    chunks: list[bytes] = []
-    size = 0
     try:
         async with asyncio.timeout(limits.BODY_SECONDS):
-            async for chunk in request.stream():
-                size += len(chunk)
-                if size > limits.MAX_BODY_BYTES:
-                    return PAYLOAD_TOO_LARGE
-                chunks.append(chunk)
+            body = await _receive(request)
     except (TimeoutError, ClientDisconnect):
         return Refusal(BAD_REQUEST.status, BAD_REQUEST.code, "The body did not arrive in time")
-    return b"".join(chunks) if media_type == "application/json" else UNSUPPORTED_MEDIA_TYPE
+    if body is None:
+        return PAYLOAD_TOO_LARGE
+    return body if media_type == "application/json" else UNSUPPORTED_MEDIA_TYPE
+
+
+async def _receive(request: Request) -> bytes | None:
+    """Return the whole body; None when it is larger than it may be."""
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limits.MAX_BODY_BYTES:
+            return None
+        chunks.append(chunk)
+    return b"".join(chunks)
 
 
 def _read_query(request: Request, readers: Mapping[str, Reader]) -> dict[str, Any]:

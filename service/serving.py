@@ -85,6 +85,7 @@ def server_config(settings: Settings, app: Starlette | str) -> uvicorn.Config:
         lifespan="on",
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         log_config=None,
         log_level="error",
         timeout_keep_alive=limits.KEEP_ALIVE_SECONDS,
