@@ -11,7 +11,7 @@ QUEUE_SECONDS = 2.5
 POOL_SECONDS = 1.0
 """For a connection, once it is a batch's or a read's turn."""
 LOCK_SECONDS = 1.5
-SHARED_LOCK_SECONDS = 0.25
+SHARED_LOCK_SECONDS = 0.1
 """For the locks of a batch over many events: it would rather be dealt out than hold them up."""
 STATEMENT_SECONDS = 2.0
 RETRY_AFTER_SECONDS = 1

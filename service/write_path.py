@@ -71,6 +71,8 @@ class Lane:
     key: Uuid
     waiting: deque[Waiting] = field(default_factory=deque)
     is_running: bool = False
+    is_stuck: bool = False
+    """Whether the last batch could not have its lock: then its event stays apart."""
     timer: asyncio.TimerHandle | None = None
 
 
@@ -160,7 +162,7 @@ class WritePath:
                 await self._carry_out(lane, batch)
         finally:
             lane.is_running = False
-            if lane.key != SHARED:
+            if lane.key != SHARED and not lane.is_stuck:
                 del self._lanes[lane.key]
 
     async def _carry_out(self, lane: Lane, batch: Sequence[Waiting], tries: int = 1) -> None:
@@ -184,6 +186,7 @@ class WritePath:
             log.exception("a batch of %d has failed", len(batch))
             _tell_all(batch, INTERNAL_SERVER_ERROR)
         else:
+            lane.is_stuck = False
             for one, outcome in zip(batch, outcomes, strict=True):
                 one.tell(outcome)
         finally:
@@ -204,6 +207,7 @@ class WritePath:
         elif lane.key == SHARED:
             await self._deal_out(batch)
         elif isinstance(error, psycopg.errors.LockNotAvailable):
+            lane.is_stuck = True
             _tell_all(batch, BUSY)  # they all want the one lock
         elif len(batch) > 1:
             half = len(batch) // 2

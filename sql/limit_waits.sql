@@ -13,7 +13,7 @@
 -- locks: nothing
 -- never oversells: it changes no row
 --
--- holdfast psql -v lock_timeout=250ms -v statement_timeout='2 s' -f sql/limit_waits.sql
+-- holdfast psql -v lock_timeout=100ms -v statement_timeout='2 s' -f sql/limit_waits.sql
 
 select
     set_config(
