@@ -8,6 +8,7 @@
 -- depends:
 
 set local lock_timeout = '2s';
+set local statement_timeout = '10min';
 
 create table events (
     id uuid not null default gen_random_uuid(),

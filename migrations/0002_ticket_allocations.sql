@@ -6,6 +6,7 @@
 -- depends: 0001_events
 
 set local lock_timeout = '2s';
+set local statement_timeout = '10min';
 
 create type allocation_status as enum ('reserved', 'purchased', 'expired');
 

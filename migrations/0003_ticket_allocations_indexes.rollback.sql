@@ -1,8 +1,9 @@
 -- Loses nothing that cannot be built again.
 
-set local lock_timeout = '2s';
+set lock_timeout = '2s';
+set statement_timeout = '1h';
 
-drop index idx_ticket_allocations_expires_at;
-drop index idx_ticket_allocations_status;
-drop index idx_ticket_allocations_event_id;
-drop index idx_ticket_allocations_user_fingerprint_status;
+drop index concurrently if exists idx_ticket_allocations_expires_at;
+drop index concurrently if exists idx_ticket_allocations_status;
+drop index concurrently if exists idx_ticket_allocations_event_id;
+drop index concurrently if exists idx_ticket_allocations_user_fingerprint_status;

@@ -1,6 +1,7 @@
 -- Loses nothing: the times stay as they stand and follow no further change.
 
 set local lock_timeout = '2s';
+set local statement_timeout = '10min';
 
 drop trigger ticket_allocations_touch_updated_at on ticket_allocations;
 drop trigger events_touch_updated_at on events;

@@ -8,6 +8,7 @@
 -- depends: 0003_ticket_allocations_indexes
 
 set local lock_timeout = '2s';
+set local statement_timeout = '10min';
 
 create function touch_updated_at() returns trigger
 language plpgsql

@@ -1,6 +1,7 @@
 -- Loses nothing: ids that were made stay.
 
 set local lock_timeout = '2s';
+set local statement_timeout = '10min';
 
 alter table ticket_allocations
 alter column id set default gen_random_uuid();

@@ -8,6 +8,7 @@
 -- depends: 0005_event_counts
 
 set local lock_timeout = '2s';
+set local statement_timeout = '10min';
 
 create function time_ordered_uuid() returns uuid
 language sql

@@ -4,9 +4,11 @@ import argparse
 import shutil
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
+from pathlib import Path
 
 import psycopg
 
@@ -61,6 +63,10 @@ def _parser() -> argparse.ArgumentParser:
     add("migrate", _migrate, "bring the database to this version's schema")
     dsn = add("dsn", _dsn, "print the database's URL")
     dsn.add_argument("--yoyo", action="store_true", help="in the form that yoyo takes")
+    sql = add("sql", _sql, "list the statements, or print the psql line of one, or its plan")
+    sql.add_argument("name", nargs="?", help="a statement; without it all are listed")
+    sql.add_argument("values", nargs="*", metavar="key=value", help="of its parameters")
+    sql.add_argument("--explain", action="store_true", help="run it, rolled back, for its plan")
     psql = add("psql", _psql, "open psql on the database, with all that follows as its arguments")
     psql.add_argument("arguments", nargs=argparse.REMAINDER, help="of psql itself")
     psql.prefix_chars = "\0"  # so that -f and -v are psql's, not ours
@@ -88,6 +94,38 @@ def _dsn(settings: Settings, parsed: argparse.Namespace) -> int:
         raise CannotServe(f"no embedded PostgreSQL runs in {settings.data_dir}")
     print(yoyo_url(dsn) if parsed.yoyo else dsn)
     return 0
+
+
+def _sql(settings: Settings, parsed: argparse.Namespace) -> int:
+    statements = load_statements(settings.sql_dir)
+    if parsed.name is None:
+        for statement in statements.values():
+            print(f"{statement.name:24} {textwrap.shorten(statement.header.summary, 75)}")
+        return 0
+    statement = statements[parsed.name]
+    given = dict(_key_and_value(one) for one in parsed.values)
+    line = statement.psql_line(_shown_folder(settings.sql_dir), given)
+    if not parsed.explain:
+        print(line)
+        return 0
+    with _database(settings) as dsn, psycopg.connect(dsn) as connection:
+        plan = connection.execute(statement.explained, {**statement.header.example, **given})
+        for (row,) in plan:
+            print(row)
+        connection.rollback()
+    return 0
+
+
+def _key_and_value(text: str) -> tuple[str, str]:
+    key, found, value = text.partition("=")
+    if not found:
+        raise SettingsError(f"{text} is not understood: key=value is")
+    return key, value
+
+
+def _shown_folder(folder: Path) -> Path:
+    """Return a folder as it is shortest from here."""
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
 def _psql(settings: Settings, parsed: argparse.Namespace) -> int:

@@ -46,4 +46,5 @@ where
             and tickets.status = 'reserved'
             and tickets.expires_at <= statement_timestamp()
     )
+order by holding.event_id
 limit :'most'::integer;

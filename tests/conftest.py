@@ -4,6 +4,7 @@ import itertools
 import socket
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,47 +48,38 @@ def template(server: str) -> str:
     return "template_of_tests"
 
 
+@contextmanager
+def created(server: str, template: str = "template1") -> Iterator[Database]:
+    """Create a database of a template for as long as the block runs."""
+    name = f"test_{next(NUMBERS)}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(
+            f"create database {name} template {template} strategy file_copy".encode()
+        )
+        yield Database(server.replace("/holdfast?", f"/{name}?"))
+        connection.execute(f"drop database {name} with (force)".encode())
+
+
 @pytest.fixture
 def empty_database(server: str) -> Iterator[Database]:
     """A database with nothing in it."""
-    with _created(server, "create database {}") as database:
+    with created(server) as database:
         yield database
 
 
 @pytest.fixture
 def database(server: str, template: str) -> Iterator[Database]:
     """A migrated database. When its test is done, all its books must be level."""
-    with _created(server, "create database {} template " + template + " strategy file_copy") as new:
-        yield new
-        new.adds_up()
+    with created(server, template) as database:
+        yield database
+        database.adds_up()
 
 
 @pytest.fixture
 def unbalanced_database(server: str, template: str) -> Iterator[Database]:
     """A migrated database for a test that sets out to leave its books in disorder."""
-    with _created(server, "create database {} template " + template + " strategy file_copy") as new:
-        yield new
-
-
-class _created:  # noqa: N801 - it reads as what it does
-    """Create a database for as long as the block runs."""
-
-    def __init__(self, server: str, sql: str) -> None:
-        self._server = server
-        self._sql = sql
-        self._name = f"test_{next(NUMBERS)}"
-
-    def __enter__(self) -> Database:
-        self._run(self._sql.format(self._name))
-        url = self._server.replace("/holdfast?", f"/{self._name}?")
-        return Database(url)
-
-    def __exit__(self, *_: object) -> None:
-        self._run(f"drop database {self._name} with (force)")
-
-    def _run(self, sql: str) -> None:
-        with psycopg.connect(self._server, autocommit=True) as connection:
-            connection.execute(sql.encode())
+    with created(server, template) as database:
+        yield database
 
 
 @pytest.fixture

@@ -21,48 +21,12 @@ import uvicorn
 from service.app import create_app
 from service.programs import find_programs
 from service.serving import server_config
-from service.settings import Settings, read_settings
+from service.settings import Settings, read_settings, resource
 
 T = TypeVar("T")
 
 WAIT_SECONDS = 10.0
 """How long a test waits for what must come. It is a bound, not a measure."""
-
-ADDS_UP = """
-select events.name
-from events
-left join lateral (
-    select
-        count(*) filter (where status in ('reserved', 'purchased')) as allocated,
-        count(*) filter (where status = 'purchased') as purchased
-    from ticket_allocations where event_id = events.id
-) as tickets on true
-left join lateral (
-    select
-        count(*) as rows,
-        min(version) as first,
-        max(version) as last,
-        sum(reserved - expired - cancelled - refunded) as allocated,
-        sum(purchased - refunded) as purchased
-    from event_ledger where event_id = events.id
-) as ledger on true
-left join event_ledger as latest
-    on latest.event_id = events.id and latest.version = ledger.last
-left join event_private as draft on draft.event_id = events.id
-where
-    (events.allocated_tickets, events.purchased_tickets)
-    is distinct from (tickets.allocated, tickets.purchased)
-    or (events.total_tickets, events.allocated_tickets, events.purchased_tickets, events.version)
-    is distinct from (
-        latest.total_tickets, latest.allocated_tickets, latest.purchased_tickets, latest.version
-    )
-    or (events.allocated_tickets, events.purchased_tickets)
-    is distinct from (ledger.allocated, ledger.purchased)
-    or ledger.last - ledger.first + 1 <> ledger.rows
-    or events.allocated_tickets > events.total_tickets
-    or draft.kind is not null
-    or draft.reserved + draft.purchased + draft.expired + draft.cancelled + draft.refunded <> 0
-"""
 
 
 @dataclass(frozen=True)
@@ -126,7 +90,7 @@ class Database:
 
     def adds_up(self) -> None:
         """Assert counters = rows = the ledger's last row = the ledger's sum, for every event."""
-        assert self.psql(ADDS_UP) == []
+        assert self.psql(f"\\i {resource('sql') / 'check_events.sql'}") == []
 
     def lapse(self, ticket_id: str) -> None:
         """Let a hold's time be up."""

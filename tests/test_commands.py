@@ -1,6 +1,7 @@
 """The commands: what a person types, and what comes back."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,10 @@ from psycopg.conninfo import make_conninfo
 from service.embedded import EmbeddedPostgres
 from service.migrations import migration_names
 from service.settings import resource
+from service.statements import load_statements
 from tests.harness import Database
+
+STATEMENTS = load_statements(resource("sql"))
 
 
 def holdfast(*arguments: str, **variables: object) -> subprocess.CompletedProcess[str]:
@@ -80,7 +84,8 @@ def test_a_statement_that_postgresql_does_not_understand_ends_the_start(
     database: Database, tmp_path: Path
 ) -> None:
     shutil.copytree(resource("sql"), tmp_path, dirs_exist_ok=True)
-    (tmp_path / "find_events.sql").write_text("-- find_events\n\nselect no_such from events;")
+    broken = tmp_path / "find_events.sql"
+    broken.write_text(broken.read_text().replace("events.version", "events.no_such"))
     said = refused(holdfast(database_url=database.dsn, sql_dir=tmp_path))
     assert "find_events.sql" in said
     assert "no_such" in said
@@ -104,6 +109,32 @@ def test_psql_opens_the_database_with_the_arguments_of_psql(database: Database) 
     )
     assert (done.returncode, done.stdout) == (0, "2\n")
     assert holdfast("psql", "-c", "select", "-X", database_url=database.dsn).returncode == 0
+
+
+def test_sql_lists_every_statement() -> None:
+    listed = holdfast("sql").stdout.splitlines()
+    assert [line.split()[0] for line in listed] == list(STATEMENTS)
+    assert max(len(line) for line in listed) <= 100
+
+
+def test_sql_prints_a_line_that_runs(database: Database) -> None:
+    line = holdfast("sql", "create_event", "name=It's on", "total_tickets=7").stdout
+    assert line.startswith("holdfast psql -v ")
+    done = holdfast(*shlex.split(line)[1:], database_url=database.dsn)
+    assert done.returncode == 0, done.stderr
+    assert database.psql("select name, total_tickets from events") == ["It's on|7"]
+
+
+def test_sql_explains_a_statement_and_undoes_it(database: Database) -> None:
+    done = holdfast("sql", "create_event", "--explain", database_url=database.dsn)
+    assert "Insert on events" in done.stdout
+    assert "Buffers:" in done.stdout
+    assert database.psql("select count(*) from events") == ["0"]
+
+
+@pytest.mark.parametrize("arguments", [["no_such"], ["find_events", "x=1"], ["find_events", "x"]])
+def test_sql_refuses_what_it_does_not_know(arguments: list[str]) -> None:
+    refused(holdfast("sql", *arguments))
 
 
 def test_what_is_no_command_is_refused() -> None:

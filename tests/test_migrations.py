@@ -145,10 +145,10 @@ def test_the_rollback_of_the_further_statuses_tells_them_as_expired(
     empty_database: Database,
 ) -> None:
     database = empty_database
-    yoyo(database, "apply", "--revision", "0009_cancelled_and_refunded")
+    yoyo(database, "apply", "--revision", "0010_cancelled_and_refunded")
     database.psql(ROWS)
     database.psql("update ticket_allocations set status = 'refunded' where status = 'purchased'")
-    yoyo(database, "rollback", "--revision", "0009_cancelled_and_refunded")
+    yoyo(database, "rollback", "--revision", "0010_cancelled_and_refunded")
     statuses = "select status from ticket_allocations order by status"
     assert database.psql(statuses) == ["reserved", "expired", "expired"]
 

@@ -5,14 +5,16 @@ from pathlib import Path
 import pytest
 
 from service.settings import resource
-from service.statements import BrokenStatement, load_statements, parse_statement
+from service.statements import BrokenStatement, load_statements, translate
 
 
 def test_a_variable_of_psql_becomes_a_parameter() -> None:
-    statement = parse_statement("x", "select :'a'::integer + :'b'::integer - :'a'::integer;")
-    assert statement.query == (b"/* x */ select %(a)s::integer + %(b)s::integer - %(a)s::integer")
-    assert statement.numbered == b"/* x */ select $1::integer + $2::integer - $1::integer"
-    assert statement.parameters == ("a", "b")
+    query, numbered, types = translate(
+        "x", "select :'a'::integer + :'b'::integer[] - :'a'::integer;"
+    )
+    assert query == b"/* x */ select %(a)s::integer + %(b)s::integer[] - %(a)s::integer"
+    assert numbered == b"/* x */ select $1::integer + $2::integer[] - $1::integer"
+    assert list(types.items()) == [("a", "integer"), ("b", "integer[]")]
 
 
 @pytest.mark.parametrize(
@@ -26,18 +28,19 @@ def test_a_variable_of_psql_becomes_a_parameter() -> None:
         "select 1::integer",
         "select (array[1, 2, 3])[1:2]",
         "select 1 -- a comment; with 'a quote and a semicolon",
+        "select 1 /* a comment; with 'a quote, and :none */",
     ],
 )
 def test_what_psql_leaves_alone_is_left_alone(sql: str) -> None:
-    statement = parse_statement("x", f"{sql}\n;")
-    assert statement.query.decode() == f"/* x */ {sql}"
-    assert statement.parameters == ()
+    query, _, types = translate("x", f"{sql}\n;")
+    assert query.decode() == f"/* x */ {sql}"
+    assert types == {}
 
 
 def test_a_percent_sign_is_doubled_for_the_driver_alone() -> None:
-    statement = parse_statement("x", "select 5 % 3, '%' /* % */;")
-    assert statement.query == b"/* x */ select 5 %% 3, '%%' /* %% */"
-    assert statement.numbered == b"/* x */ select 5 % 3, '%' /* % */"
+    query, numbered, _ = translate("x", "select 5 % 3, '%' /* % */;")
+    assert query == b"/* x */ select 5 %% 3, '%%' /* %% */"
+    assert numbered == b"/* x */ select 5 % 3, '%' /* % */"
 
 
 @pytest.mark.parametrize(
@@ -48,28 +51,75 @@ def test_a_percent_sign_is_doubled_for_the_driver_alone() -> None:
         ("select 1; select 2", "more than one"),
         ("select :a;", "not written as"),
         ('select :"a";', "not written as"),
+        ("select :'a';", "not written as"),
+        ("select :'a' ::integer;", "not written as"),
+        ("select :{?a};", "not written as"),
+        ("select (array[1])[1:a];", "not written as"),
+        ("select :'a'::integer, :'a'::text;", "casts a in two ways"),
         ("select 1 -- :'a'\n;", "inside a comment"),
         ("select 1 /* :'a' */;", "inside a comment"),
     ],
 )
 def test_a_broken_statement_is_refused_by_name(sql: str, why: str) -> None:
-    with pytest.raises(BrokenStatement, match=f"x .*{why}"):
-        parse_statement("x", sql)
+    with pytest.raises(BrokenStatement, match=f"^x .*{why}"):
+        translate("x", sql)
+
+
+HEADER = """-- x
+--
+-- Adds.
+--
+-- parameters
+--   a  integer  the one
+--   b  integer  the other,
+--               on two lines
+-- returns: the sum
+-- locks: nothing
+-- never oversells: it sells nothing
+--
+-- holdfast psql -v a=1 \\
+--   -v b='2' -f sql/x.sql"""
+BODY = "select :'a'::integer + :'b'::integer;"
+
+
+def test_a_file_is_its_header_and_one_statement(tmp_path: Path) -> None:
+    (tmp_path / "x.sql").write_text(f"{HEADER}\n\n{BODY}\n")
+    statement = load_statements(tmp_path)["x"]
+    assert statement.header.summary == "Adds."
+    assert statement.types == statement.header.types == {"a": "integer", "b": "integer"}
+    assert statement.header.example == {"a": "1", "b": "2"}
+    line = "holdfast psql -v a=1 -v 'b=it'\"'\"'s' -f sql/x.sql"
+    assert statement.psql_line(Path("sql"), {"b": "it's"}) == line
+    assert b"Adds" not in statement.query
 
 
 @pytest.mark.parametrize(
-    ("text", "why"),
+    ("old", "new", "why"),
     [
-        ("-- y\n\nselect 1;", "own name"),
-        ("select 1;", "does not begin"),
-        ("-- x\nselect 1;", "does not begin"),
-        (f"-- x\n\nselect '{'x' * 4096}';", "longer than"),
+        ("-- x\n", "-- y\n", "own name"),
+        ("-- x\n--\n", "", "own name"),
+        (f"{HEADER}\n\n", "", "does not begin"),
+        ("\n\nselect", "\nselect", "does not begin"),
+        ("select", f"select '{'x' * 4096}',", "longer than"),
+        ("-- locks: nothing\n", "", "does not have one line -- locks:"),
+        ("-- locks: nothing\n-- never", "-- never", "does not have one line -- locks:"),
+        ("-- returns: the sum\n-- locks: no", "-- locks: no\n-- returns: no", "in this order"),
+        ("--   a  integer  the one\n", "", "does not set exactly"),
+        ("-v a=1", "-v c=1", "does not set exactly"),
+        ("sql/x.sql", "sql/y.sql", "does not end in"),
+        ("-- holdfast psql", "-- run psql", "does not have one psql line"),
+        ("--   a  integer", "--   a integer", "among its parameters that is none"),
+        ("+ :'b'::integer", "", "b in its header or in its statement alone"),
+        ("+ :'b'::integer", "+ :'b'::bigint", "casts b to bigint, unlike its header"),
+        ("+ :'b'", "+ :'c'::integer + :'b'", "c in its header or in its statement alone"),
     ],
 )
 def test_a_file_that_breaks_the_rules_is_refused_by_name(
-    tmp_path: Path, text: str, why: str
+    tmp_path: Path, old: str, new: str, why: str
 ) -> None:
-    (tmp_path / "x.sql").write_text(text)
+    text = f"{HEADER}\n\n{BODY}\n"
+    assert old in text
+    (tmp_path / "x.sql").write_text(text.replace(old, new, 1))
     with pytest.raises(BrokenStatement, match=f"x.sql .*{why}"):
         load_statements(tmp_path)
 

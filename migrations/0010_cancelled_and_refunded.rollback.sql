@@ -4,6 +4,7 @@
 -- its values: the default, the two checks.
 
 set local lock_timeout = '2s';
+set local statement_timeout = '10min';
 
 alter table ticket_allocations
 drop constraint reserved_tickets_have_an_end,

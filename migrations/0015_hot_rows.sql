@@ -3,9 +3,10 @@
 -- changes and the page cleans itself.
 --
 -- Runs while the version before it serves: yes, pages change as they are written.
--- depends: 0013_due_holds
+-- depends: 0014_due_holds
 
 set local lock_timeout = '2s';
+set local statement_timeout = '10min';
 
 alter table events set (fillfactor = 50);
 alter table event_private set (fillfactor = 50);

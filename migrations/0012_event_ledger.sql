@@ -8,9 +8,10 @@
 --
 -- Runs while the version before it serves: no, that version would leave its changes out.
 -- An event that is there already begins with one row that counts what it has by now.
--- depends: 0010_event_private
+-- depends: 0011_event_private
 
 set local lock_timeout = '2s';
+set local statement_timeout = '10min';
 
 create table event_ledger (
     event_id uuid not null,
@@ -72,17 +73,19 @@ create trigger events_open_ledger
 after insert on events
 for each row execute function open_event_ledger();
 
+-- What is there by now counts as reserved and purchased in the first row, so that the sum of
+-- all rows is what the event has.
 insert into event_ledger (
     event_id, version, total_tickets, allocated_tickets, purchased_tickets,
     reserved, purchased, last_event
 )
 select
-    id,
+    id as event_id,
     version,
     total_tickets,
     allocated_tickets,
     purchased_tickets,
-    allocated_tickets,
-    purchased_tickets,
-    'created'
+    allocated_tickets as reserved,
+    purchased_tickets as purchased,
+    'created' as last_event
 from events;

@@ -8,9 +8,10 @@
 --
 -- Runs while the version before it serves: yes, it only adds; a row for each event that is
 -- there, and from then on by trigger.
--- depends: 0009_cancelled_and_refunded
+-- depends: 0010_cancelled_and_refunded
 
 set local lock_timeout = '2s';
+set local statement_timeout = '10min';
 
 -- What may happen to an event and its tickets; the ledger and the stream use the same words.
 create type event_change as enum (

@@ -1,6 +1,7 @@
 -- Loses the history of every event; on the way up each begins anew with what it has by then.
 
 set local lock_timeout = '2s';
+set local statement_timeout = '10min';
 
 drop trigger events_open_ledger on events;
 drop function open_event_ledger();

@@ -1,0 +1,6 @@
+-- Loses nothing that cannot be built again.
+
+set lock_timeout = '2s';
+set statement_timeout = '1h';
+
+drop index concurrently if exists idx_ticket_allocations_held;

@@ -1,0 +1,154 @@
+"""The plans: every statement of the hot path uses its index, however large the table is."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from service.settings import resource
+from service.statements import load_statements
+from tests.conftest import created
+from tests.harness import Database
+from tests.test_sql_files import literal
+
+STATEMENTS = load_statements(resource("sql"))
+TICKETS_PER_EVENT = 200
+
+# As after a sale: most are sold, some lapsed or came back, a few are held.
+FILL = """
+insert into events (name, date, total_tickets, allocated_tickets, purchased_tickets)
+select 'event ' || n, '2030-01-01'::timestamptz + n * interval '1 h', 300, 160, 150
+from generate_series(1, {events}) as n;
+
+insert into ticket_allocations (event_id, user_fingerprint, status, expires_at)
+select
+    events.id,
+    'user-' || n,
+    case
+        when n <= 150 then 'purchased'
+        when n <= 160 then 'reserved'
+        when n <= 180 then 'expired'
+        else 'user_cancelled'
+    end::allocation_status,
+    case when n > 150 then '2040-01-01'::timestamptz end
+from events
+cross join generate_series(1, 200) as n;
+
+vacuum analyze;
+"""
+
+HOT = [
+    "lock_events",
+    "expire_tickets",
+    "cancel_tickets",
+    "refund_tickets",
+    "pay_tickets",
+    "reserve_tickets",
+    "find_repeats",
+    "record_changes",
+    "find_events",
+    "find_tickets",
+    "list_held_tickets",
+]
+
+
+@pytest.fixture(scope="module")
+def small(server: str, template: str) -> Iterator[Database]:
+    """Twenty thousand tickets over a hundred events."""
+    with created(server, template) as database:
+        database.psql(FILL.format(events=100))
+        yield database
+
+
+@pytest.fixture(scope="module")
+def large(server: str, template: str) -> Iterator[Database]:
+    """Two hundred thousand tickets over a thousand events."""
+    with created(server, template) as database:
+        database.psql(FILL.format(events=1000))
+        yield database
+
+
+def parameters(database: Database, name: str) -> dict[str, str]:
+    """Return parameters that concern two events and some of their tickets, as text."""
+    events = database.psql("select id from events order by date limit 2")
+    tickets = database.psql(
+        "select id from ticket_allocations where event_id = "
+        f"'{events[0]}' and user_fingerprint in ('user-1', 'user-151', 'user-190')"
+    )
+    values: dict[str, Any] = {
+        "event_ids": events,
+        "event_id": events[0],
+        "ticket_ids": tickets,
+        "user_fingerprints": ["user-1", "user-151", "user-190"],
+        "quantities": [1, 2],
+        "idempotency_keys": ["k", ""],
+        "hold": "900 s",
+        "most": 1000,
+    }
+    if name in ("reserve_tickets", "find_repeats"):
+        values["user_fingerprints"] = ["alice", "bob"]
+    return {key: literal(values[key]) for key in STATEMENTS[name].types}
+
+
+def explained(database: Database, name: str, options: str) -> dict[str, Any]:
+    """Return the plan that a prepared statement is carried out by, undone."""
+    statement = STATEMENTS[name]
+    given = parameters(database, name)
+    with psycopg.connect(
+        database.dsn, options=f"-c plan_cache_mode=force_generic_plan {options}"
+    ) as connection:
+        connection.execute(b"prepare hot as " + statement.numbered)
+        arguments = psycopg.sql.SQL(", ").join(
+            psycopg.sql.Literal(given[key]) for key in statement.types
+        )
+        call = psycopg.sql.SQL("execute hot {}").format(
+            psycopg.sql.SQL("({})").format(arguments) if given else psycopg.sql.SQL("")
+        )
+        row = connection.execute(
+            psycopg.sql.SQL("explain (analyze, buffers, timing off, format json) {}").format(call)
+        ).fetchone()
+        connection.rollback()
+    assert row is not None
+    plan: dict[str, Any] = row[0][0]["Plan"]
+    return plan
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Return all nodes of a plan."""
+    yield plan
+    for below in plan.get("Plans", []):
+        yield from nodes(below)
+
+
+@pytest.mark.parametrize("name", HOT)
+def test_no_statement_of_the_hot_path_reads_all_tickets(large: Database, name: str) -> None:
+    # With the planner's own choice, and as the connections of the write path have it.
+    for options in ("", "-c enable_seqscan=off"):
+        plan = explained(large, name, options)
+        whole = [
+            node
+            for node in nodes(plan)
+            if node["Node Type"] == "Seq Scan" and node["Relation Name"] == "ticket_allocations"
+        ]
+        assert not whole, json.dumps(whole, indent=2)
+
+
+@pytest.mark.parametrize("name", HOT)
+def test_its_cost_does_not_grow_with_the_table(small: Database, large: Database, name: str) -> None:
+    def pages(database: Database) -> int:
+        explained(database, name, "-c enable_seqscan=off")  # the first one warms the catalog
+        plan = explained(database, name, "-c enable_seqscan=off")
+        return int(plan["Shared Hit Blocks"]) + int(plan["Shared Read Blocks"])
+
+    # Ten times the tickets: a level more in each index, and no more than that.
+    assert pages(large) <= pages(small) * 1.5 + 10
+
+
+def test_the_test_would_see_a_whole_table_read(large: Database) -> None:
+    plan = explained(large, "check_events", "")
+    assert "ticket_allocations" in {
+        node.get("Relation Name") for node in nodes(plan) if "Scan" in node["Node Type"]
+    }
+    assert int(plan["Shared Hit Blocks"]) + int(plan["Shared Read Blocks"]) > 1000
