@@ -1,0 +1,251 @@
+CREATE TYPE public.allocation_status AS ENUM (
+    'reserved',
+    'purchased',
+    'expired',
+    'user_cancelled',
+    'refunded'
+);
+
+CREATE TYPE public.event_change AS ENUM (
+    'created',
+    'updated',
+    'resized',
+    'reserved',
+    'purchased',
+    'expired',
+    'user_cancelled',
+    'refunded'
+);
+
+CREATE FUNCTION public.actor_name(secret uuid, user_fingerprint text) RETURNS text
+    LANGUAGE sql STABLE PARALLEL SAFE
+    AS $$
+    select
+        left(
+            encode(sha256(uuid_send(secret) || sha256(convert_to(user_fingerprint, 'UTF8'))), 'hex'),
+            10
+        )
+$$;
+
+CREATE FUNCTION public.left_after_request(still_left integer, available integer, quantity integer) RETURNS integer
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$
+    select
+        coalesce(still_left, available)
+        - case when quantity <= coalesce(still_left, available) then quantity else 0 end
+$$;
+
+CREATE FUNCTION public.open_event_ledger() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO '$user', 'public'
+    AS $$
+begin
+    insert into event_ledger (
+        event_id, version, total_tickets, allocated_tickets, purchased_tickets, last_event
+    )
+    values (
+        new.id, new.version, new.total_tickets, new.allocated_tickets, new.purchased_tickets, 'created'
+    );
+    return null;
+end
+$$;
+
+CREATE FUNCTION public.open_event_private() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO '$user', 'public'
+    AS $$
+begin
+    insert into event_private (event_id) values (new.id);
+    return null;
+end
+$$;
+
+CREATE FUNCTION public.refuse_to_change_ledger() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO '$user', 'public'
+    AS $$
+begin
+    raise exception 'the ledger is append-only: % is refused', lower(tg_op)
+    using errcode = 'restrict_violation', hint = 'Put the event right; its next change is recorded.';
+end
+$$;
+
+CREATE FUNCTION public.reservation_id_for_key(secret uuid, user_fingerprint text, idempotency_key text) RETURNS uuid
+    LANGUAGE sql STABLE PARALLEL SAFE
+    AS $$
+    select
+        encode(
+            set_byte(
+                set_byte(hash, 6, get_byte(hash, 6) & 15 | 128), 8, get_byte(hash, 8) & 63 | 128
+            ),
+            'hex'
+        )::uuid
+    from (
+        select
+            substring(
+                sha256(
+                    uuid_send(secret)
+                    || sha256(convert_to(user_fingerprint, 'UTF8'))
+                    || sha256(convert_to(idempotency_key, 'UTF8'))
+                )
+                for 16
+            ) as hash
+    ) as hashed
+$$;
+
+CREATE FUNCTION public.time_ordered_uuid() RETURNS uuid
+    LANGUAGE sql PARALLEL SAFE
+    AS $$
+    select
+        encode(
+            set_bit(
+                set_bit(
+                    overlay(
+                        uuid_send(gen_random_uuid())
+                        placing substring(
+                            int8send(floor(extract(epoch from statement_timestamp()) * 1000)::bigint)
+                            from 3
+                        )
+                        from 1 for 6
+                    ),
+                    52, 1
+                ),
+                53, 1
+            ),
+            'hex'
+        )::uuid
+$$;
+
+CREATE FUNCTION public.touch_updated_at() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO '$user', 'public'
+    AS $$
+begin
+    new.updated_at := greatest(statement_timestamp(), old.updated_at);
+    return new;
+end
+$$;
+
+CREATE AGGREGATE public.tickets_left(available integer, quantity integer) (
+    SFUNC = public.left_after_request,
+    STYPE = integer,
+    PARALLEL = safe
+);
+
+CREATE TABLE public.event_ledger (
+    event_id uuid NOT NULL,
+    version bigint NOT NULL,
+    recorded_at timestamp with time zone DEFAULT statement_timestamp() NOT NULL,
+    total_tickets integer NOT NULL,
+    allocated_tickets integer NOT NULL,
+    purchased_tickets integer NOT NULL,
+    reserved integer DEFAULT 0 NOT NULL,
+    purchased integer DEFAULT 0 NOT NULL,
+    expired integer DEFAULT 0 NOT NULL,
+    cancelled integer DEFAULT 0 NOT NULL,
+    refunded integer DEFAULT 0 NOT NULL,
+    last_event public.event_change NOT NULL,
+    actor character varying,
+    CONSTRAINT ledger_moves_are_never_negative CHECK ((LEAST(reserved, purchased, expired, cancelled, refunded) >= 0)),
+    CONSTRAINT ledger_versions_begin_at_one CHECK ((version >= 1))
+);
+
+CREATE TABLE public.event_private (
+    event_id uuid NOT NULL,
+    secret uuid DEFAULT gen_random_uuid() NOT NULL,
+    kind public.event_change,
+    actor character varying,
+    reserved integer DEFAULT 0 NOT NULL,
+    purchased integer DEFAULT 0 NOT NULL,
+    expired integer DEFAULT 0 NOT NULL,
+    cancelled integer DEFAULT 0 NOT NULL,
+    refunded integer DEFAULT 0 NOT NULL
+)
+WITH (fillfactor='50');
+
+CREATE TABLE public.events (
+    id uuid DEFAULT public.time_ordered_uuid() NOT NULL,
+    name character varying NOT NULL,
+    date timestamp with time zone NOT NULL,
+    total_tickets integer NOT NULL,
+    allocated_tickets integer DEFAULT 0 NOT NULL,
+    created_at timestamp with time zone DEFAULT statement_timestamp() NOT NULL,
+    updated_at timestamp with time zone DEFAULT statement_timestamp() NOT NULL,
+    purchased_tickets integer DEFAULT 0 NOT NULL,
+    version bigint DEFAULT 1 NOT NULL,
+    CONSTRAINT events_begin_at_version_one CHECK ((version >= 1)),
+    CONSTRAINT events_have_a_name CHECK ((((char_length((name)::text) >= 1) AND (char_length((name)::text) <= 255)) AND (btrim((name)::text, ' 	
+
+'::text) <> ''::text))),
+    CONSTRAINT events_have_tickets CHECK ((total_tickets >= 1)),
+    CONSTRAINT events_never_allocate_below_zero CHECK ((allocated_tickets >= 0)),
+    CONSTRAINT events_never_oversold CHECK ((allocated_tickets <= total_tickets)),
+    CONSTRAINT events_never_purchase_below_zero CHECK ((purchased_tickets >= 0)),
+    CONSTRAINT events_purchase_only_what_is_allocated CHECK ((purchased_tickets <= allocated_tickets))
+)
+WITH (fillfactor='50');
+
+CREATE TABLE public.ticket_allocations (
+    id uuid DEFAULT public.time_ordered_uuid() NOT NULL,
+    event_id uuid NOT NULL,
+    user_fingerprint character varying NOT NULL,
+    status public.allocation_status DEFAULT 'reserved'::public.allocation_status NOT NULL,
+    expires_at timestamp with time zone,
+    created_at timestamp with time zone DEFAULT statement_timestamp() NOT NULL,
+    updated_at timestamp with time zone DEFAULT statement_timestamp() NOT NULL,
+    reservation_id uuid DEFAULT public.time_ordered_uuid() NOT NULL,
+    "position" integer DEFAULT 1 NOT NULL,
+    CONSTRAINT purchased_tickets_have_no_end CHECK (((status <> 'purchased'::public.allocation_status) OR (expires_at IS NULL))),
+    CONSTRAINT reserved_tickets_have_an_end CHECK (((status <> 'reserved'::public.allocation_status) OR (expires_at IS NOT NULL))),
+    CONSTRAINT tickets_are_numbered_from_one CHECK (("position" >= 1)),
+    CONSTRAINT tickets_have_an_owner CHECK (((char_length((user_fingerprint)::text) >= 1) AND (char_length((user_fingerprint)::text) <= 512)))
+);
+
+ALTER TABLE ONLY public.event_ledger
+    ADD CONSTRAINT event_ledger_pkey PRIMARY KEY (event_id, version);
+
+ALTER TABLE ONLY public.event_private
+    ADD CONSTRAINT event_private_pkey PRIMARY KEY (event_id);
+
+ALTER TABLE ONLY public.events
+    ADD CONSTRAINT events_are_unique_by_name_and_date UNIQUE (name, date);
+
+ALTER TABLE ONLY public.events
+    ADD CONSTRAINT events_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.ticket_allocations
+    ADD CONSTRAINT reservations_number_each_ticket_once UNIQUE (reservation_id, "position");
+
+ALTER TABLE ONLY public.ticket_allocations
+    ADD CONSTRAINT ticket_allocations_pkey PRIMARY KEY (id);
+
+CREATE INDEX idx_events_date_id ON public.events USING btree (date, id);
+
+CREATE INDEX idx_ticket_allocations_event_id ON public.ticket_allocations USING btree (event_id);
+
+CREATE INDEX idx_ticket_allocations_expires_at ON public.ticket_allocations USING btree (expires_at);
+
+CREATE INDEX idx_ticket_allocations_held ON public.ticket_allocations USING btree (event_id, expires_at) WHERE (status = 'reserved'::public.allocation_status);
+
+CREATE INDEX idx_ticket_allocations_status ON public.ticket_allocations USING btree (status);
+
+CREATE INDEX idx_ticket_allocations_user_fingerprint_status ON public.ticket_allocations USING btree (user_fingerprint, status);
+
+CREATE TRIGGER event_ledger_is_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.event_ledger FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_to_change_ledger();
+
+CREATE TRIGGER events_open_ledger AFTER INSERT ON public.events FOR EACH ROW EXECUTE FUNCTION public.open_event_ledger();
+
+CREATE TRIGGER events_open_private AFTER INSERT ON public.events FOR EACH ROW EXECUTE FUNCTION public.open_event_private();
+
+CREATE TRIGGER events_touch_updated_at BEFORE UPDATE ON public.events FOR EACH ROW EXECUTE FUNCTION public.touch_updated_at();
+
+CREATE TRIGGER ticket_allocations_touch_updated_at BEFORE UPDATE ON public.ticket_allocations FOR EACH ROW EXECUTE FUNCTION public.touch_updated_at();
+
+ALTER TABLE ONLY public.event_ledger
+    ADD CONSTRAINT ledger_rows_belong_to_an_event FOREIGN KEY (event_id) REFERENCES public.events(id);
+
+ALTER TABLE ONLY public.event_private
+    ADD CONSTRAINT private_rows_belong_to_an_event FOREIGN KEY (event_id) REFERENCES public.events(id);
+
+ALTER TABLE ONLY public.ticket_allocations
+    ADD CONSTRAINT tickets_belong_to_an_event FOREIGN KEY (event_id) REFERENCES public.events(id);
