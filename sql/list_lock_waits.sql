@@ -14,12 +14,12 @@ select
     waits.pid as waiting_pid,
     waits.application_name as waiting,
     date_trunc('milliseconds', clock_timestamp() - waits.query_start) as has_waited,
-    substring(waits.query for 60) as waiting_query,
+    substring(regexp_replace(waits.query, '\s+', ' ', 'g') for 60) as waiting_query,
     blocks.pid as blocking_pid,
     blocks.application_name as blocking,
     blocks.state as blocking_state,
     date_trunc('milliseconds', clock_timestamp() - blocks.xact_start) as in_transaction,
-    substring(blocks.query for 60) as blocking_query
+    substring(regexp_replace(blocks.query, '\s+', ' ', 'g') for 60) as blocking_query
 from pg_stat_activity as waits
 cross join lateral unnest(pg_blocking_pids(waits.pid)) as blockers (pid)
 inner join pg_stat_activity as blocks on blockers.pid = blocks.pid
