@@ -41,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"holdfast: {error}")
     except psycopg.Error as error:
         said = str(error).strip().splitlines() or [type(error).__name__]
-        sys.exit(f"holdfast: the database refuses: {said[0]}")
+        how = "cannot be reached" if error.sqlstate is None else "refuses"
+        sys.exit(f"holdfast: the database {how}: {said[0]}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -129,7 +130,9 @@ def _shown_folder(folder: Path) -> Path:
 
 
 def _psql(settings: Settings, parsed: argparse.Namespace) -> int:
-    program = shutil.which("psql") or find_programs()["psql"]
+    # The embedded one's own for the embedded one: it is of the same version.
+    ours = settings.database_url is None or shutil.which("psql") is None
+    program = find_programs()["psql"] if ours else "psql"
     with _database(settings) as dsn:
         # Not by exec: the embedded PostgreSQL that we started has to be stopped afterwards.
         return subprocess.call([program, f"--dbname={dsn}", *parsed.arguments])

@@ -122,6 +122,8 @@ async def _check(connection: psycopg.AsyncConnection) -> None:
     looked = select.poll()
     looked.register(connection.fileno(), select.POLLIN)
     if looked.poll(0):
+        # Closed and not only refused: the pool would keep one that still looks alive.
+        await connection.close()
         raise psycopg.OperationalError("the connection has ended while it was idle")
 
 

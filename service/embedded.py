@@ -8,10 +8,12 @@ keeps Ctrl-C from it until its clients have been answered.
 
 import ctypes
 import fcntl
+import logging
 import os
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +22,10 @@ from typing import Self
 
 from service.programs import EmbeddedError, find_programs
 
+log = logging.getLogger(__name__)
+
 SUPERUSER = DATABASE = "holdfast"
+KEEP_SECONDS = 0.5
 START_SECONDS = 60
 STOP_SECONDS = 30
 LONGEST_SOCKET_PATH = 107
@@ -50,7 +55,10 @@ class EmbeddedPostgres:
         self.stop()
 
     def start(self) -> None:
-        """Start the server unless one runs on this data. Call it from the main thread.
+        """Start the server unless one runs on this data.
+
+        The thread that calls it has to live for as long as the server may: the kernel stops
+        the server with the thread that started it.
 
         Raises:
             EmbeddedError: when the data is of another major version, when its folder cannot be
@@ -73,6 +81,31 @@ class EmbeddedPostgres:
             return None
         return f"postgresql://{SUPERUSER}@/{DATABASE}?host={socket_folder}"
 
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Start the server again whenever it is gone, for as long as the block runs.
+
+        It may have crashed, or it was another process that had started it and has ended.
+        """
+        done = threading.Event()
+
+        def keep() -> None:
+            while not done.wait(KEEP_SECONDS):
+                if self.dsn is None:
+                    log.warning("the embedded PostgreSQL is gone: it is started again")
+                    try:
+                        self.start()
+                    except EmbeddedError as error:
+                        log.warning("it does not start: %s", error)
+
+        keeper = threading.Thread(target=keep, name="keeps PostgreSQL")
+        keeper.start()
+        try:
+            yield
+        finally:
+            done.set()
+            keeper.join()
+
     def stop(self) -> None:
         """Stop the server if we started it: at once, with nothing lost; the clients are cut off."""
         server, self._server = self._server, None
@@ -88,6 +121,11 @@ class EmbeddedPostgres:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """One starter at a time; the kernel lets go of the lock with the process."""
+        if closed := self._found.first_closed(self._data_dir):
+            raise EmbeddedError(
+                f"PostgreSQL does not run as root, and the account it runs as cannot enter "
+                f"{closed}: set DATA_DIR to a folder below those that everybody may enter"
+            )
         try:
             self._data_dir.mkdir(parents=True, exist_ok=True)
             lock = os.open(self._data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -95,11 +133,6 @@ class EmbeddedPostgres:
             why = f"DATA_DIR={self._data_dir} cannot be used: {error.strerror}"
             raise EmbeddedError(why) from None
         try:
-            if not self._found.may_enter(self._data_dir):
-                raise EmbeddedError(
-                    f"PostgreSQL does not run as root, and the account it runs as cannot enter "
-                    f"{self._data_dir}: set DATA_DIR to a folder that everybody may enter"
-                )
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
         finally:
@@ -196,7 +229,7 @@ class EmbeddedPostgres:
         """
         try:
             lines = (self.cluster / "postmaster.pid").read_text().splitlines()
-            if self._server is not None:
+            if self._server is not None and self._server.poll() is None:
                 alive = int(lines[0]) == self._server.pid
             elif Path("/proc/self/cmdline").exists():
                 words = Path(f"/proc/{int(lines[0])}/cmdline").read_bytes().split(b"\0")

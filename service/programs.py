@@ -78,15 +78,19 @@ class Programs:
         if self.account is not None:
             os.chown(folder, self.account.pw_uid, self.account.pw_gid)
 
-    def may_enter(self, folder: Path) -> bool:
-        """Whether the account may enter a folder, as one who owns nothing on the way there."""
+    def first_closed(self, folder: Path) -> Path | None:
+        """Return the first place on the way to a folder that the account cannot enter.
+
+        The account owns nothing on the way; what does not exist yet will be open.
+        """
         if self.account is None:
-            return True
-        return all(place.stat().st_mode & 0o001 for place in (folder, *folder.parents))
+            return None
+        way = [*reversed(folder.parents), folder]
+        return next((at for at in way if at.is_dir() and not at.stat().st_mode & 0o001), None)
 
     def within_reach(self, data_dir: Path) -> "Programs":
         """Return programs that the account can run: these, or a copy of them beside the data."""
-        if self.may_enter(self.folder):
+        if self.first_closed(self.folder) is None:
             return self
         copy = data_dir / f"programs-{self.major}"
         inside = self.folder.relative_to(self.top)

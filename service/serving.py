@@ -8,6 +8,7 @@ import ctypes
 import logging
 import os
 import signal
+import socket
 import sys
 from types import FrameType
 
@@ -47,7 +48,7 @@ def serve(settings: Settings) -> None:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    for chatty in ("psycopg.pool", "yoyo", "uvicorn"):
+    for chatty in ("psycopg", "psycopg.pool", "yoyo", "uvicorn"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
     statements = load_statements(settings.sql_dir)
     if settings.database_url is not None:
@@ -62,7 +63,8 @@ def serve(settings: Settings) -> None:
         migrate(dsn, statements)
         _check(dsn, statements)
         _say(f"database: an embedded PostgreSQL in {postgres.cluster}")
-        _listen(settings, dsn)
+        with postgres.kept():
+            _listen(settings, dsn)
 
 
 def worker() -> Starlette:
@@ -112,8 +114,7 @@ def _check(dsn: str, statements: Statements) -> None:
 def _listen(settings: Settings, dsn: str) -> None:
     if settings.workers == 1:
         config = server_config(settings, create_app(settings, dsn))
-        listening = config.bind_socket()
-        _say_address(settings, listening.getsockname()[1])
+        listening = _bind(settings)
         server = uvicorn.Server(config)
         server.run([listening])
         if not server.started:
@@ -121,14 +122,25 @@ def _listen(settings: Settings, dsn: str) -> None:
         return
     os.environ[_DSN] = dsn
     config = server_config(settings, "service.serving:worker")
-    listening = config.bind_socket()
-    _say_address(settings, listening.getsockname()[1])
-    Multiprocess(config, [listening]).run()
+    Multiprocess(config, [_bind(settings)]).run()
 
 
-def _say_address(settings: Settings, port: int) -> None:
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+def _bind(settings: Settings) -> socket.socket:
+    """Return the socket that all workers accept from."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listening = socket.socket(family)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((settings.host, settings.port))
+    except OSError as error:
+        raise CannotServe(
+            f"HOST={settings.host} PORT={settings.port} cannot be listened on: {error.strerror}"
+        ) from None
+    listening.set_inheritable(True)
+    host = f"[{settings.host}]" if family == socket.AF_INET6 else settings.host
+    port = listening.getsockname()[1]
     _say(f"holdfast serves http://{host}:{port} with {settings.workers} worker(s)")
+    return listening
 
 
 def _say(line: str) -> None:

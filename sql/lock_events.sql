@@ -11,7 +11,7 @@
 --
 -- returns: the id of each event that exists, in the order of the locks
 -- locks: rows of events, for update, in the order of their ids. Every writer begins with this
---   statement, the sweeper among them, so that all agree on the order and none deadlocks.
+--   statement, the sweeper among them, so that all agree on the order.
 -- never oversells: from here to the commit nobody else changes a count of these events
 --
 -- holdfast psql -v event_ids='{018f0000-0000-7000-8000-000000000001}' -v ticket_ids='{}' \

@@ -3,6 +3,7 @@
 import os
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,16 @@ def test_serve_ends_with_one_line_when_the_database_is_not_there() -> None:
     said = refused(holdfast(database_url="postgresql://me:s3cret@127.0.0.1:1/tickets"))
     assert "127.0.0.1:1, database tickets" in said
     assert "s3cret" not in said
+
+
+def test_serve_ends_with_one_line_when_its_port_is_taken(database: Database) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = holdfast(database_url=database.dsn, port=port)
+    assert done.returncode == 1
+    assert f"PORT={port} cannot be listened on" in done.stderr.splitlines()[-1]
 
 
 def test_a_setting_that_is_not_understood_ends_the_start() -> None:

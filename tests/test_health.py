@@ -2,7 +2,7 @@
 
 from psycopg.conninfo import make_conninfo
 
-from tests.harness import Client, Database, RunningService, Starter
+from tests.harness import Client, Database, RunningService, Starter, wait_until
 
 
 def test_a_healthy_service_says_what_it_runs_on(client: Client) -> None:
@@ -41,3 +41,7 @@ def test_a_service_without_its_database_is_live_but_not_healthy(
         assert busy.headers["Retry-After"] == "1"
     finally:
         elsewhere.psql(f"alter database {name} allow_connections true")
+    # And it heals by itself.
+    wait_until(lambda: client.get("/health").status_code == 200)
+    event = client.create_event()
+    wait_until(lambda: client.reserve(event).status_code == 201)

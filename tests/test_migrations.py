@@ -113,9 +113,14 @@ def test_each_migration_goes_down_and_up_again_with_rows_in_place(
         if name == "0002_ticket_allocations":
             database.psql(ROWS)
     assert len({tuple(schema) for schema in schemas}) == len(schemas)
+    # A row of every status, on the way down.
     database.psql(
-        "update ticket_allocations set status = 'user_cancelled' where status = 'expired'"
+        "insert into ticket_allocations (event_id, user_fingerprint, status) "
+        "select event_id, 'bob', ends.status from ticket_allocations, "
+        "(values ('user_cancelled'::allocation_status), ('refunded')) as ends (status) limit 2"
     )
+    statuses = database.psql("select distinct status from ticket_allocations order by 1")
+    assert statuses == ["reserved", "purchased", "expired", "user_cancelled", "refunded"]
     for below, name in reversed(list(enumerate(NAMES))):
         before = database.psql(SCHEMA)
         yoyo(database, "rollback", "--revision", name)
