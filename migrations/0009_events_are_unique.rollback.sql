@@ -3,7 +3,5 @@
 set lock_timeout = '2s';
 set statement_timeout = '10min';
 
-drop index concurrently if exists idx_events_date_id;
-
 alter table events
 drop constraint if exists events_are_unique_by_name_and_date;

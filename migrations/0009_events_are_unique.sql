@@ -1,8 +1,8 @@
--- One event of a name on a date, also when two are made at once; and the order of the list.
+-- One event of a name on a date, also when two are made at once.
 --
 -- It fails when two events share name and date already, which somebody has to settle first.
--- Its indexes are built without a lock on the events, and so not in a transaction; what a run
--- that was cut off has left is dropped first.
+-- Its index is built without a lock on the events, and so not in a transaction; what a run that
+-- was cut off has left is dropped first.
 --
 -- Runs while the version before it serves: yes.
 -- depends: 0008_reservations_are_numbered
@@ -22,7 +22,3 @@ on events (name, date);
 alter table events
 add constraint events_are_unique_by_name_and_date
 unique using index events_are_unique_by_name_and_date;
-
-drop index concurrently if exists idx_events_date_id;
-
-create index concurrently idx_events_date_id on events (date, id);

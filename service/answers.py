@@ -51,8 +51,9 @@ class EventAnswer(Struct, rename="camel", gc=False):
 
     @property
     def etag(self) -> str:
-        """What changes whenever the answer does: between two versions only holds can lapse."""
-        return f'"{self.version}-{self.available_tickets}"'
+        """What changes whenever the answer does: with a version, a lapse, a change by hand."""
+        touched = int(self.updated_at.timestamp() * 1_000_000)
+        return f'"{self.version}-{self.available_tickets}-{touched:x}"'
 
 
 class TicketAnswer(Struct, rename="camel", gc=False):

@@ -32,7 +32,7 @@ from service.state import Service
 from service.statements import load_statements
 from service.sweeper import sweep
 from service.transaction import Transactions
-from service.write_path import NO_CONNECTION, WritePath
+from service.write_path import NO_ANSWER, WritePath
 
 log = logging.getLogger(__name__)
 
@@ -99,9 +99,9 @@ class Resource:
             )
         try:
             answer = await endpoint.call(request.state.service, request)
-        except NO_CONNECTION:
+        except NO_ANSWER:
             answer = BUSY
-        except psycopg.OperationalError as error:
+        except (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction) as error:
             # Of a query: a write tells itself what became of it.
             log.warning("a query has failed: %s", type(error).__name__)
             answer = BUSY
@@ -120,10 +120,11 @@ def create_app(settings: Settings, dsn: str) -> Starlette:
     statements = load_statements(settings.sql_dir)
 
     @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[State]:
+    async def lifespan(app: Starlette) -> AsyncIterator[State]:
         reading = open_pool(dsn, limits.READ_CONNECTIONS, limits.READS_WAITING)
         writing = open_pool(dsn, limits.WRITE_CONNECTIONS, settings.queue_limit, STEADY_PLANS)
-        async with reading, writing:
+        watching = open_pool(dsn, 1, limits.READS_WAITING)
+        async with reading, writing, watching:
             queries = Queries(reading, statements)
             write_path = WritePath(
                 writing,
@@ -134,7 +135,10 @@ def create_app(settings: Settings, dsn: str) -> Starlette:
             )
             sweeping = asyncio.create_task(sweep(queries, write_path))
             try:
-                yield {"service": Service(settings, write_path, queries)}
+                app.state.service = Service(
+                    settings, write_path, queries, Queries(watching, statements)
+                )
+                yield {"service": app.state.service}
             finally:
                 sweeping.cancel()
                 await write_path.close()

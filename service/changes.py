@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 
 from msgspec import Struct
 
+from service.limits import MAX_INTEGER
 from service.rows import Event, TicketAllocation, Uuid
 
 Row = tuple[Any, ...]
@@ -51,6 +52,8 @@ class Change(Struct, frozen=True, gc=False):
     statement: ClassVar[str]
     stands_alone: ClassVar[bool] = False
     """Whether it has a transaction of its own, since its failure must not fail others."""
+    goes_apart: ClassVar[bool] = False
+    """Whether it goes into its event's own lane, since its work must not hold up others."""
 
     @property
     def event(self) -> Uuid | None:
@@ -145,6 +148,11 @@ class Update(OfEvent, frozen=True, gc=False):
     changes: str
     """A JSON object with any of name, date and total_tickets."""
 
+    @property
+    def tickets_wanted(self) -> int:
+        """How many tickets it takes: every lapsed one may be what it has to shrink by."""
+        return MAX_INTEGER
+
     @classmethod
     def arrays(cls, changes: Sequence[Self]) -> dict[str, Any]:
         """Return the event and its changes: it stands alone."""
@@ -191,7 +199,7 @@ class Reserve(OfEvent, frozen=True, gc=False):
 class Expire(OfEvent, frozen=True, gc=False):
     """The clock frees what is due. Every batch does so for its events; this asks for no more."""
 
-    statement = "expire_tickets"
+    goes_apart = True
 
 
 IN_ORDER: tuple[type[Change], ...] = (Cancel, Refund, Pay, Update, Reserve)

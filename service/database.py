@@ -2,6 +2,7 @@
 
 import datetime
 import functools
+import re
 import select
 
 import psycopg
@@ -41,9 +42,11 @@ def _read_time(data: bytes) -> datetime.datetime:
     try:
         return datetime.datetime.fromisoformat(text).astimezone(datetime.UTC)
     except ValueError:
-        past = text.startswith("-") or text.endswith("BC")
-        nearest = datetime.datetime.min if past else datetime.datetime.max
-        return nearest.replace(tzinfo=datetime.UTC)
+        if text == "-infinity" or text.endswith(" BC"):
+            return datetime.datetime.min.replace(tzinfo=datetime.UTC)
+        if text == "infinity" or re.match(r"\d{5,}-", text):
+            return datetime.datetime.max.replace(tzinfo=datetime.UTC)
+        raise
 
 
 def _adapters() -> AdaptersMap:
@@ -58,10 +61,12 @@ def _adapters() -> AdaptersMap:
 ADAPTERS = _adapters()
 
 
-STEADY_PLANS = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c jit=off"
+STEADY_PLANS = (
+    "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_mergejoin=off -c jit=off"
+)
 """For the write path: its statements are planned once for each connection and not once for each
-batch, which halves the time of a single reservation. Since that may be while the tables are
-empty, the plan must be the one for large ones: every statement has its index."""
+batch, which halves the time of a single reservation. That may be while the tables are empty, and
+then the plan must still be the one for large ones: row by row, by the index."""
 
 
 def conninfo(dsn: str, options: str = "") -> str:
@@ -71,7 +76,12 @@ def conninfo(dsn: str, options: str = "") -> str:
     outside of a batch is bounded by ``statement_timeout``.
     """
     given = conninfo_to_dict(dsn)
-    options += f" -c TimeZone=UTC -c statement_timeout={int(limits.STATEMENT_SECONDS * 1000)}"
+    # Said and not assumed, whatever the server's default: under REPEATABLE READ what is read
+    # after the lock would be as old as the transaction.
+    options += (
+        " -c TimeZone=UTC -c DateStyle=ISO -c default_transaction_isolation=read\\ committed"
+        f" -c statement_timeout={int(limits.STATEMENT_SECONDS * 1000)}"
+    )
     by_default: dict[str, str | int] = {
         "application_name": "holdfast",
         "connect_timeout": limits.CONNECT_SECONDS,
@@ -95,7 +105,6 @@ def open_pool(dsn: str, size: int, waiting: int, options: str = "") -> AsyncConn
             "prepare_threshold": 0,
             "context": ADAPTERS,
         },
-        configure=_configure,
         check=_check,
         open=False,
         min_size=1,
@@ -104,12 +113,6 @@ def open_pool(dsn: str, size: int, waiting: int, options: str = "") -> AsyncConn
         timeout=limits.POOL_SECONDS,
         reconnect_timeout=30,
     )
-
-
-async def _configure(connection: psycopg.AsyncConnection) -> None:
-    # Said and not assumed: the server's default may be another, and under REPEATABLE READ
-    # what is read after the lock would be as old as the transaction.
-    await connection.set_isolation_level(psycopg.IsolationLevel.READ_COMMITTED)
 
 
 async def _check(connection: psycopg.AsyncConnection) -> None:
@@ -138,11 +141,13 @@ def check_database(connection: psycopg.Connection, statements: Statements) -> st
     """
     row = connection.execute(statements["check_server"].query).fetchone()
     assert row is not None  # noqa: S101 - a select without from has one row
-    number, version, fsync, full_page_writes, synchronous_commit, is_standby = row
+    number, version, fsync, full_page_writes, synchronous_commit, is_standby, encoding = row
     if number < OLDEST_VERSION:
         raise DatabaseUnfit(f"PostgreSQL {version} is too old: 15 or newer is needed")
     if is_standby:
         raise DatabaseUnfit("this PostgreSQL is a standby: it cannot be written to")
+    if encoding != "UTF8":
+        raise DatabaseUnfit(f"its encoding is {encoding}: names need a database in UTF8")
     for name, value in (
         ("fsync", fsync),
         ("full_page_writes", full_page_writes),

@@ -6,7 +6,6 @@ The kernel stops the server when we are killed (PR_SET_PDEATHSIG), and a session
 keeps Ctrl-C from it until its clients have been answered.
 """
 
-import ctypes
 import fcntl
 import logging
 import os
@@ -19,7 +18,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
+from urllib.parse import quote
 
+from service.parent import ending_with
 from service.programs import EmbeddedError, find_programs
 
 log = logging.getLogger(__name__)
@@ -30,8 +31,6 @@ START_SECONDS = 60
 STOP_SECONDS = 30
 LONGEST_SOCKET_PATH = 107
 """sun_path of unix(7), less the byte that ends it."""
-
-_PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 class EmbeddedPostgres:
@@ -79,7 +78,7 @@ class EmbeddedPostgres:
         socket_folder, status = self._status() or (None, None)
         if status != "ready":
             return None
-        return f"postgresql://{SUPERUSER}@/{DATABASE}?host={socket_folder}"
+        return f"postgresql://{SUPERUSER}@/{DATABASE}?host={quote(socket_folder or '', safe='/')}"
 
     @contextmanager
     def kept(self) -> Iterator[None]:
@@ -126,8 +125,10 @@ class EmbeddedPostgres:
                 f"PostgreSQL does not run as root, and the account it runs as cannot enter "
                 f"{closed}: set DATA_DIR to a folder below those that everybody may enter"
             )
+        if "," in str(self._data_dir):
+            raise EmbeddedError(f"DATA_DIR={self._data_dir} has a comma, which libpq takes apart")
         try:
-            self._data_dir.mkdir(parents=True, exist_ok=True)
+            self._make_data_dir()
             lock = os.open(self._data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             why = f"DATA_DIR={self._data_dir} cannot be used: {error.strerror}"
@@ -137,6 +138,13 @@ class EmbeddedPostgres:
             yield
         finally:
             os.close(lock)
+
+    def _make_data_dir(self) -> None:
+        missing = [at for at in (self._data_dir, *self._data_dir.parents) if not at.exists()]
+        self._data_dir.mkdir(parents=True, exist_ok=True)
+        if self._found.account is not None:
+            for made in missing:  # whatever the umask says, the account has to come through
+                made.chmod(0o755)
 
     def _refuse_other_versions(self) -> None:
         if self.cluster.exists():
@@ -182,13 +190,19 @@ class EmbeddedPostgres:
                 stderr=output,
                 cwd=self.cluster if self._programs.account is None else "/",
                 start_new_session=True,
-                preexec_fn=_stopped_with(os.getpid()),
+                preexec_fn=ending_with(os.getpid(), signal.SIGINT),
                 **self._programs.as_account(),
             )
         if self._wait_while(lambda status: status != "ready", self._server) != "ready":
             self.stop()
-            said = first_words.read_text(errors="replace").splitlines() or ["no word of why"]
-            raise EmbeddedError(f"PostgreSQL did not start in {self.cluster}: {said[-1]}")
+            raise EmbeddedError(f"PostgreSQL did not start in {self.cluster}: {self._last_word()}")
+
+    def _last_word(self) -> str:
+        """Return why the server has ended, as it said itself: its last error, in either log."""
+        logs = [self._data_dir / "startup.log", *self.cluster.glob("log/*.log")]
+        said = [line for log in logs for line in log.read_text(errors="replace").splitlines()]
+        fatal = [line for line in said if "FATAL:" in line or "PANIC:" in line]
+        return next(iter([*reversed(fatal), *reversed(said)]), "no word of why")
 
     def _create_database(self) -> None:
         socket_folder, _ = self._status() or ("", "")
@@ -240,18 +254,3 @@ class EmbeddedPostgres:
             return (lines[4], lines[7].strip()) if alive else None
         except (OSError, ValueError, IndexError):
             return None
-
-
-def _stopped_with(parent: int) -> Callable[[], None]:
-    """Return what makes a child, once forked, end when its parent does, also by kill -9."""
-    try:
-        prctl = ctypes.CDLL(None, use_errno=True).prctl
-    except AttributeError:  # not Linux: only an orderly end of ours stops it
-        return lambda: None
-
-    def prepare() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
-        if os.getppid() != parent:  # it ended before we asked
-            os._exit(1)
-
-    return prepare

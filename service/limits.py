@@ -1,8 +1,9 @@
 """How long and how much: every bound of the service, and how they add up.
 
 No request waits longer than its deadline. It is spent so: at most QUEUE_SECONDS until the
-request is sent to PostgreSQL, then at most STATEMENT_SECONDS there, of which LOCK_SECONDS for
-the event's lock; the rest is for the way back. Units stand last in each name.
+request is sent to PostgreSQL, and there at most STATEMENT_SECONDS for each statement, of which
+LOCK_SECONDS for the event's lock. Whoever still waits when the deadline comes is told then.
+Units stand last in each name.
 """
 
 DEADLINE_SECONDS = 5.0
@@ -17,10 +18,20 @@ STATEMENT_SECONDS = 2.0
 RETRY_AFTER_SECONDS = 1
 
 BATCH_REQUESTS = 500
+BATCH_TICKETS = 5000
+"""What one transaction may move: well within STATEMENT_SECONDS."""
 TRIES = 3
 """Of a batch that PostgreSQL asks to be tried again: 40P01 and 40001."""
 WRITE_CONNECTIONS = 4
+"""One is always left for the shared lane, however many events are apart."""
 READ_CONNECTIONS = 4
+READ_SECONDS = 4.0
+"""For a read, the wait for its connection included."""
+LOOK_UP_SECONDS = 1.0
+"""For finding the event of a ticket, before the ticket's change is lined up."""
+HEALTH_SECONDS = 2.0
+STUCK_SECONDS = 10.0
+"""How long an event stays apart after its lock was not to be had, while nobody asks."""
 READS_WAITING = 500
 """Reads that may wait for a connection at once."""
 SETTLE_SECONDS = 10

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tempfile
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TypedDict
 
@@ -38,9 +39,15 @@ class Programs:
     """The folder below which everything lies that the programs need."""
     folder: Path
     """The folder of the programs themselves."""
-    major: int
+    version: str
+    """Such as ``18.4``."""
     account: pwd.struct_passwd | None
     """Whom they run as; None: whoever we are."""
+
+    @property
+    def major(self) -> int:
+        """The major version, which data belongs to."""
+        return _major(self.version)
 
     def __getitem__(self, name: str) -> str:
         """Return the full path of a program."""
@@ -92,7 +99,7 @@ class Programs:
         """Return programs that the account can run: these, or a copy of them beside the data."""
         if self.first_closed(self.folder) is None:
             return self
-        copy = data_dir / f"programs-{self.major}"
+        copy = data_dir / f"programs-{self.version}"
         inside = self.folder.relative_to(self.top)
         if not copy.exists():
             with tempfile.TemporaryDirectory(dir=data_dir, prefix="new-") as making:
@@ -102,9 +109,10 @@ class Programs:
                 for libraries in self.top.glob(f"{inside.parts[0]}.libs"):
                     shutil.copytree(libraries, Path(making, "top", libraries.name))
                 Path(making, "top").rename(copy)
-        return Programs(copy, copy / inside, self.major, self.account)
+        return Programs(copy, copy / inside, self.version, self.account)
 
 
+@cache
 def find_programs() -> Programs:
     """Find PostgreSQL's programs: in the wheel of the extra ``embedded``, else the system's.
 
@@ -116,13 +124,17 @@ def find_programs() -> Programs:
             said = subprocess.run(
                 [str(folder / "postgres"), "--version"], capture_output=True, text=True, check=False
             ).stdout
-            version = re.search(r"\s(\d+)\.?", said)
-            if version and int(version[1]) >= OLDEST_MAJOR:
-                return Programs(top, folder, int(version[1]), _account())
+            version = re.search(r"\s(\d+[.\w]*)", said)
+            if version and _major(version[1]) >= OLDEST_MAJOR:
+                return Programs(top, folder, version[1], _account())
     raise EmbeddedError(
         "no PostgreSQL found: install the extra with pip install 'holdfast[embedded]', "
         "or set DATABASE_URL to an existing one"
     )
+
+
+def _major(version: str) -> int:
+    return int(re.split(r"\D", version)[0])
 
 
 def _in_the_wheel() -> list[tuple[Path, Path]]:

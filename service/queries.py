@@ -1,5 +1,6 @@
 """The queries: what is a single statement and moves no ticket."""
 
+import asyncio
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import psycopg
 from psycopg_pool import AsyncConnectionPool
 
+from service import limits
 from service.refusals import EVENT_EXISTS, OUTCOME_UNKNOWN, Refusal
 from service.rows import Event, TicketAllocation, Uuid
 from service.statements import Statements
@@ -23,6 +25,7 @@ class Queries:
         self._list_events = statements["list_events"].query
         self._create_event = statements["create_event"].query
         self._find_tickets = statements["find_tickets"].query
+        self._find_free_events = statements["find_free_events"].query
         self._list_due_events = statements["list_due_events"].query
         self._check_server = statements["check_server"].query
         self._list_applied_migrations = statements["list_applied_migrations"].query
@@ -56,16 +59,26 @@ class Queries:
             rows = await self._ask(
                 self._create_event, {"name": name, "date": date, "total_tickets": total_tickets}
             )
+        except TimeoutError:
+            return OUTCOME_UNKNOWN
         except psycopg.OperationalError as error:
             if has_broken(error):
                 return OUTCOME_UNKNOWN
             raise
         return Event(*rows[0]) if rows else EVENT_EXISTS
 
-    async def find_tickets(self, ticket_ids: Sequence[Uuid]) -> list[TicketAllocation]:
+    async def find_tickets(
+        self, ticket_ids: Sequence[Uuid], seconds: float = limits.READ_SECONDS
+    ) -> list[TicketAllocation]:
         """Return those of the tickets that exist, in no particular order."""
-        rows = await self._ask(self._find_tickets, {"ticket_ids": list(ticket_ids)})
+        rows = await self._ask(self._find_tickets, {"ticket_ids": list(ticket_ids)}, seconds)
         return [TicketAllocation(*row) for row in rows]
+
+    async def find_free_events(self, event_ids: Sequence[Uuid]) -> set[Uuid]:
+        """Return those of the events that nobody has locked just now."""
+        asked = {"event_ids": list(event_ids)}
+        rows = await self._ask(self._find_free_events, asked, limits.LOOK_UP_SECONDS)
+        return {row[0] for row in rows}
 
     async def list_due_events(self, most: int) -> list[Uuid]:
         """Return events that have a hold whose time is up."""
@@ -73,15 +86,37 @@ class Queries:
 
     async def server_version(self) -> str:
         """Return the version of the server, such as ``18.4``."""
-        return str((await self._ask(self._check_server, {}))[0][1])
+        return str((await self._ask(self._check_server, {}, limits.HEALTH_SECONDS))[0][1])
 
     async def list_applied_migrations(self) -> list[str]:
         """Return the names of the migrations that the database has."""
-        return [row[0] for row in await self._ask(self._list_applied_migrations, {})]
+        rows = await self._ask(self._list_applied_migrations, {}, limits.HEALTH_SECONDS)
+        return [row[0] for row in rows]
 
-    async def _ask(self, query: bytes, parameters: dict[str, Any]) -> list[Row]:
+    async def _ask(
+        self, query: bytes, parameters: dict[str, Any], seconds: float = limits.READ_SECONDS
+    ) -> list[Row]:
+        """Run one statement and return its rows.
+
+        Raises:
+            TimeoutError: when there is no answer in time. The statement is left to its own
+                timeout: a server that does not answer does not answer a cancel, either.
+        """
+        asking = asyncio.ensure_future(self._run(query, parameters))
+        done, _ = await asyncio.wait([asking], timeout=seconds)
+        if not done:
+            asking.add_done_callback(_forget)
+            raise TimeoutError
+        return asking.result()
+
+    async def _run(self, query: bytes, parameters: dict[str, Any]) -> list[Row]:
         async with self._pool.connection() as connection:
             return await (await connection.execute(query, parameters)).fetchall()
+
+
+def _forget(asked: asyncio.Future[list[Row]]) -> None:
+    if not asked.cancelled():
+        asked.exception()  # looked at, so that nobody is told that it was not
 
 
 def has_broken(error: psycopg.Error) -> bool:

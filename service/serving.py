@@ -4,7 +4,6 @@ The parent process has the embedded PostgreSQL, checks the database, and starts 
 with one worker it is the worker itself.
 """
 
-import ctypes
 import logging
 import os
 import signal
@@ -22,13 +21,12 @@ from service.app import create_app
 from service.database import check_database, check_statements, conninfo, shown
 from service.embedded import EmbeddedPostgres
 from service.migrations import migrate, pending_migrations
+from service.parent import ending_with
 from service.settings import Settings, read_settings
 from service.statements import Statements, load_statements
 
-_DSN = "HOLDFAST_WORKER_DSN"
-"""Tells the workers where the database is: the embedded one's URL is known only once it runs."""
-
-_PR_SET_PDEATHSIG = 1  # prctl(2)
+_DSN, _PARENT = "HOLDFAST_WORKER_DSN", "HOLDFAST_WORKER_PARENT"
+"""Tell the workers where the database is, which is known only once it runs, and who we are."""
 
 
 class CannotServe(Exception):
@@ -45,11 +43,7 @@ def serve(settings: Settings) -> None:
         # uvicorn puts its own in place while it serves, and raises the signal again when it
         # is done: then, as before it began, this unwinds the stack, past every finally.
         signal.signal(stop, _leave)
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    for chatty in ("psycopg", "psycopg.pool", "yoyo", "uvicorn"):
-        logging.getLogger(chatty).setLevel(logging.ERROR)
+    _configure_logs(settings)
     statements = load_statements(settings.sql_dir)
     if settings.database_url is not None:
         _check(settings.database_url, statements)
@@ -69,8 +63,18 @@ def serve(settings: Settings) -> None:
 
 def worker() -> Starlette:
     """Return the application of one worker process, which ends when its parent does."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    return create_app(read_settings(), os.environ[_DSN])
+    ending_with(int(os.environ[_PARENT]), signal.SIGTERM)()
+    settings = read_settings()
+    _configure_logs(settings)
+    return create_app(settings, os.environ[_DSN])
+
+
+def _configure_logs(settings: Settings) -> None:
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    for chatty in ("psycopg", "psycopg.pool", "yoyo", "uvicorn"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
 
 
 def server_config(settings: Settings, app: Starlette | str) -> uvicorn.Config:
@@ -120,7 +124,7 @@ def _listen(settings: Settings, dsn: str) -> None:
         if not server.started:
             raise CannotServe("the service could not be started")
         return
-    os.environ[_DSN] = dsn
+    os.environ[_DSN], os.environ[_PARENT] = dsn, str(os.getpid())
     config = server_config(settings, "service.serving:worker")
     Multiprocess(config, [_bind(settings)]).run()
 

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from psycopg import ProgrammingError
+from psycopg.conninfo import conninfo_to_dict
+
 T = TypeVar("T")
 
 PACKAGE = Path(__file__).parent
@@ -62,13 +65,13 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
 
     return Settings(
         database_url=_database_url(environ.get("DATABASE_URL", "").strip()),
-        data_dir=read("DATA_DIR", lambda text: Path(text).expanduser().absolute(), _state_dir()),
+        data_dir=read("DATA_DIR", lambda text: Path(text).expanduser().resolve(), _state_dir()),
         host=read("HOST", str, "127.0.0.1"),
         port=read("PORT", _integer(0, 65_535), 8000),
         workers=read("WORKERS", _integer(1, 64), 1),
         hold_seconds=read("HOLD_SECONDS", _integer(1, 31_536_000), 900),
         max_tickets_per_request=read("MAX_TICKETS_PER_REQUEST", _integer(1, 1000), 10),
-        organizer_token=environ.get("ORGANIZER_TOKEN", "") or None,
+        organizer_token=environ.get("ORGANIZER_TOKEN", "").strip() or None,
         log_level=read("LOG_LEVEL", _one_of("debug", "info", "warning", "error"), "info"),
         batch_across_events=read("BATCH_ACROSS_EVENTS", _yes_or_no, True),
         queue_limit=read("QUEUE_LIMIT", _integer(1, 1_000_000), 5000),
@@ -92,6 +95,10 @@ def _database_url(text: str) -> str | None:
     if not found or scheme not in ("postgresql", "postgres", "postgresql+psycopg"):
         # The value may hold a password: it is not repeated.
         raise SettingsError("DATABASE_URL is not understood: it begins with postgresql://")
+    try:
+        conninfo_to_dict(f"postgresql://{rest}")
+    except ProgrammingError:
+        raise SettingsError("DATABASE_URL is not understood by libpq") from None
     return f"postgresql://{rest}"
 
 

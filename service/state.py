@@ -14,3 +14,5 @@ class Service:
     settings: Settings
     write_path: WritePath
     queries: Queries
+    watching: Queries
+    """The same on a connection that a crowd of readers cannot take."""

@@ -11,19 +11,24 @@ import logging
 import psycopg
 
 from service import limits
-from service.changes import Expire
+from service.changes import Expire, Outcome
 from service.queries import Queries
-from service.write_path import NO_CONNECTION, WritePath
+from service.write_path import NO_ANSWER, WritePath
 
 log = logging.getLogger(__name__)
 
 
 async def sweep(queries: Queries, write_path: WritePath) -> None:
-    """Sweep for ever, a moment's rest after each time; cancel it to end it."""
+    """Sweep for ever, with a rest whenever nothing is due; cancel it to end it."""
     while True:
+        freed = False
         try:
-            due = await queries.list_due_events(limits.SWEEP_EVENTS)
-            await asyncio.gather(*(write_path.submit(Expire(event_id)) for event_id in due))
-        except (psycopg.Error, *NO_CONNECTION) as error:
+            # One after the other: the events of others are not to be locked all at once.
+            for event_id in await queries.list_due_events(limits.SWEEP_EVENTS):
+                freed |= isinstance(await write_path.submit(Expire(event_id)), Outcome)
+        except (psycopg.OperationalError, *NO_ANSWER) as error:
             log.warning("the sweeper will look again: %s", type(error).__name__)
-        await asyncio.sleep(limits.SWEEP_SECONDS)
+        except Exception:
+            log.exception("the sweeper will look again")
+        if not freed:
+            await asyncio.sleep(limits.SWEEP_SECONDS)

@@ -10,7 +10,16 @@ from collections.abc import Sequence
 import psycopg
 
 from service import limits
-from service.changes import IN_ORDER, Change, Outcome, Reserve, Row, Update, read_outcomes
+from service.changes import (
+    IN_ORDER,
+    Change,
+    Expire,
+    Outcome,
+    Reserve,
+    Row,
+    Update,
+    read_outcomes,
+)
 from service.rows import Event
 from service.statements import Statements
 
@@ -49,7 +58,8 @@ class Transactions:
             "lock_timeout": f"{lock_seconds} s",
             "statement_timeout": f"{limits.STATEMENT_SECONDS} s",
         }
-        most = max(limits.SWEEP_TICKETS, sum(change.tickets_wanted for change in changes))
+        wanted = sum(change.tickets_wanted for change in changes)
+        most = min(max(limits.SWEEP_TICKETS, wanted), limits.MAX_INTEGER)
 
         async with connection.pipeline(), connection.transaction():
             await connection.execute(self._limit_waits, waits)
@@ -65,18 +75,23 @@ class Transactions:
             if any(kind is Update for kind, _, _ in sent):
                 found = await connection.execute(self._find_events, concerned)
 
-        outcomes = [Outcome("granted")] * len(changes)
+        outcomes: list[Outcome | None] = [
+            Outcome("granted") if type(change) is Expire else None for change in changes
+        ]
         for kind, places, (cursor, repeats) in sent:
             for n, outcome in kind.outcomes(await cursor.fetchall()):
                 outcomes[places[n]] = outcome
             # What a key stands for is told by find_repeats, whoever reserved it.
             for n, outcome in read_outcomes(await repeats.fetchall() if repeats else ()):
-                if outcomes[places[n]].word == "replayed":
+                before = outcomes[places[n]]
+                if before is not None and before.word == "replayed":
                     outcomes[places[n]] = outcome
+        told = [outcome for outcome in outcomes if outcome is not None]
+        assert len(told) == len(changes), "a statement has passed over a request"  # noqa: S101
         if found is not None and (row := await found.fetchone()):
-            (outcome,) = outcomes
-            outcomes = [Outcome(outcome.word, count=outcome.count, event=Event(*row))]
-        return outcomes
+            (outcome,) = told
+            told = [Outcome(outcome.word, count=outcome.count, event=Event(*row))]
+        return told
 
     async def _send(
         self, connection: psycopg.AsyncConnection, kind: type[Change], changes: Sequence[Change]

@@ -5,13 +5,14 @@ together. There is no timer: an idle service runs a batch of one at once, a crow
 of hundreds, and an event's row is locked once for all of them.
 
 A lane is a line of waiting changes with at most one transaction under way. All events share
-one lane. When a batch of it fails, because one event's lock is not to be had or for any other
-reason, its changes are dealt out to lanes of one event each; in those a batch that fails is
-halved until what fails, fails alone. So a stuck event holds up no other, and a change that
+one lane. When a batch of it fails, its changes are dealt out to lanes of one event each: for a lock
+only those whose event is locked, for any other reason all of them. In those lanes a batch that
+fails is halved until what fails, fails alone. So a stuck event holds up no other, and a change that
 cannot be carried out takes no neighbour with it.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Coroutine, Sequence
@@ -34,18 +35,17 @@ SHARED = Uuid("")
 """The key of the lane that all events share which have none of their own."""
 
 NO_CONNECTION = (PoolTimeout, TooManyRequests, PoolClosed)
+"""Nothing was sent."""
 
-_TRY_AGAIN = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
-"""What PostgreSQL itself asks to be tried again as it was."""
+NO_ANSWER = (*NO_CONNECTION, TimeoutError)
+"""What a query may raise beside PostgreSQL's own errors."""
 
-_PASSES = (
-    *_TRY_AGAIN,
-    psycopg.errors.LockNotAvailable,
-    psycopg.errors.QueryCanceled,
-    psycopg.errors.InsufficientResources,
-    psycopg.errors.ReadOnlySqlTransaction,
-)
-"""What undid a transaction and may be gone a moment later."""
+_TRY_AGAIN = ("40001", "40P01")
+"""What PostgreSQL itself asks to be tried again as it was: serialization, deadlock."""
+
+_PASSES = (*_TRY_AGAIN, "55P03", "57014", "25006", "53")
+"""What undid a transaction and may be gone a moment later: also a lock or a statement that took
+too long, a server that is read-only just now, and whatever it lacks (class 53)."""
 
 
 @dataclass(slots=True, eq=False)
@@ -76,6 +76,27 @@ class Lane:
     timer: asyncio.TimerHandle | None = None
 
 
+class GivingUp:
+    """Tells whoever of a batch still waits at the end of its deadline that nobody knows."""
+
+    def __init__(self, batch: Sequence[Waiting]) -> None:
+        self._waiting = deque(sorted(batch, key=lambda one: one.answer_before))
+        self._timer: asyncio.TimerHandle | None = None
+        self._look()
+
+    def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._waiting and self._waiting[0].answer_before <= loop.time():
+            self._waiting.popleft().tell(OUTCOME_UNKNOWN)
+        if self._waiting:
+            self._timer = loop.call_at(self._waiting[0].answer_before, self._look)
+
+    def cancel(self) -> None:
+        """Give up nobody any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+
 class WritePath:
     """Takes the changes of all handlers and carries them out in batches."""
 
@@ -93,13 +114,15 @@ class WritePath:
         self._queries = queries
         self._across_events = across_events
         self._queue_limit = queue_limit
-        self._accepted = 0
+        self._apart = asyncio.Semaphore(limits.WRITE_CONNECTIONS - 1)
+        self.accepted = 0
+        """How many changes wait for their answer just now."""
         self._lanes: dict[Uuid, Lane] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def submit(self, change: Change) -> Outcome | Refusal:
         """Hand in a change and return what became of it, within the deadline."""
-        if self._accepted >= self._queue_limit:
+        if self.accepted >= self._queue_limit:
             return BUSY
         loop = asyncio.get_running_loop()
         now = loop.time()
@@ -109,22 +132,29 @@ class WritePath:
             now + limits.QUEUE_SECONDS,
             now + limits.DEADLINE_SECONDS,
         )
-        self._accepted += 1
+        self.accepted += 1
         try:
-            self._line_up(await self._key(change), one)
+            try:
+                self._line_up(await self._key(change), one)
+            except (psycopg.OperationalError, *NO_ANSWER):
+                log.warning("the event of a ticket could not be found")
+                return BUSY
             # A client that goes away leaves its change to come to its end.
             return await one.answer
         finally:
-            self._accepted -= 1
+            self.accepted -= 1
 
     async def close(self) -> None:
         """Let what was accepted come to its end."""
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=limits.SETTLE_SECONDS)
+        deadline = asyncio.get_running_loop().time() + limits.SETTLE_SECONDS
+        while self._tasks and (left := deadline - asyncio.get_running_loop().time()) > 0:
+            await asyncio.wait(self._tasks, timeout=left)
 
     async def _key(self, change: Change) -> Uuid:
         """Return the lane that a change belongs into."""
         event = change.event
+        if change.goes_apart and event:
+            return event
         if self._across_events and self._lanes.keys() <= {SHARED}:
             return SHARED
         if event is None:
@@ -157,22 +187,30 @@ class WritePath:
             lane.timer = loop.call_at(lane.waiting[0].send_before, self._refuse_late, lane)
 
     async def _drain(self, lane: Lane) -> None:
+        # Events that are apart never take all connections: the shared lane has one.
+        turn = self._apart if lane.key != SHARED else contextlib.nullcontext()
         try:
-            while batch := _take_batch(lane.waiting):
-                await self._carry_out(lane, batch)
+            while lane.waiting:
+                async with turn:
+                    if batch := _take_batch(lane.waiting):
+                        await self._carry_out(lane, batch)
         finally:
             lane.is_running = False
-            if lane.key != SHARED and not lane.is_stuck:
-                del self._lanes[lane.key]
+            if lane.is_stuck:
+                asyncio.get_running_loop().call_later(limits.STUCK_SECONDS, self._drop, lane)
+            else:
+                self._drop(lane)
+
+    def _drop(self, lane: Lane) -> None:
+        """Let an event that is apart and that nobody asks for go back to the others."""
+        if lane.key != SHARED and not lane.is_running and not lane.waiting:
+            self._lanes.pop(lane.key, None)
 
     async def _carry_out(self, lane: Lane, batch: Sequence[Waiting], tries: int = 1) -> None:
         """Run one transaction and tell everybody; when it fails, find out who it is that fails."""
-        loop = asyncio.get_running_loop()
         # A sent pipeline is not called back: it may just be committing. It is left to end,
         # and whoever waited for it until the deadline is told that nobody knows.
-        giving_up = loop.call_at(
-            min(one.answer_before for one in batch), _tell_all, batch, OUTCOME_UNKNOWN
-        )
+        giving_up = GivingUp(batch)
         lock_seconds = limits.SHARED_LOCK_SECONDS if lane.key == SHARED else limits.LOCK_SECONDS
         try:
             async with self._pool.connection() as connection:
@@ -181,6 +219,7 @@ class WritePath:
         except NO_CONNECTION:
             _tell_all(batch, BUSY)
         except psycopg.Error as error:
+            giving_up.cancel()
             await self._settle(lane, batch, error, tries)
         except Exception:
             log.exception("a batch of %d has failed", len(batch))
@@ -199,45 +238,59 @@ class WritePath:
         if has_broken(error):
             log.warning("the connection broke under a batch of %d: %s", len(batch), error)
             _tell_all(batch, OUTCOME_UNKNOWN)
-        elif isinstance(error, psycopg.errors.UniqueViolation) and _is_update(batch):
+        elif _is_name_taken(batch, error):
             _tell_all(batch, Outcome("event_exists"))
-        elif isinstance(error, _TRY_AGAIN) and tries < limits.TRIES:
+        elif error.sqlstate in _TRY_AGAIN and tries < limits.TRIES:
             if in_time := _in_time(batch):
                 await self._carry_out(lane, in_time, tries + 1)
         elif lane.key == SHARED:
-            await self._deal_out(batch)
+            await self._deal_out(lane, batch, isinstance(error, psycopg.errors.LockNotAvailable))
         elif isinstance(error, psycopg.errors.LockNotAvailable):
+            # They all want the one lock, or else a ticket that somebody holds in psql.
             lane.is_stuck = True
-            _tell_all(batch, BUSY)  # they all want the one lock
+            _tell_all(batch, BUSY)
         elif len(batch) > 1:
             half = len(batch) // 2
             for part in (batch[:half], batch[half:]):
                 if in_time := _in_time(part):
                     await self._carry_out(lane, in_time)
-        elif isinstance(error, _PASSES):
+        elif (error.sqlstate or "").startswith(_PASSES):
             log.info("one change is told to come again: %s", type(error).__name__)
             _tell_all(batch, BUSY)
         else:
             log.error("a change has failed: %s %s", error.sqlstate, error.diag.message_primary)
             _tell_all(batch, INTERNAL_SERVER_ERROR)
 
-    async def _deal_out(self, batch: Sequence[Waiting]) -> None:
-        """Give each event of a batch its own lane."""
-        events = await self._find_events_of([one.change for one in batch])
+    async def _deal_out(self, lane: Lane, batch: Sequence[Waiting], for_a_lock: bool) -> None:
+        """Give each event of a shared batch its own lane, or only those that are locked."""
+        changes = [one.change for one in batch]
+        free: set[Uuid] = set()
+        try:
+            events = await self._find_events_of(changes)
+            if for_a_lock:
+                free = await self._queries.find_free_events(list(set(events.values())))
+        except (psycopg.OperationalError, *NO_ANSWER):
+            log.warning("the events of a batch could not be found")
+            events = {change: change.event for change in changes if change.event}
+        if free >= set(events.values()):
+            free = set()  # nobody is locked, and yet it failed: each by itself, then
+        again: list[Waiting] = []
         for one in _in_time(batch):
-            # A ticket that is unknown has its own lane, where its statement says so.
-            key = events.get(one.change) or one.change.ticket or SHARED
-            self._line_up(key, one)
+            event = events.get(one.change)
+            if event is None:
+                one.tell(BUSY)  # its transaction was undone, and its event cannot be found now
+            elif event in free:
+                again.append(one)
+            else:
+                self._line_up(event, one)
+        lane.waiting.extendleft(reversed(again))
 
     async def _find_events_of(self, changes: Sequence[Change]) -> dict[Change, Uuid]:
         """Return the event of each change; of one that knows only its ticket, if it exists."""
         found: dict[Uuid, Uuid] = {}
         if tickets := [change.ticket for change in changes if change.ticket]:
-            try:
-                rows = await self._queries.find_tickets(tickets)
-                found = {ticket.id: ticket.event_id for ticket in rows}
-            except (psycopg.Error, *NO_CONNECTION):
-                log.warning("the events of %d tickets could not be found", len(tickets))
+            rows = await self._queries.find_tickets(tickets, limits.LOOK_UP_SECONDS)
+            found = {ticket.id: ticket.event_id for ticket in rows}
         events = {change: change.event or found.get(change.ticket or SHARED) for change in changes}
         return {change: event for change, event in events.items() if event}
 
@@ -247,12 +300,16 @@ def _take_batch(waiting: deque[Waiting]) -> list[Waiting]:
     batch: list[Waiting] = []
     keys: dict[tuple[Uuid, str, str], int] = {}
     now = asyncio.get_running_loop().time()
+    tickets = 0
     while waiting and len(batch) < limits.BATCH_REQUESTS:
         change = waiting[0].change
         if waiting[0].send_before <= now:
             waiting.popleft().tell(BUSY)
             continue
         if batch and (change.stands_alone or batch[0].change.stands_alone):
+            break
+        tickets += change.tickets_wanted
+        if batch and tickets > limits.BATCH_TICKETS:
             break
         if isinstance(change, Reserve) and change.idempotency_key:
             # One key with two quantities: the second is judged by what became of the first,
@@ -276,5 +333,11 @@ def _tell_all(batch: Sequence[Waiting], answer: Outcome | Refusal) -> None:
         one.tell(answer)
 
 
-def _is_update(batch: Sequence[Waiting]) -> bool:
-    return isinstance(batch[0].change, Update)
+def _is_name_taken(batch: Sequence[Waiting], error: psycopg.Error) -> bool:
+    """Whether an update, which stands alone, has met another event of its name and date."""
+    return (
+        isinstance(batch[0].change, Update)
+        and isinstance(error, psycopg.errors.UniqueViolation)
+        # On Citus the name of a table ends in the number of its shard.
+        and (error.diag.table_name or "").startswith("events")
+    )

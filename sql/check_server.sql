@@ -16,4 +16,5 @@ select
     current_setting('fsync')::boolean as fsync,
     current_setting('full_page_writes')::boolean as full_page_writes,
     current_setting('synchronous_commit') as synchronous_commit,
-    pg_is_in_recovery() as is_standby;
+    pg_is_in_recovery() as is_standby,
+    current_setting('server_encoding') as encoding;

@@ -10,7 +10,8 @@
 --                        the batch asks for, so that a free ticket is never called sold
 --
 -- returns: event_id and the number of tickets freed, for each event where there were any
--- locks: the tickets it frees; their events are locked already (lock_events)
+-- locks: the tickets it frees, passing over one that somebody holds in psql; their events are
+--   locked already (lock_events)
 -- never oversells: it only lowers allocated_tickets, by the rows it has itself moved, and a
 --   purchased ticket is not reserved. The clock is read after the lock: a hold is over at
 --   expires_at, and nobody frees it again while we are here.
@@ -38,6 +39,7 @@ due as (
             and tickets.expires_at <= statement_timestamp()
         order by tickets.expires_at
         limit :'most'::integer
+        for update skip locked
     ) as held
 ),
 
@@ -45,7 +47,8 @@ expired as (
     update ticket_allocations as tickets
     set status = 'expired'
     from due
-    where tickets.id = due.id and tickets.status = 'reserved'
+    -- text: found by its id, and not by an index of all that are reserved
+    where tickets.id = due.id and tickets.status::text = 'reserved'
     returning tickets.event_id
 ),
 

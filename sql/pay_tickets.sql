@@ -66,7 +66,7 @@ paid as (
     where
         ranked.outcome = 'granted'
         and tickets.id = ranked.ticket_id
-        and tickets.status = 'reserved'
+        and tickets.status::text = 'reserved' -- text: found by its id, not by an index of all
     returning
         ranked.request, tickets.id, tickets.event_id, tickets.user_fingerprint,
         tickets.status, tickets.expires_at, tickets.created_at, tickets.updated_at,

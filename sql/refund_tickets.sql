@@ -44,7 +44,7 @@ refunded as (
     where
         judged.outcome = 'granted'
         and tickets.id = judged.ticket_id
-        and tickets.status = 'purchased'
+        and tickets.status::text = 'purchased' -- text: found by its id, not by an index of all
     returning
         judged.request, tickets.id, tickets.event_id, tickets.user_fingerprint,
         tickets.status, tickets.expires_at, tickets.created_at, tickets.updated_at,

@@ -13,7 +13,7 @@
 --   tickets_sold_out
 -- locks: nothing more than lock_events
 -- never oversells: tickets_left hands out in turn what is available under the lock, the
---   count grows by the rows inserted; behind it stands events_never_oversold
+--   count grows by the rows inserted; behind it events_never_oversold
 --
 -- holdfast psql -v event_ids='{018f0000-0000-7000-8000-000000000001}' -v quantities='{2}' \
 --   -v user_fingerprints='{alice}' -v idempotency_keys='{""}' -v hold='15 min' \
@@ -26,9 +26,9 @@ with asked as (
         events.total_tickets - events.allocated_tickets as available,
         -- A repeat wants nothing: its key is known, or came before it in this batch.
         case
-            when asked.key <> '' and exists (
-                select from ticket_allocations as kept
-                where kept.reservation_id = named.reservation_id
+            when asked.key <> '' and (
+                select true from ticket_allocations as old
+                where old.reservation_id = named.reservation_id limit 1
             ) then null
             when row_number() over same_key > 1 then 0
             else asked.quantity

@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 import httpx2
 import psycopg
 import uvicorn
+from starlette.applications import Starlette
 
 from service.app import create_app
 from service.programs import find_programs
@@ -74,14 +75,14 @@ class Database:
             rival.execute("select from events where id = %s for update", [event_id])
             yield rival
 
-    def wait_until_blocked(self, how_many: int = 1) -> None:
-        """Wait until so many connections of the service wait for a lock."""
+    def wait_until_blocked(self, how_many: int = 1, of: str = "holdfast") -> None:
+        """Wait until so many connections of the service, or of another name, wait for a lock."""
         wait_until(
             lambda: (
                 int(
                     self.psql(
                         "select count(*) from pg_stat_activity where wait_event_type = 'Lock' "
-                        "and application_name = 'holdfast' and datname = current_database()"
+                        f"and application_name = '{of}' and datname = current_database()"
                     )[0]
                 )
                 >= how_many
@@ -171,12 +172,14 @@ class RunningService:
     database: Database
     settings: Settings
     url: str = ""
+    _app: Starlette | None = field(default=None, repr=False)
     _server: uvicorn.Server | None = field(default=None, repr=False)
     _thread: threading.Thread | None = field(default=None, repr=False)
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        config = server_config(self.settings, create_app(self.settings, self.database.dsn))
+        self._app = create_app(self.settings, self.database.dsn)
+        config = server_config(self.settings, self._app)
         listening = config.bind_socket()
         self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         self._server = uvicorn.Server(config)
@@ -190,6 +193,12 @@ class RunningService:
         assert self._thread is not None
         self._server.should_exit = True
         self._thread.join()
+
+    def wait_until_accepted(self, how_many: int) -> None:
+        """Wait until so many changes wait in the service for their answer."""
+        app = self._app
+        assert app is not None
+        wait_until(lambda: app.state.service.write_path.accepted == how_many)
 
     def client(self) -> Client:
         """Return a client with connections of its own."""

@@ -1,19 +1,32 @@
 """Batches: what one transaction does with many requests, in the order in which they came."""
 
 import asyncio
+import os
+import signal
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
 
-from service.changes import Cancel, Change, Expire, Outcome, Pay, Refund, Reserve
+from service.changes import Cancel, Change, Expire, Outcome, Pay, Refund, Reserve, Update
 from service.database import ADAPTERS
+from service.limits import DEADLINE_SECONDS, WRITE_CONNECTIONS
 from service.rows import Uuid
 from service.settings import resource
 from service.statements import load_statements
 from service.transaction import Transactions
-from tests.harness import Client, Database, Starter, at_once, code, wait_until
+from service.write_path import Waiting, _take_batch
+from tests.harness import (
+    Client,
+    Database,
+    RunningService,
+    Starter,
+    at_once,
+    code,
+    wait_until,
+)
 
 STATEMENTS = load_statements(resource("sql"))
 
@@ -182,7 +195,7 @@ def test_an_actor_is_stable_within_an_event_and_unlinkable_across_events(
 
 
 def test_what_waits_for_a_transaction_goes_into_the_next_one_together(
-    client: Client, database: Database
+    service: RunningService, client: Client, database: Database
 ) -> None:
     event = client.create_event(tickets=50)
     with ThreadPoolExecutor(31) as pool:
@@ -190,17 +203,72 @@ def test_what_waits_for_a_transaction_goes_into_the_next_one_together(
             first = pool.submit(client.reserve, event, 1, "first")
             database.wait_until_blocked()
             rest = [pool.submit(client.reserve, event, 1, f"user-{n}") for n in range(30)]
-            database.psql("select pg_sleep(0.1)")
+            service.wait_until_accepted(31)
         assert {answer.result().status_code for answer in [first, *rest]} == {201}
-    assert database.psql("select max(version) <= 4 from event_ledger") == ["t"]
-
-
-def test_a_batch_of_one_when_idle(client: Client, database: Database) -> None:
-    event = client.create_event(tickets=5)
-    for _ in range(3):
-        client.hold(event)
     moved = "select reserved from event_ledger where version > 1 order by version"
-    assert database.psql(moved) == ["1", "1", "1"]
+    # The first may have been dealt out, if it had to wait for long; the others are one batch.
+    assert database.psql(moved) == ["1", "30"]
+
+
+@pytest.mark.parametrize("across_events", ["true", "false"])
+def test_whether_a_batch_may_span_events_is_a_setting(
+    database: Database, start: Starter, across_events: str
+) -> None:
+    service = start(database, batch_across_events=across_events)
+    with service.client() as client:
+        events = [client.create_event(name=f"event {n}") for n in range(6)]
+        with ThreadPoolExecutor(13) as pool:
+            with database.holding(events[0]):
+                answers = [pool.submit(client.reserve, event) for event in events * 2]
+                service.wait_until_accepted(12 if across_events == "true" else 2)
+            assert {answer.result().status_code for answer in answers} == {201}
+    transactions = (
+        "select count(distinct xmin::text) = count(*) from event_ledger where version > 1"
+    )
+    one_each = database.psql(transactions) == ["t"]
+    assert one_each is (across_events == "false")
+
+
+def test_one_key_with_two_quantities_is_not_one_batch() -> None:
+    async def taken() -> list[int]:
+        now = asyncio.get_running_loop().time()
+        event = Uuid("018f0000-0000-7000-8000-000000000001")
+        line = deque(
+            Waiting(change, asyncio.get_running_loop().create_future(), now + 9, now + 9)
+            for change in [
+                reserve(event, 2, key="k"),
+                reserve(event, 2, key="k"),
+                reserve(event, 1, user="bob", key="k"),
+                reserve(event, 1, key="k"),
+                Update(event, "{}"),
+                Pay(event, "alice"),
+            ]
+        )
+        sizes = []
+        while line:
+            sizes.append(len(_take_batch(line)))
+        return sizes
+
+    # The second quantity waits for what becomes of the first; an update goes alone.
+    assert asyncio.run(taken()) == [3, 1, 1, 1]
+
+
+def test_events_are_locked_in_the_order_of_their_ids(database: Database) -> None:
+    events = database.psql(
+        "insert into events (name, date, total_tickets) "
+        "select 'event ' || n, '2030-01-01', 5 from generate_series(1, 12) as n returning id"
+    )
+    events.sort()
+    with ThreadPoolExecutor(1) as pool:
+        with database.holding(events[0]):
+            batch = [reserve(Uuid(event)) for event in reversed(events)]
+            waiting = pool.submit(carry_out, database, batch)
+            database.wait_until_blocked(of="")
+            # It waits for the first of them and has none of the others.
+            with database.connect() as rival:
+                free = rival.execute("select id from events for update skip locked").fetchall()
+            assert len(free) == len(events) - 1
+        assert set(words(waiting.result())) == {"granted"}
 
 
 def test_a_stuck_event_is_told_busy_and_holds_up_no_other(
@@ -253,3 +321,67 @@ def test_more_than_may_wait_is_told_busy(database: Database, start: Starter) -> 
                 database.wait_until_blocked()
                 wait_until(lambda: code(client.reserve(event)) == (503, "BUSY"))
             assert {answer.result().status_code for answer in first} == {201}
+
+
+def test_a_connection_that_breaks_under_a_batch_leaves_the_outcome_unknown(
+    client: Client, database: Database
+) -> None:
+    event = client.create_event(tickets=5)
+    with ThreadPoolExecutor(1) as pool, database.holding(event):
+        answer = pool.submit(client.reserve, event)
+        database.wait_until_blocked()
+        database.psql(
+            "select pg_terminate_backend(pid) from pg_stat_activity "
+            "where wait_event_type = 'Lock' and datname = current_database()"
+        )
+        told = answer.result()
+    assert code(told) == (503, "OUTCOME_UNKNOWN")
+    assert told.headers["Retry-After"] == "1"
+    wait_until(lambda: client.reserve(event).status_code == 201)
+
+
+def test_nobody_waits_longer_than_the_deadline_for_a_server_that_stands_still(
+    service: RunningService, client: Client, database: Database
+) -> None:
+    event = client.create_event(tickets=5)
+    client.hold(event)
+    backends = database.psql(
+        "select pid from pg_stat_activity "
+        "where application_name = 'holdfast' and datname = current_database()"
+    )
+    with ThreadPoolExecutor(3) as pool:
+        for pid in backends:
+            os.kill(int(pid), signal.SIGSTOP)
+        try:
+            sent = pool.submit(client.reserve, event)
+            service.wait_until_accepted(1)
+            behind = pool.submit(client.reserve, event, 1, "bob")
+            read = pool.submit(client.get, f"/events/{event}")
+            told = [one.result() for one in (sent, behind, read)]
+        finally:
+            for pid in backends:
+                os.kill(int(pid), signal.SIGCONT)
+    # The one was sent; the other waited behind it, and PostgreSQL never heard of it.
+    assert [code(one) for one in told] == [
+        (503, "OUTCOME_UNKNOWN"),
+        (503, "BUSY"),
+        (503, "BUSY"),
+    ]
+    assert max(one.elapsed.total_seconds() for one in told) < DEADLINE_SECONDS + 1
+    wait_until(lambda: client.event(event)["allocatedTickets"] == 2)
+
+
+def test_more_events_stuck_than_there_are_connections_hold_up_no_other(
+    service: RunningService, client: Client, database: Database
+) -> None:
+    stuck = [client.create_event(name=f"stuck {n}") for n in range(WRITE_CONNECTIONS + 2)]
+    free = client.create_event(name="free", tickets=50)
+    with database.connect() as rival, ThreadPoolExecutor(40) as pool:
+        rival.execute("select from events where name like 'stuck%' for update")
+        held_up = [pool.submit(client.reserve, event) for event in stuck]
+        service.wait_until_accepted(len(stuck))
+        answers = [pool.submit(client.reserve, free, 1, f"user-{n}") for n in range(20)]
+        assert {answer.result().status_code for answer in answers} == {201}
+        assert {code(answer.result()) for answer in held_up} == {(503, "BUSY")}
+        rival.rollback()
+    wait_until(lambda: client.reserve(stuck[0]).status_code == 201)

@@ -176,7 +176,9 @@ def test_programs_out_of_the_accounts_reach_are_copied_beside_the_data(folder: P
     hidden.mkdir(mode=0o700)
     (hidden / "wheel").symlink_to(found.top)
     inside = found.folder.relative_to(found.top)
-    out_of_reach = Programs(hidden / "wheel", hidden / "wheel" / inside, found.major, found.account)
+    out_of_reach = Programs(
+        hidden / "wheel", hidden / "wheel" / inside, found.version, found.account
+    )
     data = folder / "data"
     data.mkdir()
     copied = out_of_reach.within_reach(data)

@@ -7,6 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from service.database import STEADY_PLANS
 from service.settings import resource
 from service.statements import load_statements
 from tests.conftest import created
@@ -152,3 +153,44 @@ def test_the_test_would_see_a_whole_table_read(large: Database) -> None:
         node.get("Relation Name") for node in nodes(plan) if "Scan" in node["Node Type"]
     }
     assert int(plan["Shared Hit Blocks"]) + int(plan["Shared Read Blocks"]) > 1000
+
+
+def test_a_plan_made_on_an_empty_database_is_good_for_a_full_one(
+    server: str, template: str
+) -> None:
+    """As in a service that starts before the sale and plans once: nobody has analysed since."""
+    with created(server, template) as database:
+        database.psql("alter table ticket_allocations set (autovacuum_enabled = off)")
+        database.psql("alter table events set (autovacuum_enabled = off)")
+        with psycopg.connect(database.dsn, options=STEADY_PLANS, autocommit=True) as connection:
+            for name in HOT:
+                statement = STATEMENTS[name]
+                connection.execute(b"prepare %s as %s" % (name.encode(), statement.numbered))
+                nothing = [
+                    psycopg.sql.Literal("{}" if type_.endswith("[]") else EMPTY[type_])
+                    for type_ in statement.types.values()
+                ]
+                connection.execute(execute(name, nothing))  # the first call makes the plan
+            database.psql(FILL.format(events=100).replace("vacuum analyze;", ""))
+            for name in HOT:
+                given = parameters(database, name)
+                arguments = [psycopg.sql.Literal(given[key]) for key in STATEMENTS[name].types]
+                with connection.transaction(force_rollback=True):
+                    row = connection.execute(
+                        psycopg.sql.SQL("explain (analyze, buffers, format json) {}").format(
+                            execute(name, arguments)
+                        )
+                    ).fetchone()
+                assert row is not None
+                plan = row[0][0]["Plan"]
+                pages = int(plan["Shared Hit Blocks"]) + int(plan["Shared Read Blocks"])
+                assert pages < 400, (name, pages, json.dumps(plan))
+
+
+EMPTY = {"interval": "1 s", "integer": "1", "uuid": "018f0000-0000-7000-8000-000000000001"}
+
+
+def execute(name: str, arguments: list[psycopg.sql.Literal]) -> psycopg.sql.Composed:
+    return psycopg.sql.SQL("execute {} ({})").format(
+        psycopg.sql.Identifier(name), psycopg.sql.SQL(", ").join(arguments)
+    )

@@ -69,6 +69,7 @@ PARAMETERS: dict[str, Mapping[str, Any]] = {
     "create_event": {"name": "new %s ':x", "date": "2030-05-01 20:00+00", "total_tickets": 3},
     "expire_tickets": {**CONCERNED, "most": 10},
     "find_events": {"event_ids": [E1, E2, UNKNOWN]},
+    "find_free_events": {"event_ids": [E1, E2, UNKNOWN]},
     "find_repeats": {**RESERVING, "idempotency_keys": ["k", "k", "", "", "", "k"]},
     "find_tickets": {"ticket_ids": [T1, T2, T3, UNKNOWN]},
     "limit_waits": {"lock_timeout": "0.1 s", "statement_timeout": "2 s"},

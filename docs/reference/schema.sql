@@ -219,8 +219,6 @@ ALTER TABLE ONLY public.ticket_allocations
 ALTER TABLE ONLY public.ticket_allocations
     ADD CONSTRAINT ticket_allocations_pkey PRIMARY KEY (id);
 
-CREATE INDEX idx_events_date_id ON public.events USING btree (date, id);
-
 CREATE INDEX idx_ticket_allocations_event_id ON public.ticket_allocations USING btree (event_id);
 
 CREATE INDEX idx_ticket_allocations_expires_at ON public.ticket_allocations USING btree (expires_at);

@@ -7,16 +7,16 @@ from service.answers import respond
 from service.calls import Call
 from service.migrations import migration_names
 from service.refusals import Refusal
-from service.write_path import NO_CONNECTION
+from service.write_path import NO_ANSWER
 
 
 async def check_health(call: Call) -> Response | Refusal:
     """Tell whether the database can be reached and has all migrations."""
-    queries = call.service.queries
+    queries = call.service.watching
     try:
         version = await queries.server_version()
         applied = set(await queries.list_applied_migrations())
-    except (psycopg.Error, *NO_CONNECTION):
+    except (psycopg.OperationalError, *NO_ANSWER):
         unreachable = {"status": "unreachable"}
         return respond(
             {"status": "unavailable", "database": unreachable, "migrations": unreachable}, 503
