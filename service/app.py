@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from service import limits
 from service.answers import refuse
 from service.calls import Endpoint
-from service.database import STEADY_PLANS, open_pool
+from service.database import NO_ANSWER, STEADY_PLANS, open_pool
 from service.handlers import events, health, tickets
 from service.queries import Queries
 from service.refusals import (
@@ -32,7 +32,7 @@ from service.state import Service
 from service.statements import load_statements
 from service.sweeper import sweep
 from service.transaction import Transactions
-from service.write_path import NO_ANSWER, WritePath
+from service.write_path import WritePath
 
 log = logging.getLogger(__name__)
 

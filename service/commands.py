@@ -1,7 +1,9 @@
 """The commands: ``holdfast`` and what it can do from a terminal."""
 
 import argparse
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -11,8 +13,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from service.database import DatabaseUnfit, shown
+from service.database import DatabaseUnfit
 from service.embedded import EmbeddedPostgres
 from service.migrations import MigrationsLocked, migrate, yoyo_url
 from service.programs import EmbeddedError, find_programs
@@ -133,9 +136,16 @@ def _psql(settings: Settings, parsed: argparse.Namespace) -> int:
     # The embedded one's own for the embedded one: it is of the same version.
     ours = settings.database_url is None or shutil.which("psql") is None
     program = find_programs()["psql"] if ours else "psql"
+    signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is for psql, to cancel a statement
     with _database(settings) as dsn:
+        parts = conninfo_to_dict(dsn)
+        # What a program is called with, everybody on the machine can read.
+        secret = {"PGPASSWORD": str(parts.pop("password"))} if parts.get("password") else {}
+        shown = make_conninfo("", **{key: str(value) for key, value in parts.items()})
         # Not by exec: the embedded PostgreSQL that we started has to be stopped afterwards.
-        return subprocess.call([program, f"--dbname={dsn}", *parsed.arguments])
+        return subprocess.call(
+            [program, f"--dbname={shown}", *parsed.arguments], env={**os.environ, **secret}
+        )
 
 
 @contextmanager
@@ -146,5 +156,5 @@ def _database(settings: Settings) -> Iterator[str]:
         return
     with EmbeddedPostgres(settings.data_dir) as postgres:
         if postgres.dsn is None:
-            raise CannotServe(f"PostgreSQL in {postgres.cluster} went away: {shown('')}")
+            raise CannotServe(f"PostgreSQL in {postgres.cluster} went away as it started")
         yield postgres.dsn

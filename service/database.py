@@ -11,7 +11,7 @@ from psycopg.adapt import AdaptersMap, Loader
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.types.numeric import Int8Dumper
 from psycopg.types.string import TextLoader
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
 from service import limits
 from service.statements import BrokenStatement, Statements
@@ -76,6 +76,7 @@ def conninfo(dsn: str, options: str = "") -> str:
     outside of a batch is bounded by ``statement_timeout``.
     """
     given = conninfo_to_dict(dsn)
+    hosts = str(given.get("host") or "").count(",") + 1
     # Said and not assumed, whatever the server's default: under REPEATABLE READ what is read
     # after the lock would be as old as the transaction.
     options += (
@@ -84,7 +85,9 @@ def conninfo(dsn: str, options: str = "") -> str:
     )
     by_default: dict[str, str | int] = {
         "application_name": "holdfast",
-        "connect_timeout": limits.CONNECT_SECONDS,
+        "client_encoding": "UTF8",
+        # libpq gives each host its own time.
+        "connect_timeout": max(2, limits.CONNECT_SECONDS // hosts),
         "keepalives_idle": 5,
         "keepalives_interval": 2,
         "keepalives_count": 2,
@@ -111,7 +114,7 @@ def open_pool(dsn: str, size: int, waiting: int, options: str = "") -> AsyncConn
         max_size=size,
         max_waiting=waiting,
         timeout=limits.POOL_SECONDS,
-        reconnect_timeout=30,
+        reconnect_timeout=limits.RECONNECT_SECONDS,
     )
 
 
@@ -128,6 +131,22 @@ async def _check(connection: psycopg.AsyncConnection) -> None:
         # Closed and not only refused: the pool would keep one that still looks alive.
         await connection.close()
         raise psycopg.OperationalError("the connection has ended while it was idle")
+
+
+NO_CONNECTION = (PoolTimeout, TooManyRequests, PoolClosed)
+"""What the pool raises: nothing was sent."""
+
+NO_ANSWER = (*NO_CONNECTION, TimeoutError)
+"""What a query may raise beside PostgreSQL's own errors."""
+
+
+def has_broken(error: psycopg.Error) -> bool:
+    """Whether an error is the end of its connection, so that nobody knows what was committed.
+
+    An error that PostgreSQL reports has an SQLSTATE and undoes its transaction, but for those
+    that end the connection itself: class 08, and 57P01 to 57P05 (Appendix A of its manual).
+    """
+    return error.sqlstate is None or error.sqlstate.startswith(("08", "57P"))
 
 
 def check_database(connection: psycopg.Connection, statements: Statements) -> str:

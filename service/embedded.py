@@ -9,6 +9,7 @@ keeps Ctrl-C from it until its clients have been answered.
 import fcntl
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -26,6 +27,8 @@ from service.programs import EmbeddedError, find_programs
 log = logging.getLogger(__name__)
 
 SUPERUSER = DATABASE = "holdfast"
+PORT = 5432
+"""Only a part of the socket's name."""
 KEEP_SECONDS = 0.5
 START_SECONDS = 60
 STOP_SECONDS = 30
@@ -63,6 +66,8 @@ class EmbeddedPostgres:
             EmbeddedError: when the data is of another major version, when its folder cannot be
                 used, or when the server does not start.
         """
+        for name in [name for name in os.environ if name.startswith("PG")]:
+            del os.environ[name]  # they speak of another database, and libpq would mix them in
         with self._alone():
             if self._wait_while(lambda status: status not in (None, "ready")) is None:
                 self._refuse_other_versions()
@@ -161,6 +166,8 @@ class EmbeddedPostgres:
         locale = ["--locale=C.UTF-8"]
         if self._programs.major >= 17:
             locale = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
+        for cut_off in self._data_dir.glob("new-*"):  # nobody else is here: we hold the lock
+            shutil.rmtree(cut_off, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=self._data_dir, prefix="new-") as making:
             self._programs.give_away(making)
             self._programs.run(
@@ -180,7 +187,8 @@ class EmbeddedPostgres:
                 [
                     self._programs["postgres"],
                     *("-D", str(self.cluster), "-k", str(self._socket_folder())),
-                    *("-c", "listen_addresses=", "-c", "unix_socket_permissions=0700"),
+                    *("-p", str(PORT), "-c", "listen_addresses="),
+                    *("-c", "unix_socket_permissions=0700"),
                     # A week of logs beside the data, a file for each day of it.
                     *("-c", "logging_collector=on", "-c", "log_filename=postgresql-%a.log"),
                     *("-c", "log_truncate_on_rotation=on", "-c", "log_rotation_size=0"),
@@ -188,6 +196,7 @@ class EmbeddedPostgres:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
+                env={"PATH": os.defpath, "LC_ALL": "C"},
                 cwd=self.cluster if self._programs.account is None else "/",
                 start_new_session=True,
                 preexec_fn=ending_with(os.getpid(), signal.SIGINT),

@@ -52,6 +52,8 @@ SWEEP_EVENTS = 100
 SWEEP_TICKETS = 1000
 """How many holds one batch frees in one event, at the least."""
 
+RECONNECT_SECONDS = 3
+"""The pool waits twice as long after each failure, and begins anew after this."""
 CONNECT_SECONDS = 10
 """For reaching the database at the start; the contract allows 20 in all."""
 KEEP_ALIVE_SECONDS = 30

@@ -9,7 +9,8 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool
 
 from service import limits
-from service.refusals import EVENT_EXISTS, OUTCOME_UNKNOWN, Refusal
+from service.database import NO_CONNECTION, has_broken
+from service.refusals import BUSY, EVENT_EXISTS, OUTCOME_UNKNOWN, Refusal
 from service.rows import Event, TicketAllocation, Uuid
 from service.statements import Statements
 
@@ -61,6 +62,8 @@ class Queries:
             )
         except TimeoutError:
             return OUTCOME_UNKNOWN
+        except NO_CONNECTION:
+            return BUSY
         except psycopg.OperationalError as error:
             if has_broken(error):
                 return OUTCOME_UNKNOWN
@@ -117,12 +120,3 @@ class Queries:
 def _forget(asked: asyncio.Future[list[Row]]) -> None:
     if not asked.cancelled():
         asked.exception()  # looked at, so that nobody is told that it was not
-
-
-def has_broken(error: psycopg.Error) -> bool:
-    """Whether an error is the end of its connection, so that nobody knows what was committed.
-
-    An error that PostgreSQL reports has an SQLSTATE and undoes its transaction, but for those
-    that end the connection itself: class 08, and 57P01 to 57P05 (Appendix A of its manual).
-    """
-    return error.sqlstate is None or error.sqlstate.startswith(("08", "57P"))

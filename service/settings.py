@@ -71,7 +71,7 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         workers=read("WORKERS", _integer(1, 64), 1),
         hold_seconds=read("HOLD_SECONDS", _integer(1, 31_536_000), 900),
         max_tickets_per_request=read("MAX_TICKETS_PER_REQUEST", _integer(1, 1000), 10),
-        organizer_token=environ.get("ORGANIZER_TOKEN", "").strip() or None,
+        organizer_token=_token(environ.get("ORGANIZER_TOKEN", "").strip()),
         log_level=read("LOG_LEVEL", _one_of("debug", "info", "warning", "error"), "info"),
         batch_across_events=read("BATCH_ACROSS_EVENTS", _yes_or_no, True),
         queue_limit=read("QUEUE_LIMIT", _integer(1, 1_000_000), 5000),
@@ -100,6 +100,13 @@ def _database_url(text: str) -> str | None:
     except ProgrammingError:
         raise SettingsError("DATABASE_URL is not understood by libpq") from None
     return f"postgresql://{rest}"
+
+
+def _token(text: str) -> str | None:
+    """Return a token that a header can carry; it is not repeated when it cannot be."""
+    if not all("!" <= character <= "~" for character in text):
+        raise SettingsError("ORGANIZER_TOKEN is not understood: visible ASCII without spaces is")
+    return text or None
 
 
 def _integer(lowest: int, highest: int) -> Callable[[str], int]:

@@ -12,8 +12,9 @@ import psycopg
 
 from service import limits
 from service.changes import Expire, Outcome
+from service.database import NO_ANSWER
 from service.queries import Queries
-from service.write_path import NO_ANSWER, WritePath
+from service.write_path import WritePath
 
 log = logging.getLogger(__name__)
 

@@ -20,11 +20,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
-from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
+from psycopg_pool import AsyncConnectionPool
 
 from service import limits
 from service.changes import Change, Outcome, Reserve, Update
-from service.queries import Queries, has_broken
+from service.database import NO_ANSWER, NO_CONNECTION, has_broken
+from service.queries import Queries
 from service.refusals import BUSY, INTERNAL_SERVER_ERROR, OUTCOME_UNKNOWN, Refusal
 from service.rows import Uuid
 from service.transaction import Transactions
@@ -33,12 +34,6 @@ log = logging.getLogger(__name__)
 
 SHARED = Uuid("")
 """The key of the lane that all events share which have none of their own."""
-
-NO_CONNECTION = (PoolTimeout, TooManyRequests, PoolClosed)
-"""Nothing was sent."""
-
-NO_ANSWER = (*NO_CONNECTION, TimeoutError)
-"""What a query may raise beside PostgreSQL's own errors."""
 
 _TRY_AGAIN = ("40001", "40P01")
 """What PostgreSQL itself asks to be tried again as it was: serialization, deadlock."""
@@ -172,10 +167,11 @@ class WritePath:
             lane.is_running = True
             self._spawn(self._drain(lane))
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)  # the loop itself holds tasks only weakly
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def _refuse_late(self, lane: Lane) -> None:
         """Refuse who could not be sent in time, and look again when the next one's time is up."""
@@ -193,7 +189,9 @@ class WritePath:
             while lane.waiting:
                 async with turn:
                     if batch := _take_batch(lane.waiting):
-                        await self._carry_out(lane, batch)
+                        # A server that stands still keeps its connection; the lane goes on.
+                        carrying = self._spawn(self._carry_out(lane, batch))
+                        await asyncio.wait([carrying], timeout=limits.DEADLINE_SECONDS)
         finally:
             lane.is_running = False
             if lane.is_stuck:

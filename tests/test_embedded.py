@@ -50,10 +50,13 @@ def served(folder: Path, port: int) -> Iterator[tuple[subprocess.Popen[str], Cli
 
 def runs(folder: Path) -> bool:
     """Whether a PostgreSQL runs on this data: a killed one leaves its postmaster.pid behind."""
-    return any(
-        Path("/proc", pid_file.read_text().partition("\n")[0]).exists()
-        for pid_file in folder.glob("postgresql-*/postmaster.pid")
-    )
+    try:
+        return any(
+            Path("/proc", pid_file.read_text().partition("\n")[0]).exists()
+            for pid_file in folder.glob("postgresql-*/postmaster.pid")
+        )
+    except FileNotFoundError:  # gone between the look and the read
+        return False
 
 
 def state(folder: Path) -> str:
@@ -88,8 +91,9 @@ def test_a_killed_postgres_is_recovered_with_all_that_was_acknowledged(
         event = client.create_event(tickets=3)
         client.hold(event, quantity=2)
         (pid_file,) = folder.glob("postgresql-*/postmaster.pid")
-        os.kill(int(pid_file.read_text().splitlines()[0]), signal.SIGKILL)
-        wait_until(lambda: client.get("/health").status_code == 503)
+        killed = int(pid_file.read_text().splitlines()[0])
+        os.kill(killed, signal.SIGKILL)
+        wait_until(lambda: runs(folder) and f"{killed}\n" not in pid_file.read_text())
         # The service starts it again, although a postmaster.pid lies there.
         wait_until(lambda: client.get("/health").status_code == 200)
         assert client.event(event)["reservedTickets"] == 2

@@ -91,5 +91,5 @@ def _dates(since: datetime | None, until: datetime | None) -> str:
 
 def _matches(if_none_match: str, etag: str) -> bool:
     """Whether a client's If-None-Match names this ETag; the comparison is weak (RFC 9110)."""
-    named = {one.strip().removeprefix("W/") for one in if_none_match.split(",")}
-    return "*" in named or etag in named
+    named = {one.strip() for one in if_none_match.split(",")}
+    return "*" in named or etag in named or f"W/{etag}" in named

@@ -5,9 +5,9 @@ from starlette.responses import Response
 
 from service.answers import respond
 from service.calls import Call
+from service.database import NO_ANSWER
 from service.migrations import migration_names
 from service.refusals import Refusal
-from service.write_path import NO_ANSWER
 
 
 async def check_health(call: Call) -> Response | Refusal:
