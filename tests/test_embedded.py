@@ -202,6 +202,7 @@ def test_a_normal_user_starts_it_as_root_does(folder: Path) -> None:
         os.setgroups([])
         os.setgid(somebody.pw_gid)
         os.setuid(somebody.pw_uid)
+        find_programs.cache_clear()  # it knows whom root runs them as
         with EmbeddedPostgres(folder) as postgres:
             answers.put(str(postgres.dsn))
 
