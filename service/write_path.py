@@ -190,7 +190,7 @@ class WritePath:
                 async with turn:
                     if batch := _take_batch(lane.waiting):
                         # A server that stands still keeps its connection; the lane goes on.
-                        carrying = self._spawn(self._carry_out(lane, batch))
+                        carrying = self._spawn(self._see_to(lane, batch))
                         await asyncio.wait([carrying], timeout=limits.DEADLINE_SECONDS)
         finally:
             lane.is_running = False
@@ -203,6 +203,14 @@ class WritePath:
         """Let an event that is apart and that nobody asks for go back to the others."""
         if lane.key != SHARED and not lane.is_running and not lane.waiting:
             self._lanes.pop(lane.key, None)
+
+    async def _see_to(self, lane: Lane, batch: Sequence[Waiting]) -> None:
+        """Carry a batch out, and leave nobody without an answer, whatever goes wrong."""
+        try:
+            await self._carry_out(lane, batch)
+        except Exception:
+            log.exception("a batch of %d has failed", len(batch))
+            _tell_all(batch, INTERNAL_SERVER_ERROR)
 
     async def _carry_out(self, lane: Lane, batch: Sequence[Waiting], tries: int = 1) -> None:
         """Run one transaction and tell everybody; when it fails, find out who it is that fails."""
@@ -219,9 +227,6 @@ class WritePath:
         except psycopg.Error as error:
             giving_up.cancel()
             await self._settle(lane, batch, error, tries)
-        except Exception:
-            log.exception("a batch of %d has failed", len(batch))
-            _tell_all(batch, INTERNAL_SERVER_ERROR)
         else:
             lane.is_stuck = False
             for one, outcome in zip(batch, outcomes, strict=True):
@@ -282,6 +287,8 @@ class WritePath:
             else:
                 self._line_up(event, one)
         lane.waiting.extendleft(reversed(again))
+        if lane.timer is None:
+            self._refuse_late(lane)
 
     async def _find_events_of(self, changes: Sequence[Change]) -> dict[Change, Uuid]:
         """Return the event of each change; of one that knows only its ticket, if it exists."""

@@ -71,6 +71,13 @@ def test_serve_ends_with_one_line_when_the_database_is_not_there() -> None:
     assert "s3cret" not in said
 
 
+@pytest.mark.parametrize("command", ["serve", "migrate", "dsn"])
+def test_a_url_that_libpq_does_not_understand_is_not_repeated(command: str) -> None:
+    said = refused(holdfast(command, database_url="postgresql://me:s3cret%zz@db/tickets"))
+    assert "DATABASE_URL" in said
+    assert "s3cret" not in said
+
+
 def test_serve_ends_with_one_line_when_its_port_is_taken(database: Database) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

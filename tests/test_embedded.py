@@ -15,7 +15,7 @@ import pytest
 
 from service.embedded import EmbeddedPostgres
 from service.programs import EmbeddedError, Programs, find_programs
-from tests.harness import WAIT_SECONDS, Client, is_live, wait_until
+from tests.harness import WAIT_SECONDS, Client, Database, is_live, wait_until
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes somebody else")
 
@@ -29,11 +29,13 @@ def folder() -> Iterator[Path]:
 
 
 @contextmanager
-def served(folder: Path, port: int) -> Iterator[tuple[subprocess.Popen[str], Client]]:
+def served(
+    folder: Path, port: int, **variables: str
+) -> Iterator[tuple[subprocess.Popen[str], Client]]:
     """Run ``holdfast`` on its embedded default, as a new user would."""
     process = subprocess.Popen(
         [sys.executable, "-m", "service"],
-        env={"PATH": os.environ["PATH"], "DATA_DIR": str(folder), "PORT": str(port)},
+        env={"PATH": os.environ["PATH"], "DATA_DIR": str(folder), "PORT": str(port)} | variables,
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -82,6 +84,19 @@ def test_the_service_takes_its_database_with_it_and_finds_it_again(
     assert state(folder) == "shut down"
     with served(folder, unused_port) as (_, client):
         assert client.event(event)["purchasedTickets"] == 1
+
+
+def test_a_killed_parent_leaves_neither_workers_nor_a_database(
+    folder: Path, unused_port: int
+) -> None:
+    with served(folder, unused_port, WORKERS="2") as (process, client):
+        client.create_event()
+        process.send_signal(signal.SIGKILL)
+        process.wait(WAIT_SECONDS)
+        wait_until(lambda: not runs(folder))
+        with Client(base_url=client.base_url, timeout=WAIT_SECONDS) as another:
+            wait_until(lambda: not is_live(another))
+    assert state(folder) == "shut down"
 
 
 def test_a_killed_postgres_is_recovered_with_all_that_was_acknowledged(
@@ -145,6 +160,20 @@ def test_a_data_dir_that_cannot_be_written_is_refused(folder: Path) -> None:
     (folder / "file").touch()
     with pytest.raises(EmbeddedError, match="cannot be used"):
         EmbeddedPostgres(folder / "file" / "below").start()
+
+
+def test_a_path_may_have_what_a_url_may_not(folder: Path) -> None:
+    with EmbeddedPostgres(folder / "a b&c%d?e") as postgres:
+        assert Database(str(postgres.dsn)).psql("select 1") == ["1"]
+
+
+def test_the_environment_of_another_database_does_not_turn_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"PGPORT": "5433", "PGHOSTADDR": "192.0.2.1", "PGOPTIONS": "-c x"}.items():
+        monkeypatch.setenv(name, value)
+    with EmbeddedPostgres(folder) as postgres:
+        assert Database(str(postgres.dsn)).psql("select 1") == ["1"]
 
 
 def test_a_path_too_long_for_a_socket_is_no_hindrance(folder: Path) -> None:

@@ -61,6 +61,33 @@ def test_an_event_that_has_not_changed_is_not_sent_again(client: Client) -> None
     assert (answer.status_code, answer.headers["ETag"] != etag) == (200, True)
 
 
+def test_a_change_by_hand_is_a_change(client: Client, database: Database) -> None:
+    event = client.create_event()
+    etag = client.get(f"/events/{event}").headers["ETag"]
+    database.psql("update events set name = 'by hand'")
+    answer = client.get(f"/events/{event}", headers={"If-None-Match": etag})
+    assert (answer.status_code, answer.json()["name"]) == (200, "by hand")
+
+
+def test_the_servers_defaults_change_nothing(database: Database, start: Starter) -> None:
+    name = database.psql("select current_database()")[0]
+    for setting, value in {
+        "default_transaction_isolation": "serializable",
+        "datestyle": "SQL, DMY",
+        "timezone": "Asia/Kolkata",
+        "client_encoding": "LATIN1",
+    }.items():
+        database.psql(f"alter database {name} set {setting} = '{value}'")
+    with start(database).client() as client:
+        body = {"name": "日本", "date": "2030-06-01T20:00:00Z", "totalTickets": 5}
+        answers = at_once(*[lambda: client.post("/events", json=body)] * 10)
+        assert sorted(answer.status_code for answer in answers) == [201] + [409] * 9
+        (event,) = client.get("/events", params={"q": "本"}).json()["data"]
+        assert (event["name"], event["date"]) == ("日本", "2030-06-01T20:00:00Z")
+        held = at_once(*[lambda n=n: client.reserve(event["id"], user=f"u{n}") for n in range(9)])
+        assert sorted(answer.status_code for answer in held) == [201] * 5 + [409] * 4
+
+
 def test_events_are_listed_by_date_a_page_at_a_time(client: Client) -> None:
     for day in (3, 1, 2):
         client.create_event(name=f"day {day}", date=f"2030-01-0{day}T20:00:00Z")

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from service.migrations import migrate, migration_names, yoyo_url
 from service.settings import resource
@@ -94,6 +95,22 @@ def test_yoyo_itself_applies_lists_and_rolls_back_to_nothing(empty_database: Dat
     yoyo(empty_database, "rollback", "--all")
     assert empty_database.psql(SCHEMA) == []
     assert yoyo(empty_database, "list").stdout.splitlines()[2].split()[:2] == ["U", NAMES[0]]
+
+
+def test_yoyo_works_from_the_root_on_what_the_environment_names(empty_database: Database) -> None:
+    parts = conninfo_to_dict(empty_database.dsn)
+    libpq = {"PGHOST": parts["host"], "PGUSER": parts["user"], "PGDATABASE": parts["dbname"]}
+    for command, shown in (("apply", ""), ("list", "0001_events")):
+        done = subprocess.run(
+            [str(Path(sys.executable).parent / "yoyo"), command],
+            cwd=ROOT,
+            env={**os.environ, "USER": "tester", **{key: str(libpq[key]) for key in libpq}},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert shown in done.stdout
+    assert empty_database.psql("select count(*) from events") == ["0"]
 
 
 def test_holdfast_and_yoyo_keep_the_same_record(empty_database: Database) -> None:
