@@ -65,7 +65,8 @@ class Lane:
 
     key: Uuid
     waiting: deque[Waiting] = field(default_factory=deque)
-    is_running: bool = False
+    runner: object | None = None
+    """Who carries out its batches; None: nobody, since nothing waits."""
     is_stuck: bool = False
     """Whether the last batch could not have its lock: then its event stays apart."""
     timer: asyncio.TimerHandle | None = None
@@ -163,15 +164,13 @@ class WritePath:
         lane.waiting.append(one)
         if lane.timer is None:
             self._refuse_late(lane)
-        if not lane.is_running:
-            lane.is_running = True
-            self._spawn(self._drain(lane))
+        if lane.runner is None:
+            self._run(lane)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)  # the loop itself holds tasks only weakly
         task.add_done_callback(self._tasks.discard)
-        return task
 
     def _refuse_late(self, lane: Lane) -> None:
         """Refuse who could not be sent in time, and look again when the next one's time is up."""
@@ -182,26 +181,33 @@ class WritePath:
         if lane.waiting:
             lane.timer = loop.call_at(lane.waiting[0].send_before, self._refuse_late, lane)
 
-    async def _drain(self, lane: Lane) -> None:
+    def _run(self, lane: Lane) -> None:
+        """Give a lane a runner: its first, or one in the place of one that stands still."""
+        lane.runner = object()
+        self._spawn(self._drain(lane, lane.runner))
+
+    async def _drain(self, lane: Lane, runner: object) -> None:
         # Events that are apart never take all connections: the shared lane has one.
         turn = self._apart if lane.key != SHARED else contextlib.nullcontext()
-        try:
-            while lane.waiting:
-                async with turn:
-                    if batch := _take_batch(lane.waiting):
-                        # A server that stands still keeps its connection; the lane goes on.
-                        carrying = self._spawn(self._see_to(lane, batch))
-                        await asyncio.wait([carrying], timeout=limits.DEADLINE_SECONDS)
-        finally:
-            lane.is_running = False
+        loop = asyncio.get_running_loop()
+        while lane.waiting and lane.runner is runner:
+            async with turn:
+                if batch := _take_batch(lane.waiting):
+                    # A server that stands still keeps its connection and its runner. Not a
+                    # task for each batch: the next one is sent before this one is answered.
+                    standstill = loop.call_later(limits.DEADLINE_SECONDS, self._run, lane)
+                    await self._see_to(lane, batch)
+                    standstill.cancel()
+        if lane.runner is runner:
+            lane.runner = None
             if lane.is_stuck:
-                asyncio.get_running_loop().call_later(limits.STUCK_SECONDS, self._drop, lane)
+                loop.call_later(limits.STUCK_SECONDS, self._drop, lane)
             else:
                 self._drop(lane)
 
     def _drop(self, lane: Lane) -> None:
         """Let an event that is apart and that nobody asks for go back to the others."""
-        if lane.key != SHARED and not lane.is_running and not lane.waiting:
+        if lane.key != SHARED and lane.runner is None and not lane.waiting:
             self._lanes.pop(lane.key, None)
 
     async def _see_to(self, lane: Lane, batch: Sequence[Waiting]) -> None:

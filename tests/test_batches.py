@@ -343,7 +343,7 @@ def test_a_connection_that_breaks_under_a_batch_leaves_the_outcome_unknown(
 def test_nobody_waits_longer_than_the_deadline_for_a_server_that_stands_still(
     service: RunningService, client: Client, database: Database
 ) -> None:
-    event = client.create_event(tickets=5)
+    event, other = client.create_event(tickets=5), client.create_event(name="other")
     client.hold(event)
     backends = database.psql(
         "select pid from pg_stat_activity "
@@ -358,6 +358,8 @@ def test_nobody_waits_longer_than_the_deadline_for_a_server_that_stands_still(
             behind = pool.submit(client.reserve, event, 1, "bob")
             read = pool.submit(client.get, f"/events/{event}")
             told = [one.result() for one in (sent, behind, read)]
+            # The lane goes on with another connection, while this one still stands still.
+            wait_until(lambda: client.reserve(other).status_code == 201)
         finally:
             for pid in backends:
                 os.kill(int(pid), signal.SIGCONT)
