@@ -1,7 +1,7 @@
 """The refusals: a closed list of values, each with its status, its code and its text.
 
 A refusal is returned, not raised; ``answers`` renders it. The statements of ``sql/`` speak of
-the same things in one word each; ``refusal_of`` is where a word becomes a refusal.
+the same things in one word each; the tables at the end say, verb by verb, which word is which.
 """
 
 from dataclasses import dataclass, field, replace

@@ -4,8 +4,8 @@ Changes that arrive while a transaction is under way are gathered and go into th
 together. There is no timer: an idle service runs a batch of one at once, a crowd makes batches
 of hundreds, and an event's row is locked once for all of them.
 
-A lane is a line of waiting changes with at most one transaction under way. All events share
-one lane. When a batch of it fails, its changes are dealt out to lanes of one event each: for a lock
+A lane is a line of waiting changes with at most one transaction under way (``lanes``). All events
+share one lane. When a batch of it fails, its changes are dealt out to lanes of one event each: for a lock
 only those whose event is locked, for any other reason all of them. In those lanes a batch that
 fails is halved until what fails, fails alone. So a stuck event holds up no other, and a change that
 cannot be carried out takes no neighbour with it.
@@ -14,17 +14,24 @@ cannot be carried out takes no neighbour with it.
 import asyncio
 import contextlib
 import logging
-from collections import deque
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool
 
 from service import limits
-from service.changes import Change, Outcome, Reserve, Update
+from service.changes import Change, Outcome, Update
 from service.database import NO_ANSWER, NO_CONNECTION, has_broken
+from service.lanes import (
+    Deadline,
+    Lane,
+    Waiting,
+    in_time,
+    take_batch,
+    tell_all,
+)
 from service.queries import Queries
 from service.refusals import BUSY, INTERNAL_SERVER_ERROR, OUTCOME_UNKNOWN, Refusal
 from service.rows import Uuid
@@ -41,56 +48,6 @@ _TRY_AGAIN = ("40001", "40P01")
 _PASSES = (*_TRY_AGAIN, "55P03", "57014", "25006", "53")
 """What undid a transaction and may be gone a moment later: also a lock or a statement that took
 too long, a server that is read-only just now, and whatever it lacks (class 53)."""
-
-
-@dataclass(slots=True, eq=False)
-class Waiting:
-    """A change in a lane, and the future in which its handler waits for the answer."""
-
-    change: Change
-    answer: asyncio.Future[Outcome | Refusal]
-    send_before: float
-    """In the event loop's time, as is the next."""
-    answer_before: float
-
-    def tell(self, answer: Outcome | Refusal) -> None:
-        """Answer, unless that was done before."""
-        if not self.answer.done():
-            self.answer.set_result(answer)
-
-
-@dataclass(slots=True, eq=False)
-class Lane:
-    """Changes in the order in which they came."""
-
-    key: Uuid
-    waiting: deque[Waiting] = field(default_factory=deque)
-    runner: object | None = None
-    """Who carries out its batches; None: nobody, since nothing waits."""
-    is_stuck: bool = False
-    """Whether the last batch could not have its lock: then its event stays apart."""
-    timer: asyncio.TimerHandle | None = None
-
-
-class GivingUp:
-    """Tells whoever of a batch still waits at the end of its deadline that nobody knows."""
-
-    def __init__(self, batch: Sequence[Waiting]) -> None:
-        self._waiting = deque(sorted(batch, key=lambda one: one.answer_before))
-        self._timer: asyncio.TimerHandle | None = None
-        self._look()
-
-    def _look(self) -> None:
-        loop = asyncio.get_running_loop()
-        while self._waiting and self._waiting[0].answer_before <= loop.time():
-            self._waiting.popleft().tell(OUTCOME_UNKNOWN)
-        if self._waiting:
-            self._timer = loop.call_at(self._waiting[0].answer_before, self._look)
-
-    def cancel(self) -> None:
-        """Give up nobody any more."""
-        if self._timer is not None:
-            self._timer.cancel()
 
 
 class WritePath:
@@ -192,7 +149,7 @@ class WritePath:
         loop = asyncio.get_running_loop()
         while lane.waiting and lane.runner is runner:
             async with turn:
-                if batch := _take_batch(lane.waiting):
+                if batch := take_batch(lane.waiting):
                     # A server that stands still keeps its connection and its runner. Not a
                     # task for each batch: the next one is sent before this one is answered.
                     standstill = loop.call_later(limits.DEADLINE_SECONDS, self._run, lane)
@@ -216,20 +173,20 @@ class WritePath:
             await self._carry_out(lane, batch)
         except Exception:
             log.exception("a batch of %d has failed", len(batch))
-            _tell_all(batch, INTERNAL_SERVER_ERROR)
+            tell_all(batch, INTERNAL_SERVER_ERROR)
 
     async def _carry_out(self, lane: Lane, batch: Sequence[Waiting], tries: int = 1) -> None:
         """Run one transaction and tell everybody; when it fails, find out who it is that fails."""
         # A sent pipeline is not called back: it may just be committing. It is left to end,
         # and whoever waited for it until the deadline is told that nobody knows.
-        giving_up = GivingUp(batch)
+        giving_up = Deadline(batch, attrgetter("answer_before"), OUTCOME_UNKNOWN)
         lock_seconds = limits.SHARED_LOCK_SECONDS if lane.key == SHARED else limits.LOCK_SECONDS
         try:
             async with self._pool.connection() as connection:
                 changes = [one.change for one in batch]
                 outcomes = await self._transactions.run(connection, changes, lock_seconds)
         except NO_CONNECTION:
-            _tell_all(batch, BUSY)
+            tell_all(batch, BUSY)
         except psycopg.Error as error:
             giving_up.cancel()
             await self._settle(lane, batch, error, tries)
@@ -246,29 +203,36 @@ class WritePath:
         """Do what is left to do about a batch that was not committed, or perhaps was."""
         if has_broken(error):
             log.warning("the connection broke under a batch of %d: %s", len(batch), error)
-            _tell_all(batch, OUTCOME_UNKNOWN)
+            tell_all(batch, OUTCOME_UNKNOWN)
         elif _is_name_taken(batch, error):
-            _tell_all(batch, Outcome("event_exists"))
+            tell_all(batch, Outcome("event_exists"))
         elif error.sqlstate in _TRY_AGAIN and tries < limits.TRIES:
-            if in_time := _in_time(batch):
-                await self._carry_out(lane, in_time, tries + 1)
+            if again := in_time(batch):
+                await self._carry_out(lane, again, tries + 1)
         elif lane.key == SHARED:
             await self._deal_out(lane, batch, isinstance(error, psycopg.errors.LockNotAvailable))
         elif isinstance(error, psycopg.errors.LockNotAvailable):
             # They all want the one lock, or else a ticket that somebody holds in psql.
             lane.is_stuck = True
-            _tell_all(batch, BUSY)
+            tell_all(batch, BUSY)
         elif len(batch) > 1:
-            half = len(batch) // 2
-            for part in (batch[:half], batch[half:]):
-                if in_time := _in_time(part):
-                    await self._carry_out(lane, in_time)
+            await self._carry_out_by_halves(lane, batch)
         elif (error.sqlstate or "").startswith(_PASSES):
             log.info("one change is told to come again: %s", type(error).__name__)
-            _tell_all(batch, BUSY)
+            tell_all(batch, BUSY)
         else:
             log.error("a change has failed: %s %s", error.sqlstate, error.diag.message_primary)
-            _tell_all(batch, INTERNAL_SERVER_ERROR)
+            tell_all(batch, INTERNAL_SERVER_ERROR)
+
+    async def _carry_out_by_halves(self, lane: Lane, batch: Sequence[Waiting]) -> None:
+        half = len(batch) // 2
+        # Nothing of the second half is sent yet: should the first take long, it is refused.
+        refusing = Deadline(batch[half:], attrgetter("send_before"), BUSY)
+        if first := in_time(batch[:half]):
+            await self._carry_out(lane, first)
+        refusing.cancel()
+        if second := in_time(batch[half:]):
+            await self._carry_out(lane, second)
 
     async def _deal_out(self, lane: Lane, batch: Sequence[Waiting], for_a_lock: bool) -> None:
         """Give each event of a shared batch its own lane, or only those that are locked."""
@@ -284,7 +248,7 @@ class WritePath:
         if free >= set(events.values()):
             free = set()  # nobody is locked, and yet it failed: each by itself, then
         again: list[Waiting] = []
-        for one in _in_time(batch):
+        for one in in_time(batch):
             event = events.get(one.change)
             if event is None:
                 one.tell(BUSY)  # its transaction was undone, and its event cannot be found now
@@ -304,44 +268,6 @@ class WritePath:
             found = {ticket.id: ticket.event_id for ticket in rows}
         events = {change: change.event or found.get(change.ticket or SHARED) for change in changes}
         return {change: event for change, event in events.items() if event}
-
-
-def _take_batch(waiting: deque[Waiting]) -> list[Waiting]:
-    """Take from the head of a line what may go into one transaction."""
-    batch: list[Waiting] = []
-    keys: dict[tuple[Uuid, str, str], int] = {}
-    now = asyncio.get_running_loop().time()
-    tickets = 0
-    while waiting and len(batch) < limits.BATCH_REQUESTS:
-        change = waiting[0].change
-        if waiting[0].send_before <= now:
-            waiting.popleft().tell(BUSY)
-            continue
-        if batch and (change.stands_alone or batch[0].change.stands_alone):
-            break
-        tickets += change.tickets_wanted
-        if batch and tickets > limits.BATCH_TICKETS:
-            break
-        if isinstance(change, Reserve) and change.idempotency_key:
-            # One key with two quantities: the second is judged by what became of the first,
-            # and so waits for the next batch.
-            key = (change.event_id, change.user_fingerprint, change.idempotency_key)
-            if keys.setdefault(key, change.quantity) != change.quantity:
-                break
-        batch.append(waiting.popleft())
-    return batch
-
-
-def _in_time(batch: Sequence[Waiting]) -> list[Waiting]:
-    """Refuse those of a batch whose time to be sent again is over, and return the others."""
-    now = asyncio.get_running_loop().time()
-    _tell_all([one for one in batch if one.send_before <= now], BUSY)
-    return [one for one in batch if one.send_before > now]
-
-
-def _tell_all(batch: Sequence[Waiting], answer: Outcome | Refusal) -> None:
-    for one in batch:
-        one.tell(answer)
 
 
 def _is_name_taken(batch: Sequence[Waiting], error: psycopg.Error) -> bool:

@@ -12,12 +12,12 @@ import pytest
 
 from service.changes import Cancel, Change, Expire, Outcome, Pay, Refund, Reserve, Update
 from service.database import ADAPTERS
+from service.lanes import Waiting, take_batch
 from service.limits import DEADLINE_SECONDS, WRITE_CONNECTIONS
 from service.rows import Uuid
 from service.settings import resource
 from service.statements import load_statements
 from service.transaction import Transactions
-from service.write_path import Waiting, _take_batch
 from tests.harness import (
     Client,
     Database,
@@ -246,7 +246,7 @@ def test_one_key_with_two_quantities_is_not_one_batch() -> None:
         )
         sizes = []
         while line:
-            sizes.append(len(_take_batch(line)))
+            sizes.append(len(take_batch(line)))
         return sizes
 
     # The second quantity waits for what becomes of the first; an update goes alone.
