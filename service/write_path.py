@@ -4,11 +4,11 @@ Changes that arrive while a transaction is under way are gathered and go into th
 together. There is no timer: an idle service runs a batch of one at once, a crowd makes batches
 of hundreds, and an event's row is locked once for all of them.
 
-A lane is a line of waiting changes with at most one transaction under way (``lanes``). All events
-share one lane. When a batch of it fails, its changes are dealt out to lanes of one event each: for a lock
-only those whose event is locked, for any other reason all of them. In those lanes a batch that
-fails is halved until what fails, fails alone. So a stuck event holds up no other, and a change that
-cannot be carried out takes no neighbour with it.
+A lane is a line of waiting changes with at most one transaction under way (``lanes``). All
+events share one lane. When a batch of it fails, its changes are dealt out to lanes of one event
+each: for a lock only those whose event is locked, for any other reason all of them. In those lanes
+a batch that fails is halved until what fails, fails alone. So a stuck event holds up no other, and
+a change that cannot be carried out takes no neighbour with it.
 """
 
 import asyncio
