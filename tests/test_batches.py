@@ -357,6 +357,9 @@ def test_nobody_waits_longer_than_the_deadline_for_a_server_that_stands_still(
             service.wait_until_accepted(1)
             behind = pool.submit(client.reserve, event, 1, "bob")
             read = pool.submit(client.get, f"/events/{event}")
+            # What was never sent is refused while what was sent is still waited for.
+            wait_until(behind.done)
+            assert not sent.done()
             told = [one.result() for one in (sent, behind, read)]
             # The lane goes on with another connection, while this one still stands still.
             wait_until(lambda: client.reserve(other).status_code == 201)
@@ -374,14 +377,14 @@ def test_nobody_waits_longer_than_the_deadline_for_a_server_that_stands_still(
 
 
 def test_more_events_stuck_than_there_are_connections_hold_up_no_other(
-    service: RunningService, client: Client, database: Database
+    client: Client, database: Database
 ) -> None:
     stuck = [client.create_event(name=f"stuck {n}") for n in range(WRITE_CONNECTIONS + 2)]
     free = client.create_event(name="free", tickets=50)
     with database.connect() as rival, ThreadPoolExecutor(40) as pool:
         rival.execute("select from events where name like 'stuck%' for update")
         held_up = [pool.submit(client.reserve, event) for event in stuck]
-        service.wait_until_accepted(len(stuck))
+        database.wait_until_blocked(WRITE_CONNECTIONS - 1)
         answers = [pool.submit(client.reserve, free, 1, f"user-{n}") for n in range(20)]
         assert {answer.result().status_code for answer in answers} == {201}
         assert {code(answer.result()) for answer in held_up} == {(503, "BUSY")}

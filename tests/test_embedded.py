@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 
 from service.embedded import EmbeddedPostgres
 from service.programs import EmbeddedError, Programs, find_programs
-from tests.harness import WAIT_SECONDS, Client, Database, is_live, wait_until
+from tests.harness import WAIT_SECONDS, Client, Database, code, is_live, wait_until
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes somebody else")
 
@@ -38,6 +39,7 @@ def served(
         env={"PATH": os.environ["PATH"], "DATA_DIR": str(folder), "PORT": str(port)} | variables,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     try:
         with Client(base_url=f"http://127.0.0.1:{port}", timeout=WAIT_SECONDS) as client:
@@ -84,6 +86,22 @@ def test_the_service_takes_its_database_with_it_and_finds_it_again(
     assert state(folder) == "shut down"
     with served(folder, unused_port) as (_, client):
         assert client.event(event)["purchasedTickets"] == 1
+
+
+def test_ctrl_c_reaches_postgres_only_after_its_clients_have_been_answered(
+    folder: Path, unused_port: int
+) -> None:
+    with served(folder, unused_port) as (process, client), ThreadPoolExecutor(1) as pool:
+        event = client.create_event()
+        database = Database(str(EmbeddedPostgres(folder).dsn))
+        with database.connect() as rival:
+            rival.execute("select from events for update")
+            waiting = pool.submit(client.reserve, event)
+            database.wait_until_blocked()
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of the group
+            # It waited for the lock to the end, and no connection broke under it.
+            assert code(waiting.result()) == (503, "BUSY")
+        assert process.wait(WAIT_SECONDS) == 0
 
 
 def test_a_killed_parent_leaves_neither_workers_nor_a_database(
