@@ -5,7 +5,7 @@ camelCase, no spaces, times in UTC with ``Z``; the order of the fields is that o
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
@@ -80,6 +80,29 @@ class TicketAnswer(Struct, rename="camel", gc=False):
             ticket.created_at,
             ticket.updated_at,
             ticket.user_fingerprint if ticket.user_fingerprint == asked_by else UNSET,
+        )
+
+
+class ReservationAnswer(Struct, rename="camel", gc=False):
+    """A reservation as its owner sees it."""
+
+    id: Uuid
+    event_id: Uuid
+    status: AllocationStatus | Literal["mixed"]
+    expires_at: datetime | None
+    tickets: list[TicketAnswer]
+
+    @classmethod
+    def of(cls, tickets: Sequence[TicketAllocation], asked_by: str) -> "ReservationAnswer":
+        """Return the answer for all rows of a reservation, of which there is at least one."""
+        statuses = {ticket.status for ticket in tickets}
+        ends = [t.expires_at for t in tickets if t.status == "reserved" and t.expires_at]
+        return cls(
+            tickets[0].reservation_id,
+            tickets[0].event_id,
+            statuses.pop() if len(statuses) == 1 else "mixed",
+            min(ends, default=None),
+            [TicketAnswer.of(ticket, asked_by) for ticket in tickets],
         )
 
 

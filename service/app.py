@@ -16,9 +16,9 @@ from starlette.types import Receive, Scope, Send
 
 from service import limits
 from service.answers import refuse
-from service.calls import Endpoint
+from service.calls import FINGERPRINT, KEY, OWNER, Endpoint
 from service.database import NO_ANSWER, STEADY_PLANS, open_pool
-from service.handlers import events, health, tickets
+from service.handlers import events, fingerprints, health, reservations, tickets
 from service.queries import Queries
 from service.refusals import (
     BUSY,
@@ -48,18 +48,30 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
         ),
     },
     "/events/{id}/tickets": {
-        "POST": Endpoint(tickets.reserve_tickets, body=tickets.reservation_fields),
+        "GET": Endpoint(tickets.list_event_tickets, query=tickets.LIST_QUERY, for_organizer=True),
+        "POST": Endpoint(tickets.reserve_tickets, body=tickets.reservation_fields, headers=[KEY]),
     },
     "/events/tickets/{id}": {
-        "GET": Endpoint(tickets.find_ticket),
+        "GET": Endpoint(tickets.find_ticket, headers=[FINGERPRINT]),
     },
     "/events/tickets/{id}/payment": {
         "POST": Endpoint(tickets.pay_ticket, body=tickets.OWNER_FIELDS),
-        "DELETE": Endpoint(tickets.cancel_ticket),
+        "DELETE": Endpoint(tickets.cancel_ticket, headers=[OWNER]),
     },
     "/events/tickets/{id}/refund": {
         "POST": Endpoint(tickets.refund_ticket, for_organizer=True),
     },
+    "/reservations/{id}": {
+        "GET": Endpoint(reservations.find_reservation, headers=[OWNER]),
+        "DELETE": Endpoint(reservations.cancel_reservation, headers=[OWNER]),
+    },
+    "/reservations/{id}/payment": {
+        "POST": Endpoint(reservations.pay_reservation, body=tickets.OWNER_FIELDS),
+    },
+    "/tickets": {
+        "GET": Endpoint(tickets.list_user_tickets, query=tickets.LIST_QUERY, headers=[OWNER]),
+    },
+    "/fingerprints": {"POST": Endpoint(fingerprints.create_fingerprint)},
     "/health": {"GET": Endpoint(health.check_health)},
     "/health/live": {"GET": Endpoint(health.check_live)},
 }

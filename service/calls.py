@@ -6,7 +6,7 @@ database comes after.
 
 import asyncio
 import hmac
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from service import limits
-from service.fields import BadFields, Reader, identifier, read_object
+from service.fields import BadFields, Reader, fingerprint, identifier, read_object, token
 from service.refusals import (
     BAD_REQUEST,
     PAYLOAD_TOO_LARGE,
@@ -25,8 +25,19 @@ from service.refusals import (
 from service.rows import Uuid
 from service.state import Service
 
-FINGERPRINT_HEADER = "x-user-fingerprint"
-KEY_HEADER = "idempotency-key"
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A header that a route reads."""
+
+    name: str
+    read: Reader
+    required: bool = False
+
+
+KEY = Header("Idempotency-Key", token(limits.MAX_KEY))
+FINGERPRINT = Header("X-User-Fingerprint", fingerprint)
+OWNER = Header("X-User-Fingerprint", fingerprint, required=True)
 
 
 @dataclass(slots=True)
@@ -39,22 +50,8 @@ class Call:
     """The id in the path; '' where the path has none."""
     query: dict[str, Any]
     body: dict[str, Any]
-
-    def header(self, name: str, read: Reader) -> Any:
-        """Return a header's value, None if it is not there.
-
-        Raises:
-            BadHeader: when it is there and cannot be used, or twice with different values.
-        """
-        values = set(self.request.headers.getlist(name))
-        if not values:
-            return None
-        if len(values) > 1:
-            raise BadHeader(f"The header {name} is given twice")
-        try:
-            return read(values.pop())
-        except ValueError as error:
-            raise BadHeader(f"The header {name} {error}") from None
+    headers: dict[str, Any]
+    """By name, those that the route reads; None for one that is not there."""
 
 
 class BadHeader(Exception):
@@ -74,6 +71,7 @@ class Endpoint:
     partial: bool = False
     """Whether fields of the body may be missing."""
     query: Mapping[str, Reader] = field(default_factory=dict)
+    headers: Sequence[Header] = ()
     for_organizer: bool = False
 
     async def call(self, service: Service, request: Request) -> Response | Refusal:
@@ -94,7 +92,8 @@ class Endpoint:
                 id_ = identifier(path_id) if path_id is not None else Uuid("")
             except ValueError:
                 return BAD_REQUEST.because([{"field": "id", "message": "must be a UUID"}])
-            return await self.handler(Call(service, request, id_, query, body))
+            headers = {header.name: _read_header(request, header) for header in self.headers}
+            return await self.handler(Call(service, request, id_, query, body, headers))
         except BadFields as bad:
             return BAD_REQUEST.because(bad.details)
         except BadHeader as bad:
@@ -137,6 +136,25 @@ async def _receive(request: Request) -> bytes | None:
             return None
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+def _read_header(request: Request, header: Header) -> Any:
+    """Return a header's value, None if it may be missing and is.
+
+    Raises:
+        BadHeader: when it cannot be used, or is there twice with different values.
+    """
+    values = set(request.headers.getlist(header.name))
+    if len(values) > 1:
+        raise BadHeader(f"The header {header.name} is given twice")
+    if not values:
+        if header.required:
+            raise BadHeader(f"The header {header.name} is missing")
+        return None
+    try:
+        return header.read(values.pop())
+    except ValueError as error:
+        raise BadHeader(f"The header {header.name} {error}") from None
 
 
 def _read_query(request: Request, readers: Mapping[str, Reader]) -> dict[str, Any]:

@@ -23,14 +23,15 @@ class Outcome(Struct, frozen=True, gc=False):
     word: str
     """``granted``, ``replayed``, or the reason of a refusal."""
     tickets: tuple[TicketAllocation, ...] = ()
-    count: int | None = None
-    """What a refusal may turn on: how many tickets are available, or allocated."""
+    detail: int | Uuid | None = None
+    """What a refusal turns on: how many tickets are available, or allocated, or which ticket is
+    in the way."""
     event: Event | None = None
     """The event after an update."""
 
 
 def read_outcomes(rows: Iterable[Row], columns: int = 2) -> Iterator[tuple[int, Outcome]]:
-    """Read what a statement returned: request, outcome, perhaps a count, then a ticket's columns.
+    """Read what a statement returned: request, outcome, perhaps a detail, then a ticket's columns.
 
     Args:
         rows: in the order of their requests; several where a request has several tickets.
@@ -41,9 +42,9 @@ def read_outcomes(rows: Iterable[Row], columns: int = 2) -> Iterator[tuple[int, 
     """
     for request, group in groupby(rows, key=itemgetter(0)):
         found = list(group)
-        word, count = found[0][1], found[0][2] if columns > 2 else None
+        word, detail = found[0][1], found[0][2] if columns > 2 else None
         tickets = tuple(TicketAllocation(*row[columns:]) for row in found if row[columns])
-        yield request - 1, Outcome(word, tickets, count)
+        yield request - 1, Outcome(word, tickets, detail)
 
 
 class Change(Struct, frozen=True, gc=False):
@@ -57,12 +58,17 @@ class Change(Struct, frozen=True, gc=False):
 
     @property
     def event(self) -> Uuid | None:
-        """The event it concerns; None: that of its ticket."""
+        """The event it concerns; None: that of its ticket or its reservation."""
         return None
 
     @property
     def ticket(self) -> Uuid | None:
         """The ticket it concerns, where it does not know the event."""
+        return None
+
+    @property
+    def reservation(self) -> Uuid | None:
+        """The reservation it concerns, where it does not know the event."""
         return None
 
     @property
@@ -122,10 +128,41 @@ class OfOwner(OfTicket, frozen=True, gc=False):
         }
 
 
+class OfReservation(Change, frozen=True, gc=False):
+    """A change of all tickets of a reservation, or of none, that only their owner may ask for."""
+
+    reservation_id: Uuid
+    user_fingerprint: str
+
+    @property
+    def reservation(self) -> Uuid:
+        """The reservation it concerns."""
+        return self.reservation_id
+
+    @classmethod
+    def arrays(cls, changes: Sequence[Self]) -> dict[str, Any]:
+        """Return the reservations, and who asks."""
+        return {
+            "reservation_ids": [change.reservation_id for change in changes],
+            "user_fingerprints": [change.user_fingerprint for change in changes],
+        }
+
+    @classmethod
+    def outcomes(cls, rows: Iterable[Row]) -> Iterator[tuple[int, Outcome]]:
+        """Read the rows: in_the_way stands before the ticket."""
+        return read_outcomes(rows, columns=3)
+
+
 class Cancel(OfOwner, frozen=True, gc=False):
     """The owner gives a hold back."""
 
     statement = "cancel_tickets"
+
+
+class CancelReservation(OfReservation, frozen=True, gc=False):
+    """The owner gives a whole reservation back."""
+
+    statement = "cancel_reservations"
 
 
 class Refund(OfTicket, frozen=True, gc=False):
@@ -138,6 +175,12 @@ class Pay(OfOwner, frozen=True, gc=False):
     """The owner pays for a hold."""
 
     statement = "pay_tickets"
+
+
+class PayReservation(OfReservation, frozen=True, gc=False):
+    """The owner pays for a whole reservation."""
+
+    statement = "pay_reservations"
 
 
 class Update(OfEvent, frozen=True, gc=False):
@@ -163,7 +206,7 @@ class Update(OfEvent, frozen=True, gc=False):
     def outcomes(cls, rows: Iterable[Row]) -> Iterator[tuple[int, Outcome]]:
         """Read the one row: outcome and allocated_tickets."""
         for word, allocated_tickets in rows:
-            yield 0, Outcome(word, count=allocated_tickets)
+            yield 0, Outcome(word, detail=allocated_tickets)
 
 
 class Reserve(OfEvent, frozen=True, gc=False):
@@ -202,5 +245,13 @@ class Expire(OfEvent, frozen=True, gc=False):
     goes_apart = True
 
 
-IN_ORDER: tuple[type[Change], ...] = (Cancel, Refund, Pay, Update, Reserve)
+IN_ORDER: tuple[type[Change], ...] = (
+    Cancel,
+    CancelReservation,
+    Refund,
+    Pay,
+    PayReservation,
+    Update,
+    Reserve,
+)
 """What gives tickets back comes before what takes them, so that nobody is refused for nothing."""

@@ -114,6 +114,10 @@ def token(longest: int) -> Reader:
     return read
 
 
+fingerprint = token(limits.MAX_FINGERPRINT)
+"""Reads what proves whose a ticket is."""
+
+
 def event_name(value: Any) -> str:
     """Read an event's name."""
     if not isinstance(value, str) or not 1 <= len(value) <= limits.MAX_EVENT_NAME:
@@ -141,6 +145,18 @@ def moment(value: Any) -> datetime:
         return datetime.fromisoformat(text).astimezone(UTC)
     except (ValueError, OverflowError):
         raise ValueError("must be a time from year 1 to 9999") from None
+
+
+def one_of(*words: str) -> Reader:
+    """Return a reader of one of a few words."""
+    message = f"must be one of {', '.join(words)}"
+
+    def read(value: Any) -> str:
+        if value not in words:
+            raise ValueError(message)
+        return str(value)
+
+    return read
 
 
 def yes_or_no(text: str) -> bool:

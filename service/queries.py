@@ -26,6 +26,9 @@ class Queries:
         self._list_events = statements["list_events"].query
         self._create_event = statements["create_event"].query
         self._find_tickets = statements["find_tickets"].query
+        self._find_reservations = statements["find_reservations"].query
+        self._list_user_tickets = statements["list_user_tickets"].query
+        self._list_event_tickets = statements["list_event_tickets"].query
         self._find_free_events = statements["find_free_events"].query
         self._list_due_events = statements["list_due_events"].query
         self._check_server = statements["check_server"].query
@@ -77,6 +80,37 @@ class Queries:
         rows = await self._ask(self._find_tickets, {"ticket_ids": list(ticket_ids)}, seconds)
         return [TicketAllocation(*row) for row in rows]
 
+    async def find_reservations(
+        self, reservation_ids: Sequence[Uuid], seconds: float = limits.READ_SECONDS
+    ) -> list[TicketAllocation]:
+        """Return the tickets of reservations, by reservation and position."""
+        asked = {"reservation_ids": list(reservation_ids)}
+        rows = await self._ask(self._find_reservations, asked, seconds)
+        return [TicketAllocation(*row) for row in rows]
+
+    async def list_user_tickets(
+        self, user_fingerprint: str, status: str, page_size: int, skip: int
+    ) -> tuple[list[TicketAllocation], int]:
+        """Return one page of somebody's tickets, newest first, and how many there are in all.
+
+        Args:
+            user_fingerprint: whose.
+            status: as shown; '' for all.
+            page_size: how many at the most.
+            skip: how many to pass over.
+        """
+        asked = {"user_fingerprint": user_fingerprint, "status": status}
+        page = {"page_size": page_size, "skip": skip}
+        return _read_page(await self._ask(self._list_user_tickets, asked | page))
+
+    async def list_event_tickets(
+        self, event_id: Uuid, status: str, page_size: int, skip: int
+    ) -> tuple[list[TicketAllocation], int]:
+        """Return one page of an event's tickets, newest first, and how many there are in all."""
+        asked = {"event_id": event_id, "status": status}
+        page = {"page_size": page_size, "skip": skip}
+        return _read_page(await self._ask(self._list_event_tickets, asked | page))
+
     async def find_free_events(self, event_ids: Sequence[Uuid]) -> set[Uuid]:
         """Return those of the events that nobody has locked just now."""
         asked = {"event_ids": list(event_ids)}
@@ -115,6 +149,11 @@ class Queries:
     async def _run(self, query: bytes, parameters: dict[str, Any]) -> list[Row]:
         async with self._pool.connection() as connection:
             return await (await connection.execute(query, parameters)).fetchall()
+
+
+def _read_page(rows: Sequence[Row]) -> tuple[list[TicketAllocation], int]:
+    """Read a page: the total stands first in each row, alone in one row where there is none."""
+    return [TicketAllocation(*row[1:]) for row in rows if row[1]], rows[0][0]
 
 
 def _forget(asked: asyncio.Future[list[Row]]) -> None:

@@ -33,6 +33,7 @@ UNAUTHORIZED = Refusal(
 )
 NOT_FOUND = Refusal(404, "NOT_FOUND", "Not found")
 EVENT_NOT_FOUND = Refusal(404, "NOT_FOUND", "Event not found")
+RESERVATION_NOT_FOUND = Refusal(404, "NOT_FOUND", "Reservation not found")
 TICKET_NOT_FOUND = Refusal(404, "NOT_FOUND", "Ticket allocation not found")
 METHOD_NOT_ALLOWED = Refusal(405, "METHOD_NOT_ALLOWED", "Method not allowed")
 PAYLOAD_TOO_LARGE = Refusal(
@@ -71,6 +72,8 @@ CANNOT_PAY = {
 CANNOT_CANCEL = CANNOT_PAY | {
     word: Refusal(409, word.upper(), "Can only cancel reserved tickets") for word in _ENDED
 }
+CANNOT_PAY_RESERVATION = CANNOT_PAY | {"not_found": RESERVATION_NOT_FOUND}
+CANNOT_CANCEL_RESERVATION = CANNOT_CANCEL | {"not_found": RESERVATION_NOT_FOUND}
 CANNOT_REFUND = {
     "not_found": TICKET_NOT_FOUND,
     "not_purchased": NOT_PURCHASED,

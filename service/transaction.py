@@ -53,6 +53,7 @@ class Transactions:
         concerned = {
             "event_ids": list({change.event for change in changes if change.event}),
             "ticket_ids": list({change.ticket for change in changes if change.ticket}),
+            "reservation_ids": list({c.reservation for c in changes if c.reservation}),
         }
         waits = {
             "lock_timeout": f"{lock_seconds} s",
@@ -90,7 +91,7 @@ class Transactions:
         assert len(told) == len(changes), "a statement has passed over a request"  # noqa: S101
         if found is not None and (row := await found.fetchone()):
             (outcome,) = told
-            told = [Outcome(outcome.word, count=outcome.count, event=Event(*row))]
+            told = [Outcome(outcome.word, detail=outcome.detail, event=Event(*row))]
         return told
 
     async def _send(

@@ -261,12 +261,18 @@ class WritePath:
             self._refuse_late(lane)
 
     async def _find_events_of(self, changes: Sequence[Change]) -> dict[Change, Uuid]:
-        """Return the event of each change; of one that knows only its ticket, if it exists."""
-        found: dict[Uuid, Uuid] = {}
+        """Return the event of each change; of one that does not know it, if there is any."""
+        found: dict[Uuid | None, Uuid] = {}
         if tickets := [change.ticket for change in changes if change.ticket]:
             rows = await self._queries.find_tickets(tickets, limits.LOOK_UP_SECONDS)
             found = {ticket.id: ticket.event_id for ticket in rows}
-        events = {change: change.event or found.get(change.ticket or SHARED) for change in changes}
+        if reservations := [change.reservation for change in changes if change.reservation]:
+            rows = await self._queries.find_reservations(reservations, limits.LOOK_UP_SECONDS)
+            found |= {ticket.reservation_id: ticket.event_id for ticket in rows}
+        events = {
+            change: change.event or found.get(change.ticket) or found.get(change.reservation)
+            for change in changes
+        }
         return {change: event for change, event in events.items() if event}
 
 

@@ -4,10 +4,12 @@
 -- every free ticket, whether or not the sweeper came by.
 --
 -- parameters
---   event_ids   uuid[]   the events, as given to lock_events
---   ticket_ids  uuid[]   the tickets, as given to lock_events
---   most        integer  how many to free in one event, the longest due first: at least what
---                        the batch asks for, so that a free ticket is never called sold
+--   event_ids        uuid[]   as given to lock_events, and so the next two
+--   ticket_ids       uuid[]
+--   reservation_ids  uuid[]
+--   most             integer  how many to free in one event, the longest due first: at least
+--                             what the batch asks for, so that a free ticket is never called
+--                             sold
 --
 -- returns: event_id and the number of tickets freed, for each event where there were any
 -- locks: the tickets it frees, passing over one that somebody holds in psql; their events are
@@ -17,7 +19,7 @@
 --   expires_at, and nobody frees it again while we are here.
 --
 -- holdfast psql -v event_ids='{018f0000-0000-7000-8000-000000000001}' -v ticket_ids='{}' \
---   -v most=1000 -f sql/expire_tickets.sql
+--   -v reservation_ids='{}' -v most=1000 -f sql/expire_tickets.sql
 
 with concerned as (
     select unnest(:'event_ids'::uuid[]) as event_id
@@ -25,6 +27,10 @@ with concerned as (
     select tickets.event_id
     from ticket_allocations as tickets
     where tickets.id = any(:'ticket_ids'::uuid[])
+    union
+    select tickets.event_id
+    from ticket_allocations as tickets
+    where tickets.reservation_id = any(:'reservation_ids'::uuid[])
 ),
 
 due as (

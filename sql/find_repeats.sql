@@ -41,11 +41,7 @@ select
     tickets.id,
     tickets.event_id,
     tickets.user_fingerprint,
-    case
-        when tickets.status = 'reserved' and tickets.expires_at <= statement_timestamp()
-            then 'expired'
-        else tickets.status
-    end as status,
+    status_now(tickets) as status,
     tickets.expires_at,
     tickets.created_at,
     tickets.updated_at,

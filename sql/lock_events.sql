@@ -6,8 +6,10 @@
 -- that waits, it would be the state of before the wait.
 --
 -- parameters
---   event_ids   uuid[]  the events themselves
---   ticket_ids  uuid[]  tickets, for the events they belong to; a ticket never changes its event
+--   event_ids        uuid[]  the events themselves
+--   ticket_ids       uuid[]  tickets, for the events they belong to: a ticket never changes
+--                            its event
+--   reservation_ids  uuid[]  reservations, likewise
 --
 -- returns: the id of each event that exists, in the order of the locks
 -- locks: rows of events, for update, in the order of their ids. Every writer begins with this
@@ -15,7 +17,7 @@
 -- never oversells: from here to the commit nobody else changes a count of these events
 --
 -- holdfast psql -v event_ids='{018f0000-0000-7000-8000-000000000001}' -v ticket_ids='{}' \
---   -f sql/lock_events.sql
+--   -v reservation_ids='{}' -f sql/lock_events.sql
 
 select events.id
 from events
@@ -26,6 +28,10 @@ where
         select tickets.event_id
         from ticket_allocations as tickets
         where tickets.id = any(:'ticket_ids'::uuid[])
+        union
+        select tickets.event_id
+        from ticket_allocations as tickets
+        where tickets.reservation_id = any(:'reservation_ids'::uuid[])
     )
 order by events.id
 for update of events;

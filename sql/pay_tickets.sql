@@ -30,16 +30,7 @@ judged as (
     select
         asked.request,
         asked.ticket_id,
-        case
-            when tickets.id is null then 'not_found'
-            when tickets.user_fingerprint <> asked.user_fingerprint then 'wrong_fingerprint'
-            when tickets.status = 'purchased' then 'already_purchased'
-            when tickets.status = 'user_cancelled' then 'already_cancelled'
-            when tickets.status = 'refunded' then 'already_refunded'
-            when tickets.status = 'reserved' and tickets.expires_at > statement_timestamp()
-                then 'granted'
-            else 'hold_expired'
-        end as verdict
+        hold_verdict(tickets, asked.user_fingerprint) as verdict
     from asked
     left join ticket_allocations as tickets on asked.ticket_id = tickets.id
 ),

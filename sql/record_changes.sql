@@ -5,8 +5,9 @@
 -- not recorded.
 --
 -- parameters
---   event_ids   uuid[]  the events, as given to lock_events
---   ticket_ids  uuid[]  the tickets, as given to lock_events
+--   event_ids        uuid[]  as given to lock_events, and so the next two
+--   ticket_ids       uuid[]
+--   reservation_ids  uuid[]
 --
 -- returns: event_id and version, for each event that changed
 -- locks: nothing more; the events are locked already (lock_events)
@@ -14,7 +15,7 @@
 --   that the ledger has one row for each version and no gap.
 --
 -- holdfast psql -v event_ids='{018f0000-0000-7000-8000-000000000001}' -v ticket_ids='{}' \
---   -f sql/record_changes.sql
+--   -v reservation_ids='{}' -f sql/record_changes.sql
 
 with concerned as (
     select unnest(:'event_ids'::uuid[]) as event_id
@@ -22,6 +23,10 @@ with concerned as (
     select tickets.event_id
     from ticket_allocations as tickets
     where tickets.id = any(:'ticket_ids'::uuid[])
+    union
+    select tickets.event_id
+    from ticket_allocations as tickets
+    where tickets.reservation_id = any(:'reservation_ids'::uuid[])
 ),
 
 drafts as (

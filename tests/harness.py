@@ -164,6 +164,28 @@ class Client(httpx2.Client):
         """Take a purchase back."""
         return self.post(f"/events/tickets/{ticket_id}/refund")
 
+    def reservation(self, reservation_id: str, user: str = "alice") -> httpx2.Response:
+        """Look at a reservation."""
+        headers = {"X-User-Fingerprint": user}
+        return self.get(f"/reservations/{reservation_id}", headers=headers)
+
+    def pay_reservation(self, reservation_id: str, user: str = "alice") -> httpx2.Response:
+        """Pay for a whole reservation."""
+        return self.post(f"/reservations/{reservation_id}/payment", json={"userFingerprint": user})
+
+    def cancel_reservation(self, reservation_id: str, user: str = "alice") -> httpx2.Response:
+        """Give a whole reservation back."""
+        headers = {"X-User-Fingerprint": user}
+        return self.delete(f"/reservations/{reservation_id}", headers=headers)
+
+    def user_tickets(self, user: str = "alice", **query: Any) -> httpx2.Response:
+        """List somebody's own tickets."""
+        return self.get("/tickets", headers={"X-User-Fingerprint": user}, params=query)
+
+    def event_tickets(self, event_id: str, **query: Any) -> httpx2.Response:
+        """List an event's tickets."""
+        return self.get(f"/events/{event_id}/tickets", params=query)
+
 
 @dataclass
 class RunningService:

@@ -73,7 +73,7 @@ def test_a_request_too_large_takes_nothing_from_a_smaller_one_behind_it(
         "granted",
         "tickets_sold_out",
     ]
-    assert [outcome.count for outcome in outcomes] == [3, 3, 2, 2, 0]
+    assert [outcome.detail for outcome in outcomes] == [3, 3, 2, 2, 0]
     assert [len(outcome.tickets) for outcome in outcomes] == [0, 1, 0, 2, 0]
 
 

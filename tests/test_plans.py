@@ -20,13 +20,13 @@ TICKETS_PER_EVENT = 200
 # As after a sale: most are sold, some lapsed or came back, a few are held.
 FILL = """
 insert into events (name, date, total_tickets, allocated_tickets, purchased_tickets)
-select 'event ' || n, '2030-01-01'::timestamptz + n * interval '1 h', 300, 160, 150
+select 'event-' || n, '2030-01-01'::timestamptz + n * interval '1 h', 300, 160, 150
 from generate_series(1, {events}) as n;
 
 insert into ticket_allocations (event_id, user_fingerprint, status, expires_at)
 select
     events.id,
-    'user-' || n,
+    'user-' || n || '-of-' || events.name,
     case
         when n <= 150 then 'purchased'
         when n <= 160 then 'reserved'
@@ -40,17 +40,24 @@ cross join generate_series(1, 200) as n;
 vacuum analyze;
 """
 
+USERS = ["user-1-of-event-1", "user-151-of-event-1", "user-190-of-event-1"]
+
 HOT = [
     "lock_events",
     "expire_tickets",
     "cancel_tickets",
+    "cancel_reservations",
     "refund_tickets",
     "pay_tickets",
+    "pay_reservations",
     "reserve_tickets",
     "find_repeats",
     "record_changes",
     "find_events",
     "find_tickets",
+    "find_reservations",
+    "list_user_tickets",
+    "list_event_tickets",
     "list_held_tickets",
 ]
 
@@ -76,18 +83,28 @@ def parameters(database: Database, name: str) -> dict[str, str]:
     events = database.psql("select id from events order by date limit 2")
     tickets = database.psql(
         "select id from ticket_allocations where event_id = "
-        f"'{events[0]}' and user_fingerprint in ('user-1', 'user-151', 'user-190')"
+        f"'{events[0]}' and user_fingerprint = any('{{{','.join(USERS)}}}')"
+    )
+    reservations = database.psql(
+        f"select reservation_id from ticket_allocations where id = '{tickets[1]}'"
     )
     values: dict[str, Any] = {
         "event_ids": events,
         "event_id": events[0],
         "ticket_ids": tickets,
-        "user_fingerprints": ["user-1", "user-151", "user-190"],
+        "reservation_ids": reservations,
+        "user_fingerprints": USERS,
+        "user_fingerprint": USERS[0],
         "quantities": [1, 2],
         "idempotency_keys": ["k", ""],
         "hold": "900 s",
         "most": 1000,
+        "status": "",
+        "page_size": 10,
+        "skip": 0,
     }
+    if name.endswith("_reservations"):
+        values["user_fingerprints"] = USERS[1:2]
     if name in ("reserve_tickets", "find_repeats"):
         values["user_fingerprints"] = ["alice", "bob"]
     return {key: literal(values[key]) for key in STATEMENTS[name].types}
@@ -193,7 +210,13 @@ def gone_through(node: dict[str, Any]) -> float:
     return float((node["Actual Rows"] + passed_over) * node["Actual Loops"])
 
 
-EMPTY = {"interval": "1 s", "integer": "1", "uuid": "018f0000-0000-7000-8000-000000000001"}
+EMPTY = {
+    "interval": "1 s",
+    "integer": "1",
+    "bigint": "0",
+    "text": "",
+    "uuid": "018f0000-0000-7000-8000-000000000001",
+}
 
 
 def execute(name: str, arguments: list[psycopg.sql.Literal]) -> psycopg.sql.Composed:

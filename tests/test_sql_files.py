@@ -52,7 +52,15 @@ STATES = {
     """,
 }
 
-CONCERNED: dict[str, Any] = {"event_ids": [E1, E2, UNKNOWN], "ticket_ids": [T1, T2, T3, UNKNOWN]}
+CONCERNED: dict[str, Any] = {
+    "event_ids": [E1, UNKNOWN],
+    "ticket_ids": [T1, T2, UNKNOWN],
+    "reservation_ids": [T3, UNKNOWN],
+}
+WHOLES: dict[str, Any] = {
+    "reservation_ids": [T2, T2, T3, T3, UNKNOWN],
+    "user_fingerprints": ["mallory", "bob", 'a"b\\c', 'a"b\\c', "alice"],
+}
 RESERVING: dict[str, Any] = {
     "event_ids": [E1, E2, E1, UNKNOWN, E2, E1],
     "quantities": [1, 2, 1, 1, 1, 5],
@@ -60,6 +68,7 @@ RESERVING: dict[str, Any] = {
     "idempotency_keys": ["k", "", "k", "", "", ""],
 }
 PARAMETERS: dict[str, Mapping[str, Any]] = {
+    "cancel_reservations": WHOLES,
     "cancel_tickets": {
         "ticket_ids": [T1, T1, T3, T2, UNKNOWN],
         "user_fingerprints": ["mallory", "alice", 'a"b\\c', "bob", "alice"],
@@ -71,15 +80,24 @@ PARAMETERS: dict[str, Mapping[str, Any]] = {
     "find_events": {"event_ids": [E1, E2, UNKNOWN]},
     "find_free_events": {"event_ids": [E1, E2, UNKNOWN]},
     "find_repeats": {**RESERVING, "idempotency_keys": ["k", "k", "", "", "", "k"]},
+    "find_reservations": {"reservation_ids": [T2, T3, UNKNOWN]},
     "find_tickets": {"ticket_ids": [T1, T2, T3, UNKNOWN]},
     "limit_waits": {"lock_timeout": "0.1 s", "statement_timeout": "2 s"},
     "list_applied_migrations": {},
     "list_due_events": {"most": 10},
+    "list_event_tickets": {"event_id": E1, "status": "", "page_size": 2, "skip": 0},
     "list_events": {"dates": "(,)", "q": "O", "available": True, "page_size": 5, "skip": 0},
     "list_held_tickets": {"event_id": E1, "most": 10},
     "list_lock_waits": {},
+    "list_user_tickets": {
+        "user_fingerprint": 'a"b\\c',
+        "status": "expired",
+        "page_size": 2,
+        "skip": 0,
+    },
     "lock_events": CONCERNED,
     "lock_migrations": {},
+    "pay_reservations": WHOLES,
     "pay_tickets": {
         "ticket_ids": [T1, T1, T3, T2, UNKNOWN],
         "user_fingerprints": ["mallory", "alice", 'a"b\\c', "bob", "alice"],

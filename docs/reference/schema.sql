@@ -27,6 +27,60 @@ CREATE FUNCTION public.actor_name(secret uuid, user_fingerprint text) RETURNS te
         )
 $$;
 
+CREATE FUNCTION public.time_ordered_uuid() RETURNS uuid
+    LANGUAGE sql PARALLEL SAFE
+    AS $$
+    select
+        encode(
+            set_bit(
+                set_bit(
+                    overlay(
+                        uuid_send(gen_random_uuid())
+                        placing substring(
+                            int8send(floor(extract(epoch from statement_timestamp()) * 1000)::bigint)
+                            from 3
+                        )
+                        from 1 for 6
+                    ),
+                    52, 1
+                ),
+                53, 1
+            ),
+            'hex'
+        )::uuid
+$$;
+
+CREATE TABLE public.ticket_allocations (
+    id uuid DEFAULT public.time_ordered_uuid() NOT NULL,
+    event_id uuid NOT NULL,
+    user_fingerprint character varying NOT NULL,
+    status public.allocation_status DEFAULT 'reserved'::public.allocation_status NOT NULL,
+    expires_at timestamp with time zone,
+    created_at timestamp with time zone DEFAULT statement_timestamp() NOT NULL,
+    updated_at timestamp with time zone DEFAULT statement_timestamp() NOT NULL,
+    reservation_id uuid DEFAULT public.time_ordered_uuid() NOT NULL,
+    "position" integer DEFAULT 1 NOT NULL,
+    CONSTRAINT purchased_tickets_have_no_end CHECK (((status <> 'purchased'::public.allocation_status) OR (expires_at IS NULL))),
+    CONSTRAINT reserved_tickets_have_an_end CHECK (((status <> 'reserved'::public.allocation_status) OR (expires_at IS NOT NULL))),
+    CONSTRAINT tickets_are_numbered_from_one CHECK (("position" >= 1)),
+    CONSTRAINT tickets_have_an_owner CHECK (((char_length((user_fingerprint)::text) >= 1) AND (char_length((user_fingerprint)::text) <= 512)))
+);
+
+CREATE FUNCTION public.hold_verdict(ticket public.ticket_allocations, asked_by text) RETURNS text
+    LANGUAGE sql STABLE PARALLEL SAFE
+    AS $$
+    select
+        case
+            when ticket.id is null then 'not_found'
+            when ticket.user_fingerprint <> asked_by then 'wrong_fingerprint'
+            when ticket.status = 'purchased' then 'already_purchased'
+            when ticket.status = 'user_cancelled' then 'already_cancelled'
+            when ticket.status = 'refunded' then 'already_refunded'
+            when status_now(ticket) = 'expired' then 'hold_expired'
+            else 'granted'
+        end
+$$;
+
 CREATE FUNCTION public.left_after_request(still_left integer, available integer, quantity integer) RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     AS $$
@@ -93,27 +147,15 @@ CREATE FUNCTION public.reservation_id_for_key(secret uuid, user_fingerprint text
     ) as hashed
 $$;
 
-CREATE FUNCTION public.time_ordered_uuid() RETURNS uuid
-    LANGUAGE sql PARALLEL SAFE
+CREATE FUNCTION public.status_now(ticket public.ticket_allocations) RETURNS public.allocation_status
+    LANGUAGE sql STABLE PARALLEL SAFE
     AS $$
     select
-        encode(
-            set_bit(
-                set_bit(
-                    overlay(
-                        uuid_send(gen_random_uuid())
-                        placing substring(
-                            int8send(floor(extract(epoch from statement_timestamp()) * 1000)::bigint)
-                            from 3
-                        )
-                        from 1 for 6
-                    ),
-                    52, 1
-                ),
-                53, 1
-            ),
-            'hex'
-        )::uuid
+        case
+            when ticket.status = 'reserved' and ticket.expires_at <= statement_timestamp()
+                then 'expired'
+            else ticket.status
+        end
 $$;
 
 CREATE FUNCTION public.touch_updated_at() RETURNS trigger
@@ -184,22 +226,6 @@ CREATE TABLE public.events (
     CONSTRAINT events_purchase_only_what_is_allocated CHECK ((purchased_tickets <= allocated_tickets))
 )
 WITH (fillfactor='50');
-
-CREATE TABLE public.ticket_allocations (
-    id uuid DEFAULT public.time_ordered_uuid() NOT NULL,
-    event_id uuid NOT NULL,
-    user_fingerprint character varying NOT NULL,
-    status public.allocation_status DEFAULT 'reserved'::public.allocation_status NOT NULL,
-    expires_at timestamp with time zone,
-    created_at timestamp with time zone DEFAULT statement_timestamp() NOT NULL,
-    updated_at timestamp with time zone DEFAULT statement_timestamp() NOT NULL,
-    reservation_id uuid DEFAULT public.time_ordered_uuid() NOT NULL,
-    "position" integer DEFAULT 1 NOT NULL,
-    CONSTRAINT purchased_tickets_have_no_end CHECK (((status <> 'purchased'::public.allocation_status) OR (expires_at IS NULL))),
-    CONSTRAINT reserved_tickets_have_an_end CHECK (((status <> 'reserved'::public.allocation_status) OR (expires_at IS NOT NULL))),
-    CONSTRAINT tickets_are_numbered_from_one CHECK (("position" >= 1)),
-    CONSTRAINT tickets_have_an_owner CHECK (((char_length((user_fingerprint)::text) >= 1) AND (char_length((user_fingerprint)::text) <= 512)))
-);
 
 ALTER TABLE ONLY public.event_ledger
     ADD CONSTRAINT event_ledger_pkey PRIMARY KEY (event_id, version);

@@ -78,7 +78,7 @@ async def update_event(call: Call) -> Response | Refusal:
         return respond(EventAnswer.of(outcome.event))
     refusal = CANNOT_UPDATE[outcome.word]
     if outcome.word == "capacity_below_allocated":
-        return refusal.because({"allocatedTickets": outcome.count})
+        return refusal.because({"allocatedTickets": outcome.detail})
     return refusal
 
 

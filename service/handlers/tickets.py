@@ -1,28 +1,34 @@
 """Tickets: reserved, found, paid for, cancelled and refunded."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
+from typing import get_args
 
 from starlette.responses import Response
 
 from service import limits
-from service.answers import TicketAnswer, respond
-from service.calls import FINGERPRINT_HEADER, KEY_HEADER, BadHeader, Call
+from service.answers import TicketAnswer, page_answer, respond
+from service.calls import FINGERPRINT, KEY, OWNER, Call
 from service.changes import Cancel, Outcome, Pay, Refund, Reserve
-from service.fields import Reader, integer, token
+from service.fields import Reader, fingerprint, integer, number_in_query, one_of
 from service.refusals import (
     CANNOT_CANCEL,
     CANNOT_PAY,
     CANNOT_REFUND,
     CANNOT_RESERVE,
+    EVENT_NOT_FOUND,
     TICKET_NOT_FOUND,
     Refusal,
 )
+from service.rows import AllocationStatus, TicketAllocation
 from service.state import Service
 
-FINGERPRINT = token(limits.MAX_FINGERPRINT)
-KEY = token(limits.MAX_KEY)
-OWNER_FIELDS: dict[str, Reader] = {"userFingerprint": FINGERPRINT}
+OWNER_FIELDS: dict[str, Reader] = {"userFingerprint": fingerprint}
+LIST_QUERY = {
+    "status": one_of(*get_args(AllocationStatus)),
+    "page": number_in_query(1, limits.MAX_INTEGER),
+    "limit": number_in_query(1, limits.MAX_PAGE_SIZE),
+}
 
 
 def reservation_fields(service: Service) -> dict[str, Reader]:
@@ -37,49 +43,63 @@ def _reservation_fields(most: int) -> dict[str, Reader]:
 
 async def reserve_tickets(call: Call) -> Response | Refusal:
     """Reserve tickets of an event, all of them or none."""
-    fingerprint: str = call.body["userFingerprint"]
+    owner: str = call.body["userFingerprint"]
+    key: str = call.headers[KEY.name] or ""
     outcome = await call.service.write_path.submit(
-        Reserve(
-            call.id,
-            call.body["quantity"],
-            fingerprint,
-            call.header(KEY_HEADER, KEY) or "",
-        )
+        Reserve(call.id, call.body["quantity"], owner, key)
     )
     if isinstance(outcome, Refusal):
         return outcome
     if outcome.word not in ("granted", "replayed"):
         refusal = CANNOT_RESERVE[outcome.word]
-        if outcome.count is None:
+        if outcome.detail is None:
             return refusal
-        return refusal.because({"availableTickets": outcome.count})
-    tickets = [TicketAnswer.of(ticket, fingerprint) for ticket in outcome.tickets]
+        return refusal.because({"availableTickets": outcome.detail})
+    tickets = [TicketAnswer.of(ticket, owner) for ticket in outcome.tickets]
     replayed = {"Idempotency-Replayed": "true"} if outcome.word == "replayed" else None
     return respond(tickets, 201, replayed)
 
 
 async def find_ticket(call: Call) -> Response | Refusal:
     """Find a ticket; whoever names its fingerprint is shown it."""
-    fingerprint = call.header(FINGERPRINT_HEADER, FINGERPRINT)
     for ticket in await call.service.queries.find_tickets([call.id]):
-        return respond(TicketAnswer.of(ticket, fingerprint))
+        return respond(TicketAnswer.of(ticket, call.headers[FINGERPRINT.name]))
     return TICKET_NOT_FOUND
+
+
+async def list_user_tickets(call: Call) -> Response | Refusal:
+    """List the caller's own tickets over all events, newest first."""
+    owner: str = call.headers[OWNER.name]
+    status, page, limit = _page(call)
+    tickets, total = await call.service.queries.list_user_tickets(
+        owner, status, limit, (page - 1) * limit
+    )
+    return _respond_page(tickets, owner, total, page, limit)
+
+
+async def list_event_tickets(call: Call) -> Response | Refusal:
+    """List an event's tickets, newest first; whose they are is not the organiser's to know."""
+    status, page, limit = _page(call)
+    tickets, total = await call.service.queries.list_event_tickets(
+        call.id, status, limit, (page - 1) * limit
+    )
+    if not total and await call.service.queries.find_event(call.id) is None:
+        return EVENT_NOT_FOUND
+    return _respond_page(tickets, None, total, page, limit)
 
 
 async def pay_ticket(call: Call) -> Response | Refusal:
     """Pay for a ticket that one holds."""
-    fingerprint: str = call.body["userFingerprint"]
-    outcome = await call.service.write_path.submit(Pay(call.id, fingerprint))
-    return _answer(outcome, CANNOT_PAY, fingerprint)
+    owner: str = call.body["userFingerprint"]
+    outcome = await call.service.write_path.submit(Pay(call.id, owner))
+    return _answer(outcome, CANNOT_PAY, owner)
 
 
 async def cancel_ticket(call: Call) -> Response | Refusal:
     """Give back a ticket that one holds."""
-    fingerprint = call.header(FINGERPRINT_HEADER, FINGERPRINT)
-    if fingerprint is None:
-        raise BadHeader("The header X-User-Fingerprint is missing")
-    outcome = await call.service.write_path.submit(Cancel(call.id, fingerprint))
-    return _answer(outcome, CANNOT_CANCEL, fingerprint)
+    owner: str = call.headers[OWNER.name]
+    outcome = await call.service.write_path.submit(Cancel(call.id, owner))
+    return _answer(outcome, CANNOT_CANCEL, owner)
 
 
 async def refund_ticket(call: Call) -> Response | Refusal:
@@ -88,12 +108,24 @@ async def refund_ticket(call: Call) -> Response | Refusal:
     return _answer(outcome, CANNOT_REFUND, None)
 
 
+def _page(call: Call) -> tuple[str, int, int]:
+    """Return what part of a list is asked for: status, page, limit."""
+    return call.query.get("status", ""), call.query.get("page", 1), call.query.get("limit", 10)
+
+
+def _respond_page(
+    tickets: Sequence[TicketAllocation], asked_by: str | None, total: int, page: int, limit: int
+) -> Response:
+    data = [TicketAnswer.of(ticket, asked_by) for ticket in tickets]
+    return respond(page_answer(data, total, page, limit))
+
+
 def _answer(
-    outcome: Outcome | Refusal, refusals: Mapping[str, Refusal], fingerprint: str | None
+    outcome: Outcome | Refusal, refusals: Mapping[str, Refusal], owner: str | None
 ) -> Response | Refusal:
     if isinstance(outcome, Refusal):
         return outcome
     if outcome.word != "granted":
         return refusals[outcome.word]
     (ticket,) = outcome.tickets
-    return respond(TicketAnswer.of(ticket, fingerprint))
+    return respond(TicketAnswer.of(ticket, owner))
