@@ -195,6 +195,7 @@ def test_squawk_passes_what_goes_down() -> None:
 
 def test_migrating_during_a_sale_loses_nothing(database: Database, start: Starter) -> None:
     """Indexes and settings go and come while a crowd buys: those that we can do without."""
+    spared = ["0015_hot_rows", "0014_due_holds", "0003_ticket_allocations_indexes"]
     service = start(database)
     answers: list[tuple[int, float]] = []
     done = threading.Event()
@@ -216,18 +217,17 @@ def test_migrating_during_a_sale_loses_nothing(database: Database, start: Starte
         crowd = [threading.Thread(target=buy, args=(number,)) for number in range(20)]
         for one in crowd:
             one.start()
-        for _ in range(3):
-            yoyo(database, "rollback", "--revision", "0014_due_holds")
-            assert migrate(database.dsn, STATEMENTS) == ["0014_due_holds", "0016_verdicts"]
-            # Much has been built on this one: its files go and come alone.
-            for file in (
-                "0003_ticket_allocations_indexes.rollback",
-                "0003_ticket_allocations_indexes",
-            ):
-                database.psql(text(file))
-        done.set()
-        for one in crowd:
-            one.join()
+        try:
+            for _ in range(3):
+                # Much has been built on them: their files go alone, as if never applied.
+                for name in spared:
+                    database.psql(text(f"{name}.rollback"))
+                    database.psql(f"delete from _yoyo_migration where migration_id = '{name}'")
+                assert migrate(database.dsn, STATEMENTS) == sorted(spared)
+        finally:
+            done.set()
+            for one in crowd:
+                one.join()
         sold = client.event(event)["allocatedTickets"]
     assert {status for status, _ in answers} <= {200, 201, 503}
     assert max(seconds for _, seconds in answers) < DEADLINE_SECONDS + 1
