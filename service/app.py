@@ -9,6 +9,7 @@ from typing import TypedDict
 import psycopg
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -17,7 +18,8 @@ from starlette.types import Receive, Scope, Send
 from service import limits
 from service.answers import refuse
 from service.calls import FINGERPRINT, KEY, OWNER, Endpoint
-from service.database import NO_ANSWER, STEADY_PLANS, open_pool
+from service.cors import Cors
+from service.database import NO_ANSWER, STEADY_PLANS, open_pool, told
 from service.handlers import events, fingerprints, health, reservations, tickets
 from service.queries import Queries
 from service.refusals import (
@@ -115,8 +117,11 @@ class Resource:
             answer = BUSY
         except (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction) as error:
             # Of a query: a write tells itself what became of it.
-            log.warning("a query has failed: %s", type(error).__name__)
+            log.warning("a query has failed: %s", told(error))
             answer = BUSY
+        except psycopg.Error as error:
+            log.error("%s %s has failed: %s", request.method, request.scope["path"], told(error))
+            answer = INTERNAL_SERVER_ERROR
         except Exception:
             log.exception("%s %s has failed", request.method, request.scope["path"])
             answer = INTERNAL_SERVER_ERROR
@@ -159,6 +164,15 @@ def create_app(settings: Settings, dsn: str) -> Starlette:
         routes=[
             Route(path, Resource(endpoints), methods=None) for path, endpoints in ROUTES.items()
         ],
+        middleware=[
+            Middleware(
+                Cors,
+                origins=settings.cors_origins,
+                endpoints=[pair for path in ROUTES.values() for pair in path.items()],
+            )
+        ]
+        if settings.cors_origins
+        else [],
         exception_handlers={HTTPException: _refuse_http},
         lifespan=lifespan,
     )

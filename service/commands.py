@@ -17,6 +17,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from service.database import DatabaseUnfit
 from service.embedded import EmbeddedPostgres
+from service.forgetting import forget
+from service.grants import NothingToKeep, grant
 from service.migrations import MigrationsLocked, migrate, yoyo_url
 from service.programs import EmbeddedError, find_programs
 from service.serving import CannotServe, serve
@@ -29,6 +31,7 @@ ONE_LINERS = (
     DatabaseUnfit,
     EmbeddedError,
     MigrationsLocked,
+    NothingToKeep,
     SettingsError,
 )
 """What ends a command with one line on stderr and exit code 1: somebody outside can mend it."""
@@ -71,6 +74,10 @@ def _parser() -> argparse.ArgumentParser:
     sql.add_argument("name", nargs="?", help="a statement; without it all are listed")
     sql.add_argument("values", nargs="*", metavar="key=value", help="of its parameters")
     sql.add_argument("--explain", action="store_true", help="run it, rolled back, for its plan")
+    give = add("grant", _grant, "give a role what the service needs, and no more")
+    give.add_argument("role", metavar="ROLE", help="an existing role, which is not the owner")
+    lose = add("forget", _forget, "replace somebody's fingerprint everywhere by a random one")
+    lose.add_argument("fingerprint", metavar="FINGERPRINT", help="as it came with the requests")
     psql = add("psql", _psql, "open psql on the database, with all that follows as its arguments")
     psql.add_argument("arguments", nargs=argparse.REMAINDER, help="of psql itself")
     psql.prefix_chars = "\0"  # so that -f and -v are psql's, not ours
@@ -117,6 +124,20 @@ def _sql(settings: Settings, parsed: argparse.Namespace) -> int:
         for (row,) in plan:
             print(row)
         connection.rollback()
+    return 0
+
+
+def _grant(settings: Settings, parsed: argparse.Namespace) -> int:
+    with _database(settings) as dsn:
+        for statement in grant(dsn, load_statements(settings.sql_dir), parsed.role):
+            print(f"{statement};")
+    return 0
+
+
+def _forget(settings: Settings, parsed: argparse.Namespace) -> int:
+    with _database(settings) as dsn:
+        tickets, events = forget(dsn, load_statements(settings.sql_dir), parsed.fingerprint)
+    print(f"{tickets} ticket(s) of {events} event(s) no longer tell whose they are")
     return 0
 
 

@@ -149,6 +149,11 @@ def has_broken(error: psycopg.Error) -> bool:
     return error.sqlstate is None or error.sqlstate.startswith(("08", "57P"))
 
 
+def told(error: psycopg.Error) -> str:
+    """Return what a log may know of an error: not its detail, which may be a row of a ticket."""
+    return f"{type(error).__name__} {error.sqlstate} {error.diag.message_primary}"
+
+
 def check_database(connection: psycopg.Connection, statements: Statements) -> str:
     """Check that the server can be trusted and that it understands every statement.
 

@@ -43,6 +43,8 @@ BODY_SECONDS = 5.0
 MAX_EVENT_NAME = 255
 MAX_FINGERPRINT = 512
 MAX_KEY = 255
+FINGERPRINT_BYTES = 32
+"""Of a fingerprint that we make: 256 random bits."""
 MAX_INTEGER = 2_147_483_647
 """The largest value of PostgreSQL's integer."""
 MAX_PAGE_SIZE = 100
@@ -51,6 +53,9 @@ SWEEP_SECONDS = 1.0
 SWEEP_EVENTS = 100
 SWEEP_TICKETS = 1000
 """How many holds one batch frees in one event, at the least."""
+
+FORGET_SECONDS = 30
+"""For the lock of an event whose tickets are to forget whose they are."""
 
 RECONNECT_SECONDS = 3
 """The pool waits twice as long after each failure, and begins anew after this."""

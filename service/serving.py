@@ -4,6 +4,7 @@ The parent process has the embedded PostgreSQL, checks the database, and starts 
 with one worker it is the worker itself.
 """
 
+import ipaddress
 import logging
 import os
 import signal
@@ -20,6 +21,7 @@ from service import limits
 from service.app import create_app
 from service.database import check_database, check_statements, conninfo, shown
 from service.embedded import EmbeddedPostgres
+from service.grants import lacks_rights
 from service.migrations import migrate, pending_migrations
 from service.parent import ending_with
 from service.settings import Settings, read_settings
@@ -100,16 +102,23 @@ def server_config(settings: Settings, app: Starlette | str) -> uvicorn.Config:
 
 
 def _check(dsn: str, statements: Statements) -> None:
-    """Refuse a database that cannot be reached, cannot be trusted, or lacks migrations."""
+    """Refuse a database that cannot be reached, cannot be trusted, or is not ready for us."""
     try:
         with psycopg.connect(conninfo(dsn), autocommit=True) as connection:
             check_database(connection, statements)
-            if pending := pending_migrations(connection, statements):
-                raise CannotServe(
-                    f"the database lacks {len(pending)} migrations, the first is {pending[0]}: "
-                    "run holdfast migrate"
-                )
-            check_statements(connection, statements)
+            try:
+                if pending := pending_migrations(connection, statements):
+                    raise CannotServe(
+                        f"the database lacks {len(pending)} migrations, "
+                        f"the first is {pending[0]}: run holdfast migrate"
+                    )
+                check_statements(connection, statements)
+                lacking = lacks_rights(connection, statements)
+            except psycopg.errors.InsufficientPrivilege:
+                lacking = True
+            if lacking:
+                role = connection.info.user
+                raise CannotServe(f"{role} lacks rights: run holdfast grant {role} as the owner")
     except psycopg.OperationalError:
         # What libpq says may hold the user and every address it tried: it stays inside.
         raise CannotServe(f"the database cannot be reached: {shown(dsn)}") from None
@@ -144,7 +153,16 @@ def _bind(settings: Settings) -> socket.socket:
     host = f"[{settings.host}]" if family == socket.AF_INET6 else settings.host
     port = listening.getsockname()[1]
     _say(f"holdfast serves http://{host}:{port} with {settings.workers} worker(s)")
+    if settings.organizer_token is None and not _is_loopback(settings.host):
+        _say("everybody who can reach it may organise: ORGANIZER_TOKEN is not set")
     return listening
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _say(line: str) -> None:

@@ -1,6 +1,7 @@
 """The settings: environment variables, read once, each understood or refused by name."""
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 
 T = TypeVar("T")
+
+_ORIGIN = re.compile(r"https?://(?:[a-z0-9.-]+|\[[0-9a-f:]+\])(?::\d{1,5})?")
 
 PACKAGE = Path(__file__).parent
 
@@ -38,6 +41,8 @@ class Settings:
     max_tickets_per_request: int
     organizer_token: str | None
     """When set, the organiser's routes ask for it."""
+    cors_origins: tuple[str, ...]
+    """Whose pages a browser lets call the service; ``*`` for any."""
     log_level: str
     batch_across_events: bool
     """Whether one transaction may carry requests for several events."""
@@ -72,6 +77,7 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         hold_seconds=read("HOLD_SECONDS", _integer(1, 31_536_000), 900),
         max_tickets_per_request=read("MAX_TICKETS_PER_REQUEST", _integer(1, 1000), 10),
         organizer_token=_token(environ.get("ORGANIZER_TOKEN", "").strip()),
+        cors_origins=read("CORS_ORIGINS", _origins, ()),
         log_level=read("LOG_LEVEL", _one_of("debug", "info", "warning", "error"), "info"),
         batch_across_events=read("BATCH_ACROSS_EVENTS", _yes_or_no, True),
         queue_limit=read("QUEUE_LIMIT", _integer(1, 1_000_000), 5000),
@@ -107,6 +113,14 @@ def _token(text: str) -> str | None:
     if not all("!" <= character <= "~" for character in text):
         raise SettingsError("ORGANIZER_TOKEN is not understood: visible ASCII without spaces is")
     return text or None
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    """Read origins as browsers send them (RFC 6454, section 6.2)."""
+    origins = tuple(origin.strip() for origin in text.split(","))
+    if not all(origin == "*" or _ORIGIN.fullmatch(origin) for origin in origins):
+        raise ValueError("* is, or origins such as https://shop.example,https://www.shop.example")
+    return origins
 
 
 def _integer(lowest: int, highest: int) -> Callable[[str], int]:

@@ -23,7 +23,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from service import limits
 from service.changes import Change, Outcome, Update
-from service.database import NO_ANSWER, NO_CONNECTION, has_broken
+from service.database import NO_ANSWER, NO_CONNECTION, has_broken, told
 from service.lanes import (
     Deadline,
     Lane,
@@ -202,7 +202,7 @@ class WritePath:
     ) -> None:
         """Do what is left to do about a batch that was not committed, or perhaps was."""
         if has_broken(error):
-            log.warning("the connection broke under a batch of %d: %s", len(batch), error)
+            log.warning("the connection broke under a batch of %d: %s", len(batch), told(error))
             tell_all(batch, OUTCOME_UNKNOWN)
         elif _is_name_taken(batch, error):
             tell_all(batch, Outcome("event_exists"))
@@ -218,10 +218,10 @@ class WritePath:
         elif len(batch) > 1:
             await self._carry_out_by_halves(lane, batch)
         elif (error.sqlstate or "").startswith(_PASSES):
-            log.info("one change is told to come again: %s", type(error).__name__)
+            log.info("one change is told to come again: %s", told(error))
             tell_all(batch, BUSY)
         else:
-            log.error("a change has failed: %s %s", error.sqlstate, error.diag.message_primary)
+            log.error("a change has failed: %s", told(error))
             tell_all(batch, INTERNAL_SERVER_ERROR)
 
     async def _carry_out_by_halves(self, lane: Lane, batch: Sequence[Waiting]) -> None:

@@ -14,12 +14,25 @@ from psycopg.conninfo import make_conninfo
 
 from service import limits
 from service.embedded import EmbeddedPostgres
+from service.grants import grant
 from service.migrations import migrate
 from service.settings import resource
 from service.statements import load_statements
-from tests.harness import Client, Database, RunningService, Starter, settings_for_tests
+from tests.harness import (
+    SERVICE_ROLE,
+    Client,
+    Database,
+    RunningService,
+    Starter,
+    settings_for_tests,
+)
 
 NUMBERS = itertools.count(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put last what looks back on all the others."""
+    items.sort(key=lambda item: item.name.endswith("of_this_whole_run"))
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +58,9 @@ def template(server: str) -> str:
         connection.execute("create database template_of_tests")
     dsn = make_conninfo(server, dbname="template_of_tests")
     migrate(dsn, load_statements(resource("sql")))
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"create role {SERVICE_ROLE} login".encode())
+    grant(dsn, load_statements(resource("sql")), SERVICE_ROLE)
     return "template_of_tests"
 
 
@@ -113,6 +129,14 @@ def client(service: RunningService) -> Iterator[Client]:
     """A client of that service."""
     with service.client() as client:
         yield client
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A DATA_DIR of the test's own, which everybody may enter."""
+    with tempfile.TemporaryDirectory(prefix="holdfast-test-", dir="/tmp") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
 
 
 @pytest.fixture

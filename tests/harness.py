@@ -1,10 +1,13 @@
 """What tests stand on: databases, running services, a client that speaks the domain's verbs."""
 
 import asyncio
+import logging
 import os
+import re
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -12,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import httpx2
@@ -26,6 +30,9 @@ from service.settings import Settings, read_settings, resource
 
 T = TypeVar("T")
 
+SERVICE_ROLE = "holdfast_service"
+"""The role that the services under test connect as."""
+
 WAIT_SECONDS = 10.0
 """How long a test waits for what must come. It is a bound, not a measure."""
 
@@ -35,6 +42,12 @@ class Database:
     """A database of one test's own."""
 
     dsn: str
+    """As the owner of all that is in it."""
+
+    @property
+    def service_dsn(self) -> str:
+        """As the role that has what the service needs, and no more."""
+        return self.dsn.replace("//holdfast@", f"//{SERVICE_ROLE}@")
 
     def psql(self, sql: str) -> list[str]:
         """Run SQL in psql and return its lines; columns are separated by ``|``."""
@@ -101,6 +114,34 @@ class Database:
         )
 
 
+class RunLog:
+    """All that the services of a test run have logged, and all fingerprints sent to them."""
+
+    def __init__(self) -> None:
+        self.fingerprints: set[str] = set()
+        self.path = Path(tempfile.mkstemp(prefix="holdfast-log-")[1])
+        handler = logging.FileHandler(self.path)
+        handler.setFormatter(logging.Formatter("%(name)s %(message)s"))
+        for ours in ("service", "uvicorn", "starlette", "psycopg", "asyncio"):
+            logging.getLogger(ours).addHandler(handler)
+            logging.getLogger(ours).setLevel(logging.DEBUG)
+
+    def told(self) -> str:
+        """Return what was logged."""
+        return self.path.read_text(errors="replace")
+
+    def shown(self) -> set[str]:
+        """Return the fingerprints that the log shows."""
+        # As whole words: some tests send one that is a letter.
+        words = set(re.findall(r"[\x21-\x7e]+", self.told()))
+        words |= {word.strip("'\"(),;:{}[]=") for word in words}
+        words |= set(re.findall(r"[\w-]{3,}", self.told()))
+        return self.fingerprints & words
+
+
+RUN_LOG = RunLog()
+
+
 def wait_until(holds: Callable[[], bool]) -> None:
     """Look again and again until something holds; it must, within WAIT_SECONDS."""
     deadline = time.monotonic() + WAIT_SECONDS
@@ -111,6 +152,14 @@ def wait_until(holds: Callable[[], bool]) -> None:
 
 class Client(httpx2.Client):
     """A client of the service that speaks its verbs, so that no test has a URL."""
+
+    def request(self, *arguments: Any, **options: Any) -> httpx2.Response:
+        """Send a request, and remember the fingerprint in it."""
+        body, headers = options.get("json"), options.get("headers")
+        for given, name in ((body, "userFingerprint"), (headers, "X-User-Fingerprint")):
+            if isinstance(given, dict) and isinstance(given.get(name), str):
+                RUN_LOG.fingerprints.add(given[name])
+        return super().request(*arguments, **options)
 
     def create_event(self, tickets: int = 10, name: str = "Opening night", **fields: Any) -> str:
         """Make an event and return its id."""
@@ -200,7 +249,7 @@ class RunningService:
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        self._app = create_app(self.settings, self.database.dsn)
+        self._app = create_app(self.settings, self.database.service_dsn)
         config = server_config(self.settings, self._app)
         listening = config.bind_socket()
         self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
@@ -251,18 +300,52 @@ def serving(database: Database, **settings: Any) -> Iterator[Client]:
     variables = {name.upper(): str(value) for name, value in settings.items()}
     process = subprocess.Popen(
         [sys.executable, "-m", "service"],
-        env={**os.environ, "DATABASE_URL": database.dsn, "PORT": str(port), **variables},
-        stderr=subprocess.PIPE,
+        env={**os.environ, "DATABASE_URL": database.service_dsn, "PORT": str(port), **variables},
+        stderr=RUN_LOG.path.open("a"),
         text=True,
     )
     try:
         with Client(base_url=f"http://127.0.0.1:{port}", timeout=WAIT_SECONDS) as client:
             wait_until(lambda: is_live(client) or process.poll() is not None)
-            assert process.poll() is None, process.communicate()[1]
+            assert process.poll() is None, RUN_LOG.told()[-1000:]
             yield client
     finally:
         process.terminate()
         process.communicate(timeout=WAIT_SECONDS * 2)
+
+
+@contextmanager
+def served(
+    folder: Path, port: int, **variables: str
+) -> Iterator[tuple[subprocess.Popen[str], Client]]:
+    """Run ``holdfast`` on its embedded default, as a new user would."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service"],
+        env={"PATH": os.environ["PATH"], "DATA_DIR": str(folder), "PORT": str(port)} | variables,
+        stderr=RUN_LOG.path.open("a"),
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        with Client(base_url=f"http://127.0.0.1:{port}", timeout=WAIT_SECONDS) as client:
+            wait_until(lambda: is_live(client) or process.poll() is not None)
+            assert process.poll() is None, RUN_LOG.told()[-1000:]
+            yield process, client
+    finally:
+        process.kill()
+        process.communicate()
+        wait_until(lambda: not runs(folder))
+
+
+def runs(folder: Path) -> bool:
+    """Whether a PostgreSQL runs on this data: a killed one leaves its postmaster.pid behind."""
+    try:
+        return any(
+            Path("/proc", pid_file.read_text().partition("\n")[0]).exists()
+            for pid_file in folder.glob("postgresql-*/postmaster.pid")
+        )
+    except FileNotFoundError:  # gone between the look and the read
+        return False
 
 
 def is_live(client: Client) -> bool:

@@ -279,7 +279,7 @@ def test_a_method_that_a_path_does_not_have_names_those_it_has(client: Client) -
     answer = client.put("/events")
     assert code(answer) == (405, "METHOD_NOT_ALLOWED")
     assert answer.headers["Allow"] == "GET, HEAD, POST"
-    answer = client.get("/events/018f0000-0000-7000-8000-000000000001/tickets")
+    answer = client.get("/events/tickets/018f0000-0000-7000-8000-000000000001/refund")
     assert answer.headers["Allow"] == "POST"
 
 

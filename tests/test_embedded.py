@@ -6,61 +6,16 @@ import pwd
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from service.embedded import EmbeddedPostgres
 from service.programs import EmbeddedError, Programs, find_programs
-from tests.harness import WAIT_SECONDS, Client, Database, code, is_live, wait_until
+from tests.harness import WAIT_SECONDS, Client, Database, code, is_live, runs, served, wait_until
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes somebody else")
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """A DATA_DIR of the test's own, which everybody may enter."""
-    with tempfile.TemporaryDirectory(prefix="holdfast-test-", dir="/tmp") as name:
-        Path(name).chmod(0o755)
-        yield Path(name)
-
-
-@contextmanager
-def served(
-    folder: Path, port: int, **variables: str
-) -> Iterator[tuple[subprocess.Popen[str], Client]]:
-    """Run ``holdfast`` on its embedded default, as a new user would."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "service"],
-        env={"PATH": os.environ["PATH"], "DATA_DIR": str(folder), "PORT": str(port)} | variables,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        with Client(base_url=f"http://127.0.0.1:{port}", timeout=WAIT_SECONDS) as client:
-            wait_until(lambda: is_live(client) or process.poll() is not None)
-            assert process.poll() is None, process.communicate()[1]
-            yield process, client
-    finally:
-        process.kill()
-        process.communicate()
-        wait_until(lambda: not runs(folder))
-
-
-def runs(folder: Path) -> bool:
-    """Whether a PostgreSQL runs on this data: a killed one leaves its postmaster.pid behind."""
-    try:
-        return any(
-            Path("/proc", pid_file.read_text().partition("\n")[0]).exists()
-            for pid_file in folder.glob("postgresql-*/postmaster.pid")
-        )
-    except FileNotFoundError:  # gone between the look and the read
-        return False
 
 
 def state(folder: Path) -> str:

@@ -20,7 +20,7 @@ from service.settings import resource
 from service.statements import load_statements
 from tests.conftest import created
 from tests.harness import Database, Starter
-from tests.test_migrations import SCHEMA, yoyo
+from tests.test_migrations import SCHEMA
 
 STATEMENTS = load_statements(resource("sql"))
 FOLDER = resource("migrations")

@@ -78,66 +78,6 @@ def test_an_unknown_event_has_no_tickets(client: Client) -> None:
     assert answer.json()["error"] == "Event not found"
 
 
-def test_a_key_reserves_once_however_often_it_is_sent(client: Client) -> None:
-    event = client.create_event(tickets=3)
-    first = client.reserve(event, quantity=2, key="order-1")
-    assert "Idempotency-Replayed" not in first.headers
-    again = client.reserve(event, quantity=2, key="order-1")
-    assert (again.status_code, again.headers["Idempotency-Replayed"]) == (201, "true")
-    assert again.json() == first.json()
-    assert client.event(event)["availableTickets"] == 1
-
-
-def test_a_key_sent_twenty_times_at_once_reserves_once(client: Client) -> None:
-    event = client.create_event(tickets=30)
-    answers = at_once(*[lambda: client.reserve(event, key="order-1")] * 20)
-    assert {answer.status_code for answer in answers} == {201}
-    assert len({answer.text for answer in answers}) == 1
-    assert sum("Idempotency-Replayed" not in answer.headers for answer in answers) == 1
-    assert client.event(event)["allocatedTickets"] == 1
-
-
-def test_a_key_is_found_before_sold_out_is_told(client: Client) -> None:
-    event = client.create_event(tickets=2)
-    first = client.reserve(event, quantity=2, key="order-1")
-    assert client.reserve(event, user="bob").status_code == 409
-    assert client.reserve(event, quantity=2, key="order-1").json() == first.json()
-
-
-def test_a_key_with_another_quantity_is_refused(client: Client) -> None:
-    event = client.create_event()
-    client.reserve(event, quantity=2, key="order-1")
-    answer = client.reserve(event, quantity=3, key="order-1")
-    assert code(answer) == (422, "IDEMPOTENCY_KEY_REUSED")
-    assert client.event(event)["allocatedTickets"] == 2
-
-
-def test_a_refusal_is_not_remembered(client: Client) -> None:
-    event = client.create_event(tickets=1)
-    (ticket,) = client.hold(event, user="bob")
-    assert client.reserve(event, key="order-1").status_code == 409
-    client.cancel(ticket, user="bob")
-    answer = client.reserve(event, key="order-1")
-    assert answer.status_code == 201
-    assert "Idempotency-Replayed" not in answer.headers
-
-
-def test_keys_of_two_people_or_two_events_never_meet(client: Client) -> None:
-    one, other = client.create_event(name="one"), client.create_event(name="other")
-    reserved = [
-        client.reserve(event, user=user, key=key).json()[0]["reservationId"]
-        # The last two would be one if the parts were joined before they are hashed.
-        for event, user, key in [
-            (one, "alice", "k"),
-            (one, "bob", "k"),
-            (other, "alice", "k"),
-            (one, "a", "b:c"),
-            (one, "a:b", "c"),
-        ]
-    ]
-    assert len(set(reserved)) == 5
-
-
 @pytest.mark.parametrize("across_events", ["true", "false"])
 def test_a_crowd_over_many_events_is_served_with_and_without_common_batches(
     database: Database, start: Starter, across_events: str

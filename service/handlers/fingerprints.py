@@ -4,13 +4,11 @@ import secrets
 
 from starlette.responses import Response
 
+from service import limits
 from service.answers import respond
 from service.calls import Call
-
-FINGERPRINT_BYTES = 32
-"""256 random bits."""
 
 
 async def create_fingerprint(_: Call) -> Response:
     """Make a fingerprint; nothing of it is kept."""
-    return respond({"userFingerprint": secrets.token_urlsafe(FINGERPRINT_BYTES)}, 201)
+    return respond({"userFingerprint": secrets.token_urlsafe(limits.FINGERPRINT_BYTES)}, 201)

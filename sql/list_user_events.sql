@@ -1,0 +1,17 @@
+-- list_user_events
+--
+-- Lists the events of which somebody has, or ever had, tickets.
+--
+-- parameters
+--   user_fingerprint  text
+--
+-- returns: event_id, in the order of the ids
+-- locks: nothing
+-- never oversells: it changes no row
+--
+-- holdfast psql -v user_fingerprint=alice -f sql/list_user_events.sql
+
+select distinct event_id
+from ticket_allocations
+where user_fingerprint = :'user_fingerprint'::text
+order by event_id;
