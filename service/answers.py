@@ -12,9 +12,18 @@ from msgspec import UNSET, Struct, UnsetType
 from starlette.responses import Response
 
 from service.refusals import Refusal
-from service.rows import AllocationStatus, Event, TicketAllocation, Uuid
+from service.rows import (
+    AllocationStatus,
+    Check,
+    Event,
+    EventChange,
+    EventLedger,
+    LastEvent,
+    TicketAllocation,
+    Uuid,
+)
 
-_encode = msgspec.json.Encoder().encode
+encode = msgspec.json.Encoder().encode
 
 
 class EventAnswer(Struct, rename="camel", gc=False):
@@ -54,6 +63,92 @@ class EventAnswer(Struct, rename="camel", gc=False):
         """What changes whenever the answer does: with a version, a lapse, a change by hand."""
         touched = int(self.updated_at.timestamp() * 1_000_000)
         return f'"{self.version}-{self.available_tickets}-{touched:x}"'
+
+
+class LastEventAnswer(Struct, rename="camel", gc=False):
+    """What happened last, and by whom; nobody where it was the organiser or the clock."""
+
+    type: EventChange
+    actor: str | None
+    timestamp: datetime
+
+    @classmethod
+    def of(cls, last: LastEvent | EventLedger) -> "LastEventAnswer":
+        """Return the answer for a row of the ledger."""
+        return cls(last.last_event, last.actor, last.recorded_at)
+
+
+class WatchedEventAnswer(EventAnswer, rename="camel", gc=False, kw_only=True):
+    """An event as its watchers see it."""
+
+    last_event: LastEventAnswer
+
+    @classmethod
+    def of_change(cls, event: Event, last: LastEvent | EventLedger) -> "WatchedEventAnswer":
+        """Return the answer for an event and what happened to it last."""
+        shown = EventAnswer.of(event)
+        return cls(
+            *(getattr(shown, name) for name in EventAnswer.__struct_fields__),
+            last_event=LastEventAnswer.of(last),
+        )
+
+
+class LedgerAnswer(Struct, rename="camel", gc=False):
+    """A row of the ledger as clients see it."""
+
+    version: int
+    recorded_at: datetime
+    total_tickets: int
+    allocated_tickets: int
+    purchased_tickets: int
+    reserved: int
+    purchased: int
+    expired: int
+    cancelled: int
+    refunded: int
+    last_event: LastEventAnswer
+
+    @classmethod
+    def of(cls, entry: EventLedger) -> "LedgerAnswer":
+        """Return the answer for a row."""
+        return cls(
+            entry.version,
+            entry.recorded_at,
+            entry.total_tickets,
+            entry.allocated_tickets,
+            entry.purchased_tickets,
+            entry.reserved,
+            entry.purchased,
+            entry.expired,
+            entry.cancelled,
+            entry.refunded,
+            LastEventAnswer.of(entry),
+        )
+
+
+class CheckAnswer(Struct, rename="camel", gc=False):
+    """What one rule says of an event's books."""
+
+    name: str
+    ok: bool
+    expected: int | None
+    found: int | None
+
+
+class AuditAnswer(Struct, rename="camel", gc=False):
+    """What all rules say of an event's books."""
+
+    ok: bool
+    checks: list[CheckAnswer]
+
+    @classmethod
+    def of(cls, checks: Sequence[Check]) -> "AuditAnswer":
+        """Return the answer for the checks of one event."""
+        told = [
+            CheckAnswer(one.rule, one.expected == one.found, one.expected, one.found)
+            for one in checks
+        ]
+        return cls(all(check.ok for check in told), told)
 
 
 class TicketAnswer(Struct, rename="camel", gc=False):
@@ -114,7 +209,7 @@ def page_answer(data: Sequence[Struct], total: int, page: int, limit: int) -> di
 
 def respond(answer: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Return the response for an answer."""
-    return Response(_encode(answer), status, headers, "application/json")
+    return Response(encode(answer), status, headers, "application/json")
 
 
 def refuse(refusal: Refusal) -> Response:

@@ -20,7 +20,7 @@ from service.answers import refuse
 from service.calls import FINGERPRINT, KEY, OWNER, Endpoint
 from service.cors import Cors
 from service.database import NO_ANSWER, STEADY_PLANS, open_pool, told
-from service.handlers import events, fingerprints, health, reservations, tickets
+from service.handlers import events, fingerprints, health, ledger, reservations, tickets
 from service.queries import Queries
 from service.refusals import (
     BUSY,
@@ -34,6 +34,7 @@ from service.state import Service
 from service.statements import load_statements
 from service.sweeper import sweep
 from service.transaction import Transactions
+from service.watchers import Watchers
 from service.write_path import WritePath
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
         "POST": Endpoint(events.create_event, body=events.EVENT_FIELDS, for_organizer=True),
     },
     "/events/{id}": {
-        "GET": Endpoint(events.find_event),
+        "GET": Endpoint(events.find_event, query=events.FIND_QUERY),
         "PATCH": Endpoint(
             events.update_event, body=events.EVENT_FIELDS, partial=True, for_organizer=True
         ),
@@ -53,6 +54,9 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
         "GET": Endpoint(tickets.list_event_tickets, query=tickets.LIST_QUERY, for_organizer=True),
         "POST": Endpoint(tickets.reserve_tickets, body=tickets.reservation_fields, headers=[KEY]),
     },
+    "/events/{id}/stream": {"GET": Endpoint(ledger.stream_event, streams=True)},
+    "/events/{id}/ledger": {"GET": Endpoint(ledger.list_ledger, query=ledger.LIST_QUERY)},
+    "/events/{id}/audit": {"GET": Endpoint(ledger.check_event)},
     "/events/tickets/{id}": {
         "GET": Endpoint(tickets.find_ticket, headers=[FINGERPRINT]),
     },
@@ -91,7 +95,7 @@ class Resource:
 
     def __init__(self, endpoints: dict[str, Endpoint]) -> None:
         self._endpoints = endpoints
-        if "GET" in endpoints:
+        if "GET" in endpoints and not endpoints["GET"].streams:
             self._endpoints = {**endpoints, "HEAD": endpoints["GET"]}
         self._allow = {"Allow": ", ".join(sorted(self._endpoints))}
 
@@ -150,14 +154,19 @@ def create_app(settings: Settings, dsn: str) -> Starlette:
                 across_events=settings.batch_across_events,
                 queue_limit=settings.queue_limit,
             )
-            sweeping = asyncio.create_task(sweep(queries, write_path))
+            apart = Queries(watching, statements)
+            watchers = Watchers(apart)
+            always = [
+                asyncio.create_task(sweep(queries, write_path)),
+                asyncio.create_task(watchers.run()),
+            ]
             try:
-                app.state.service = Service(
-                    settings, write_path, queries, Queries(watching, statements)
-                )
+                app.state.service = Service(settings, write_path, queries, apart, watchers)
                 yield {"service": app.state.service}
             finally:
-                sweeping.cancel()
+                watchers.close()
+                for task in always:
+                    task.cancel()
                 await write_path.close()
 
     app = Starlette(

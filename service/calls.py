@@ -73,6 +73,8 @@ class Endpoint:
     query: Mapping[str, Reader] = field(default_factory=dict)
     headers: Sequence[Header] = ()
     for_organizer: bool = False
+    streams: bool = False
+    """Whether the answer has no end; such a one has no HEAD."""
 
     async def call(self, service: Service, request: Request) -> Response | Refusal:
         """Read the request, call the handler, and return what it answers."""

@@ -15,6 +15,8 @@ from pathlib import Path
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from service.audit_report import print_audit, shown_audit
+from service.auditing import audit
 from service.database import DatabaseUnfit
 from service.embedded import EmbeddedPostgres
 from service.forgetting import forget
@@ -74,6 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     sql.add_argument("name", nargs="?", help="a statement; without it all are listed")
     sql.add_argument("values", nargs="*", metavar="key=value", help="of its parameters")
     sql.add_argument("--explain", action="store_true", help="run it, rolled back, for its plan")
+    check = add("audit", _audit, "check every event's books; exit 1 when any does not add up")
+    check.add_argument("--json", action="store_true", help="as one object of JSON")
     give = add("grant", _grant, "give a role what the service needs, and no more")
     give.add_argument("role", metavar="ROLE", help="an existing role, which is not the owner")
     lose = add("forget", _forget, "replace somebody's fingerprint everywhere by a random one")
@@ -125,6 +129,14 @@ def _sql(settings: Settings, parsed: argparse.Namespace) -> int:
             print(row)
         connection.rollback()
     return 0
+
+
+def _audit(settings: Settings, parsed: argparse.Namespace) -> int:
+    statements = load_statements(settings.sql_dir)
+    with _database(settings) as dsn:
+        done = shown_audit(audit(dsn, statements))
+    print_audit(done, as_json=parsed.json)
+    return 1 if done.failed else 0
 
 
 def _grant(settings: Settings, parsed: argparse.Namespace) -> int:

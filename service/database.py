@@ -69,11 +69,13 @@ batch, which halves the time of a single reservation. That may be while the tabl
 then the plan must still be the one for large ones: row by row, by the index."""
 
 
-def conninfo(dsn: str, options: str = "") -> str:
+def conninfo(
+    dsn: str, options: str = "", statement_seconds: float = limits.STATEMENT_SECONDS
+) -> str:
     """Return the DSN with what every connection of the service has in common.
 
     A peer that is gone without a word is noticed by TCP within the deadline, and what runs
-    outside of a batch is bounded by ``statement_timeout``.
+    outside of a batch is bounded by ``statement_timeout``; 0 for no bound.
     """
     given = conninfo_to_dict(dsn)
     hosts = str(given.get("host") or "").count(",") + 1
@@ -81,7 +83,7 @@ def conninfo(dsn: str, options: str = "") -> str:
     # after the lock would be as old as the transaction.
     options += (
         " -c TimeZone=UTC -c DateStyle=ISO -c default_transaction_isolation=read\\ committed"
-        f" -c statement_timeout={int(limits.STATEMENT_SECONDS * 1000)}"
+        f" -c statement_timeout={int(statement_seconds * 1000)}"
     )
     by_default: dict[str, str | int] = {
         "application_name": "holdfast",

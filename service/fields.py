@@ -92,8 +92,8 @@ def number_in_query(lowest: int, highest: int) -> Reader:
     message = f"must be a whole number from {lowest} to {highest}"
 
     def read(text: str) -> int:
-        # Ten digits hold all that may be asked for; int() of very many would be slow.
-        if not (text.isascii() and text.isdigit() and len(text) <= 10):
+        # Nineteen digits hold all that may be asked for; int() of very many would be slow.
+        if not (text.isascii() and text.isdigit() and len(text) <= 19):
             raise ValueError(message)
         if not lowest <= int(text) <= highest:
             raise ValueError(message)

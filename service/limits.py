@@ -47,7 +47,10 @@ FINGERPRINT_BYTES = 32
 """Of a fingerprint that we make: 256 random bits."""
 MAX_INTEGER = 2_147_483_647
 """The largest value of PostgreSQL's integer."""
+MAX_BIGINT = 9_223_372_036_854_775_807
+"""The largest value of PostgreSQL's bigint."""
 MAX_PAGE_SIZE = 100
+MAX_LEDGER_PAGE_SIZE = 1000
 
 SWEEP_SECONDS = 1.0
 SWEEP_EVENTS = 100
@@ -56,6 +59,26 @@ SWEEP_TICKETS = 1000
 
 FORGET_SECONDS = 30
 """For the lock of an event whose tickets are to forget whose they are."""
+
+STREAM_LOOK_SECONDS = 0.26
+"""How often a process looks for news; longer than the gap, so that four fit into a second."""
+STREAM_GAP_SECONDS = 0.25
+"""Between two messages to one watcher."""
+STREAM_CROWD = 100
+STREAM_CROWD_GAP_SECONDS = 1.0
+"""The same when more than a crowd watches one event."""
+STREAM_QUIET_SECONDS = 15.0
+"""After so much silence a comment keeps the connection open."""
+STREAM_RETRY_MILLISECONDS = 1000
+"""After this a browser that lost its stream comes back."""
+MAX_REPLAY = 1000
+"""Versions that a stream replays; who has missed more is told the current state."""
+MAX_WATCHERS = 10_000
+"""Of one process."""
+STALL_SECONDS = 20
+"""Who takes nothing of what is sent to them for so long has their connection ended by TCP."""
+AUDIT_EVENTS = 500
+"""How many events the audit goes through between two looks at its progress bar."""
 
 RECONNECT_SECONDS = 3
 """The pool waits twice as long after each failure, and begins anew after this."""

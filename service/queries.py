@@ -1,7 +1,7 @@
 """The queries: what is a single statement and moves no ticket."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -11,7 +11,7 @@ from psycopg_pool import AsyncConnectionPool
 from service import limits
 from service.database import NO_CONNECTION, has_broken
 from service.refusals import BUSY, EVENT_EXISTS, OUTCOME_UNKNOWN, Refusal
-from service.rows import Event, TicketAllocation, Uuid
+from service.rows import Check, Event, EventLedger, LastEvent, TicketAllocation, Uuid
 from service.statements import Statements
 
 Row = tuple[Any, ...]
@@ -29,6 +29,10 @@ class Queries:
         self._find_reservations = statements["find_reservations"].query
         self._list_user_tickets = statements["list_user_tickets"].query
         self._list_event_tickets = statements["list_event_tickets"].query
+        self._list_ledger = statements["list_ledger"].query
+        self._find_ledger_at = statements["find_ledger_at"].query
+        self._list_news = statements["list_news"].query
+        self._check_events = statements["check_events"].query
         self._find_free_events = statements["find_free_events"].query
         self._list_due_events = statements["list_due_events"].query
         self._check_server = statements["check_server"].query
@@ -110,6 +114,27 @@ class Queries:
         asked = {"event_id": event_id, "status": status}
         page = {"page_size": page_size, "skip": skip}
         return _read_page(await self._ask(self._list_event_tickets, asked | page))
+
+    async def list_ledger(self, event_id: Uuid, after: int, page_size: int) -> list[EventLedger]:
+        """Return an event's ledger behind a version, in order."""
+        asked = {"event_id": event_id, "after": after, "page_size": page_size}
+        return [EventLedger(*row) for row in await self._ask(self._list_ledger, asked)]
+
+    async def find_ledger_at(self, event_id: Uuid, at: datetime) -> EventLedger | None:
+        """Return the last row of an event's ledger at a moment; None before there was any."""
+        rows = await self._ask(self._find_ledger_at, {"event_id": event_id, "at": at})
+        return EventLedger(*rows[0]) if rows else None
+
+    async def list_news(self, known: Mapping[Uuid, int]) -> list[tuple[Event, LastEvent]]:
+        """Return those events that have another version than is known, and what happened."""
+        asked = {"event_ids": list(known), "versions": list(known.values())}
+        rows = await self._ask(self._list_news, asked)
+        return [(Event(*row[:9]), LastEvent(*row[9:])) for row in rows]
+
+    async def check_events(self, event_ids: Sequence[Uuid], failed_only: bool) -> list[Check]:
+        """Return what the rules say of the books of events."""
+        asked = {"event_ids": list(event_ids), "failed_only": failed_only}
+        return [Check(*row) for row in await self._ask(self._check_events, asked)]
 
     async def find_free_events(self, event_ids: Sequence[Uuid]) -> set[Uuid]:
         """Return those of the events that nobody has locked just now."""

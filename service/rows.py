@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Literal, NewType
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 Uuid = NewType("Uuid", str)
 """A UUID in its canonical text: what is looked up and shown is never calculated with."""
@@ -24,6 +25,24 @@ EventChange = Literal[
 ]
 
 
+class LastEvent(Struct, frozen=True, gc=False):
+    """The columns of ``event_ledger`` that tell what happened last."""
+
+    last_event: EventChange
+    actor: str | None
+    recorded_at: datetime
+
+
+class Check(Struct, frozen=True, gc=False):
+    """A rule of the books, and what it says of an event."""
+
+    event_id: Uuid
+    name: str
+    rule: str
+    expected: int | None
+    found: int | None
+
+
 class Event(Struct, frozen=True, gc=False):
     """A row of ``events``. The reads give the counts as they are worth now, lapsed holds off."""
 
@@ -36,6 +55,17 @@ class Event(Struct, frozen=True, gc=False):
     updated_at: datetime
     purchased_tickets: int
     version: int
+
+    def as_of(self, entry: "EventLedger") -> "Event":
+        """Return the event with the counts that a row of its ledger tells; the rest as now."""
+        return replace(
+            self,
+            total_tickets=entry.total_tickets,
+            allocated_tickets=entry.allocated_tickets,
+            purchased_tickets=entry.purchased_tickets,
+            version=entry.version,
+            updated_at=entry.recorded_at,
+        )
 
 
 class TicketAllocation(Struct, frozen=True, gc=False):

@@ -24,6 +24,7 @@ from service.embedded import EmbeddedPostgres
 from service.grants import lacks_rights
 from service.migrations import migrate, pending_migrations
 from service.parent import ending_with
+from service.protocol import Protocol
 from service.settings import Settings, read_settings
 from service.statements import Statements, load_statements
 
@@ -88,7 +89,7 @@ def server_config(settings: Settings, app: Starlette | str) -> uvicorn.Config:
         port=settings.port,
         workers=settings.workers,
         loop="uvloop",
-        http="httptools",
+        http=Protocol,
         ws="none",
         lifespan="on",
         access_log=False,
@@ -127,7 +128,8 @@ def _check(dsn: str, statements: Statements) -> None:
 def _listen(settings: Settings, dsn: str) -> None:
     if settings.workers == 1:
         config = server_config(settings, create_app(settings, dsn))
-        listening = _bind(settings)
+        listening = bind(settings)
+        _announce(settings, listening)
         server = uvicorn.Server(config)
         server.run([listening])
         if not server.started:
@@ -135,10 +137,12 @@ def _listen(settings: Settings, dsn: str) -> None:
         return
     os.environ[_DSN], os.environ[_PARENT] = dsn, str(os.getpid())
     config = server_config(settings, "service.serving:worker")
-    Multiprocess(config, [_bind(settings)]).run()
+    listening = bind(settings)
+    _announce(settings, listening)
+    Multiprocess(config, [listening]).run()
 
 
-def _bind(settings: Settings) -> socket.socket:
+def bind(settings: Settings) -> socket.socket:
     """Return the socket that all workers accept from."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listening = socket.socket(family)
@@ -149,13 +153,21 @@ def _bind(settings: Settings) -> socket.socket:
         raise CannotServe(
             f"HOST={settings.host} PORT={settings.port} cannot be listened on: {error.strerror}"
         ) from None
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        # Each connection inherits it: who takes nothing any more is not waited for.
+        stall = int(limits.STALL_SECONDS * 1000)
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, stall)
     listening.set_inheritable(True)
-    host = f"[{settings.host}]" if family == socket.AF_INET6 else settings.host
+    return listening
+
+
+def _announce(settings: Settings, listening: socket.socket) -> None:
+    """Say where the service is reached, and who may do too much there."""
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
     port = listening.getsockname()[1]
     _say(f"holdfast serves http://{host}:{port} with {settings.workers} worker(s)")
     if settings.organizer_token is None and not _is_loopback(settings.host):
         _say("everybody who can reach it may organise: ORGANIZER_TOKEN is not set")
-    return listening
 
 
 def _is_loopback(host: str) -> bool:

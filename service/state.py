@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from service.queries import Queries
 from service.settings import Settings
+from service.watchers import Watchers
 from service.write_path import WritePath
 
 
@@ -16,3 +17,4 @@ class Service:
     queries: Queries
     watching: Queries
     """The same on a connection that a crowd of readers cannot take."""
+    watchers: Watchers

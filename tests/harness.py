@@ -25,8 +25,9 @@ from starlette.applications import Starlette
 
 from service.app import create_app
 from service.programs import find_programs
-from service.serving import server_config
+from service.serving import bind, server_config
 from service.settings import Settings, read_settings, resource
+from service.state import Service
 
 T = TypeVar("T")
 
@@ -104,7 +105,9 @@ class Database:
 
     def adds_up(self) -> None:
         """Assert counters = rows = the ledger's last row = the ledger's sum, for every event."""
-        assert self.psql(f"\\i {resource('sql') / 'check_events.sql'}") == []
+        check = f"\\i {resource('sql') / 'check_events.sql'}"
+        done = self.try_psql(check, "--set=event_ids={}", "--set=failed_only=true")
+        assert (done.stdout, done.stderr) == ("", "")
 
     def lapse(self, ticket_id: str) -> None:
         """Let a hold's time be up."""
@@ -120,9 +123,10 @@ class RunLog:
     def __init__(self) -> None:
         self.fingerprints: set[str] = set()
         self.path = Path(tempfile.mkstemp(prefix="holdfast-log-")[1])
+        self.file = self.path.open("a")
         handler = logging.FileHandler(self.path)
         handler.setFormatter(logging.Formatter("%(name)s %(message)s"))
-        for ours in ("service", "uvicorn", "starlette", "psycopg", "asyncio"):
+        for ours in ("service", "uvicorn", "starlette", "asyncio"):
             logging.getLogger(ours).addHandler(handler)
             logging.getLogger(ours).setLevel(logging.DEBUG)
 
@@ -152,6 +156,9 @@ def wait_until(holds: Callable[[], bool]) -> None:
 
 class Client(httpx2.Client):
     """A client of the service that speaks its verbs, so that no test has a URL."""
+
+    process: subprocess.Popen[str] | None = None
+    """The service, where it is a process of its own."""
 
     def request(self, *arguments: Any, **options: Any) -> httpx2.Response:
         """Send a request, and remember the fingerprint in it."""
@@ -227,6 +234,14 @@ class Client(httpx2.Client):
         headers = {"X-User-Fingerprint": user}
         return self.delete(f"/reservations/{reservation_id}", headers=headers)
 
+    def ledger(self, event_id: str, **query: Any) -> httpx2.Response:
+        """List an event's ledger."""
+        return self.get(f"/events/{event_id}/ledger", params=query)
+
+    def audit(self, event_id: str) -> httpx2.Response:
+        """Have an event's books checked."""
+        return self.get(f"/events/{event_id}/audit")
+
     def user_tickets(self, user: str = "alice", **query: Any) -> httpx2.Response:
         """List somebody's own tickets."""
         return self.get("/tickets", headers={"X-User-Fingerprint": user}, params=query)
@@ -251,7 +266,7 @@ class RunningService:
         """Start it and wait until it answers."""
         self._app = create_app(self.settings, self.database.service_dsn)
         config = server_config(self.settings, self._app)
-        listening = config.bind_socket()
+        listening = bind(self.settings)
         self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, args=([listening],))
@@ -265,11 +280,26 @@ class RunningService:
         self._server.should_exit = True
         self._thread.join()
 
+    @property
+    def state(self) -> Service:
+        """What it has, as its handlers see it."""
+        assert self._app is not None
+        state: Service = self._app.state.service
+        return state
+
+    def tasks(self) -> int:
+        """Return how many tasks its event loop has under way."""
+        assert self._server is not None
+        return len(self._server.server_state.tasks)
+
+    def connections(self) -> int:
+        """Return how many clients are connected."""
+        assert self._server is not None
+        return len(self._server.server_state.connections)
+
     def wait_until_accepted(self, how_many: int) -> None:
         """Wait until so many changes wait in the service for their answer."""
-        app = self._app
-        assert app is not None
-        wait_until(lambda: app.state.service.write_path.accepted == how_many)
+        wait_until(lambda: self.state.write_path.accepted == how_many)
 
     def client(self) -> Client:
         """Return a client with connections of its own."""
@@ -301,13 +331,14 @@ def serving(database: Database, **settings: Any) -> Iterator[Client]:
     process = subprocess.Popen(
         [sys.executable, "-m", "service"],
         env={**os.environ, "DATABASE_URL": database.service_dsn, "PORT": str(port), **variables},
-        stderr=RUN_LOG.path.open("a"),
+        stderr=RUN_LOG.file,
         text=True,
     )
     try:
         with Client(base_url=f"http://127.0.0.1:{port}", timeout=WAIT_SECONDS) as client:
             wait_until(lambda: is_live(client) or process.poll() is not None)
             assert process.poll() is None, RUN_LOG.told()[-1000:]
+            client.process = process
             yield client
     finally:
         process.terminate()
@@ -322,7 +353,7 @@ def served(
     process = subprocess.Popen(
         [sys.executable, "-m", "service"],
         env={"PATH": os.environ["PATH"], "DATA_DIR": str(folder), "PORT": str(port)} | variables,
-        stderr=RUN_LOG.path.open("a"),
+        stderr=RUN_LOG.file,
         text=True,
         start_new_session=True,
     )

@@ -10,7 +10,7 @@ from service.answers import EventAnswer, page_answer, respond
 from service.calls import Call
 from service.changes import Update
 from service.fields import event_name, integer, moment, number_in_query, storable, yes_or_no
-from service.refusals import CANNOT_UPDATE, EVENT_NOT_FOUND, Refusal
+from service.refusals import BAD_REQUEST, CANNOT_UPDATE, EVENT_NOT_FOUND, Refusal
 
 EVENT_FIELDS = {
     "name": event_name,
@@ -25,6 +25,7 @@ LIST_QUERY = {
     "q": storable,
     "available": yes_or_no,
 }
+FIND_QUERY = {"at": moment}
 
 
 async def create_event(call: Call) -> Response | Refusal:
@@ -51,10 +52,15 @@ async def list_events(call: Call) -> Response | Refusal:
 
 
 async def find_event(call: Call) -> Response | Refusal:
-    """Find an event; unchanged since the caller last looked, it is a 304."""
+    """Find an event, as it is or as it was; unchanged since the caller last looked: a 304."""
     event = await call.service.queries.find_event(call.id)
     if event is None:
         return EVENT_NOT_FOUND
+    if at := call.query.get("at"):
+        entry = await call.service.queries.find_ledger_at(call.id, at)
+        if entry is None:
+            return BAD_REQUEST.because([{"field": "at", "message": "is before the event existed"}])
+        event = event.as_of(entry)
     answer = EventAnswer.of(event)
     headers = {"ETag": answer.etag}
     known = call.request.headers.getlist("if-none-match")
