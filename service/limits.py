@@ -77,7 +77,7 @@ MAX_WATCHERS = 10_000
 """Of one process."""
 STALL_SECONDS = 20
 """Who takes nothing of what is sent to them for so long has their connection ended by TCP."""
-AUDIT_EVENTS = 500
+AUDIT_EVENTS = 2000
 """How many events the audit goes through between two looks at its progress bar."""
 
 RECONNECT_SECONDS = 3
