@@ -8,12 +8,11 @@ from typing import TypedDict
 
 import psycopg
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import limits
 from service.answers import refuse
@@ -116,7 +115,7 @@ class Resource:
                 )
             )
         try:
-            answer = await endpoint.call(request.state.service, request)
+            answer = await endpoint.call(request.scope["state"]["service"], request)
         except NO_ANSWER:
             answer = BUSY
         except (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction) as error:
@@ -130,6 +129,17 @@ class Resource:
             log.exception("%s %s has failed", request.method, request.scope["path"])
             answer = INTERNAL_SERVER_ERROR
         return refuse(answer) if isinstance(answer, Refusal) else answer
+
+
+class Application(Starlette):
+    """Starlette's, without the layers that turn errors into answers: a Resource lets out none."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Return what every request goes through: the routes, behind what is asked for."""
+        stack: ASGIApp = self.router
+        for layer in reversed(self.user_middleware):
+            stack = layer.cls(stack, *layer.args, **layer.kwargs)
+        return stack
 
 
 def create_app(settings: Settings, dsn: str) -> Starlette:
@@ -169,7 +179,7 @@ def create_app(settings: Settings, dsn: str) -> Starlette:
                     task.cancel()
                 await write_path.close()
 
-    app = Starlette(
+    app = Application(
         routes=[
             Route(path, Resource(endpoints), methods=None) for path, endpoints in ROUTES.items()
         ],
@@ -182,14 +192,8 @@ def create_app(settings: Settings, dsn: str) -> Starlette:
         ]
         if settings.cors_origins
         else [],
-        exception_handlers={HTTPException: _refuse_http},
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
+    app.router.default = refuse(NOT_FOUND)
     return app
-
-
-async def _refuse_http(_: Request, error: Exception) -> Response:
-    """Give what Starlette itself refuses the shape of all refusals: a path that is no route."""
-    assert isinstance(error, HTTPException)  # noqa: S101 - the handler is registered for no other
-    return refuse(NOT_FOUND if error.status_code == 404 else INTERNAL_SERVER_ERROR)

@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from service import limits
 from service.fields import BadFields, Reader, fingerprint, identifier, read_object, token
+from service.protocol import WHOLE
 from service.refusals import (
     BAD_REQUEST,
     PAYLOAD_TOO_LARGE,
@@ -119,8 +120,11 @@ async def _read_body(request: Request) -> bytes | Refusal:
         return PAYLOAD_TOO_LARGE
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     try:
-        async with asyncio.timeout(limits.BODY_SECONDS):
+        if WHOLE in request.scope:
             body = await _receive(request)
+        else:
+            async with asyncio.timeout(limits.BODY_SECONDS):
+                body = await _receive(request)
     except (TimeoutError, ClientDisconnect):
         return Refusal(BAD_REQUEST.status, BAD_REQUEST.code, "The body did not arrive in time")
     if body is None:

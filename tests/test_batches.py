@@ -206,8 +206,10 @@ def test_what_waits_for_a_transaction_goes_into_the_next_one_together(
             service.wait_until_accepted(31)
         assert {answer.result().status_code for answer in [first, *rest]} == {201}
     moved = "select reserved from event_ledger where version > 1 order by version"
-    # The first may have been dealt out, if it had to wait for long; the others are one batch.
-    assert database.psql(moved) == ["1", "30"]
+    moves = [int(tickets) for tickets in database.psql(moved)]
+    # One, and all others; those who came while the event was set apart may be a batch more.
+    assert sum(moves) == 31
+    assert 2 <= len(moves) <= 4
 
 
 @pytest.mark.parametrize("across_events", ["true", "false"])

@@ -1,0 +1,1 @@
+"""Benchmarks: what the service is measured against. No test of the suite."""
