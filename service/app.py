@@ -96,11 +96,14 @@ class Resource:
         self._endpoints = endpoints
         if "GET" in endpoints and not endpoints["GET"].streams:
             self._endpoints = {**endpoints, "HEAD": endpoints["GET"]}
+        self._private = {method for method, one in self._endpoints.items() if one.is_private}
         self._allow = {"Allow": ", ".join(sorted(self._endpoints))}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         response = await self._answer(Request(scope, receive))
+        if scope["method"] in self._private:
+            response.headers["Cache-Control"] = "no-store"
         await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
@@ -155,7 +158,8 @@ def create_app(settings: Settings, dsn: str) -> Starlette:
         reading = open_pool(dsn, limits.READ_CONNECTIONS, limits.READS_WAITING)
         writing = open_pool(dsn, limits.WRITE_CONNECTIONS, settings.queue_limit, STEADY_PLANS)
         watching = open_pool(dsn, 1, limits.READS_WAITING)
-        async with reading, writing, watching:
+        listing = open_pool(dsn, limits.LIST_CONNECTIONS, limits.READS_WAITING)
+        async with reading, writing, watching, listing:
             queries = Queries(reading, statements)
             write_path = WritePath(
                 writing,
@@ -171,7 +175,14 @@ def create_app(settings: Settings, dsn: str) -> Starlette:
                 asyncio.create_task(watchers.run()),
             ]
             try:
-                app.state.service = Service(settings, write_path, queries, apart, watchers)
+                app.state.service = Service(
+                    settings,
+                    write_path,
+                    queries,
+                    apart,
+                    Queries(listing, statements),
+                    watchers,
+                )
                 yield {"service": app.state.service}
             finally:
                 watchers.close()

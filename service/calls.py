@@ -77,6 +77,11 @@ class Endpoint:
     streams: bool = False
     """Whether the answer has no end; such a one has no HEAD."""
 
+    @property
+    def is_private(self) -> bool:
+        """Whether its answers are for the one who asks, and no cache may keep them."""
+        return self.for_organizer or FINGERPRINT.name in [header.name for header in self.headers]
+
     async def call(self, service: Service, request: Request) -> Response | Refusal:
         """Read the request, call the handler, and return what it answers."""
         if self.for_organizer and not _is_organizer(service.settings.organizer_token, request):
@@ -158,7 +163,8 @@ def _read_header(request: Request, header: Header) -> Any:
             raise BadHeader(f"The header {header.name} is missing")
         return None
     try:
-        return header.read(values.pop())
+        # Blanks around a value are not of it (RFC 9110, section 5.5).
+        return header.read(values.pop().strip(" \t"))
     except ValueError as error:
         raise BadHeader(f"The header {header.name} {error}") from None
 

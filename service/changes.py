@@ -76,6 +76,11 @@ class Change(Struct, frozen=True, gc=False):
         """How many tickets it takes."""
         return 0
 
+    @property
+    def tickets_moved(self) -> int:
+        """How many tickets it moves at most, for the size of a batch."""
+        return max(1, self.tickets_wanted)
+
     @classmethod
     def arrays(cls, changes: Sequence[Self]) -> dict[str, Any]:
         """Return the parameters of the statement for a batch of this kind."""
@@ -133,11 +138,18 @@ class OfReservation(Change, frozen=True, gc=False):
 
     reservation_id: Uuid
     user_fingerprint: str
+    tickets_at_most: int
+    """How many tickets it may have: what a batch has to reckon with."""
 
     @property
     def reservation(self) -> Uuid:
         """The reservation it concerns."""
         return self.reservation_id
+
+    @property
+    def tickets_moved(self) -> int:
+        """How many tickets it moves at most."""
+        return self.tickets_at_most
 
     @classmethod
     def arrays(cls, changes: Sequence[Self]) -> dict[str, Any]:

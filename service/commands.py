@@ -1,6 +1,7 @@
 """The commands: ``holdfast`` and what it can do from a terminal."""
 
 import argparse
+import importlib
 import os
 import shutil
 import signal
@@ -20,7 +21,7 @@ from service.auditing import audit
 from service.database import DatabaseUnfit
 from service.embedded import EmbeddedPostgres
 from service.forgetting import forget
-from service.grants import NothingToKeep, grant
+from service.grants import TooManyRights, grant
 from service.migrations import MigrationsLocked, migrate, yoyo_url
 from service.programs import EmbeddedError, find_programs
 from service.serving import CannotServe, serve
@@ -33,7 +34,7 @@ ONE_LINERS = (
     DatabaseUnfit,
     EmbeddedError,
     MigrationsLocked,
-    NothingToKeep,
+    TooManyRights,
     SettingsError,
 )
 """What ends a command with one line on stderr and exit code 1: somebody outside can mend it."""
@@ -81,7 +82,13 @@ def _parser() -> argparse.ArgumentParser:
     give = add("grant", _grant, "give a role what the service needs, and no more")
     give.add_argument("role", metavar="ROLE", help="an existing role, which is not the owner")
     lose = add("forget", _forget, "replace somebody's fingerprint everywhere by a random one")
+    lose.prefix_chars = "\0"  # a fingerprint may begin with a dash
     lose.add_argument("fingerprint", metavar="FINGERPRINT", help="as it came with the requests")
+    bench = add("bench", _bench, "measure the service against the textbook transaction")
+    bench.add_argument("--json", action="store_true", help="the figures as JSON")
+    bench.add_argument("--plot", type=Path, metavar="FILE", help="draw tickets over clients, too")
+    bench.add_argument("--rounds", type=int, default=3, metavar="N", help="of which the median")
+    bench.add_argument("--seconds", type=int, default=5, metavar="N", help="for each load")
     psql = add("psql", _psql, "open psql on the database, with all that follows as its arguments")
     psql.add_argument("arguments", nargs=argparse.REMAINDER, help="of psql itself")
     psql.prefix_chars = "\0"  # so that -f and -v are psql's, not ours
@@ -137,6 +144,23 @@ def _audit(settings: Settings, parsed: argparse.Namespace) -> int:
         done = shown_audit(audit(dsn, statements))
     print_audit(done, as_json=parsed.json)
     return 1 if done.failed else 0
+
+
+def _bench(settings: Settings, parsed: argparse.Namespace) -> int:
+    try:
+        bench = importlib.import_module("tests.benchmarks.bench")
+    except ImportError as missing:
+        raise CannotServe(
+            f"holdfast bench runs in a clone of the repository, with its extra: {missing}"
+        ) from None
+    outcomes = bench.run(parsed.rounds, parsed.seconds, settings.workers, bench.WORKLOADS)
+    if parsed.json:
+        print(bench.as_json(outcomes))
+    else:
+        bench.print_table(outcomes)
+    if parsed.plot:
+        bench.plot(parsed.plot, parsed.seconds, settings.workers)
+    return 0
 
 
 def _grant(settings: Settings, parsed: argparse.Namespace) -> int:

@@ -192,8 +192,8 @@ class EmbeddedPostgres:
                     # A week of logs beside the data, a file for each day of it.
                     *("-c", "logging_collector=on", "-c", "log_filename=postgresql-%a.log"),
                     *("-c", "log_truncate_on_rotation=on", "-c", "log_rotation_size=0"),
-                    # Without the detail of an error, which may be a ticket with its owner.
-                    *("-c", "log_error_verbosity=terse"),
+                    # Without the detail and the statement of an error: either may name an owner.
+                    *("-c", "log_error_verbosity=terse", "-c", "log_min_error_statement=panic"),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=output,

@@ -5,25 +5,32 @@ import psycopg
 from service.statements import Statements
 
 
-class NothingToKeep(Exception):
-    """A role owns the tables, or may become who does: no grant would bound it."""
+class TooManyRights(Exception):
+    """A role may do more than no grant of ours could take away. The text is one line."""
 
 
 def grant(dsn: str, statements: Statements, role: str) -> list[str]:
     """Give a role what the service needs, take away what else it had, and return how.
 
     Raises:
-        NothingToKeep: when the role is the owner's or a superuser's.
+        TooManyRights: when the role is the owner's or a superuser's, and when something is left
+            that it has by another role or by PUBLIC; then what we could do is done.
         psycopg.Error: when there is no such role, or when we may not grant.
     """
+    asked = {"role": role}
     with psycopg.connect(dsn) as connection:
-        grants = connection.execute(statements["list_grants"].query, {"role": role}).fetchall()
+        grants = connection.execute(statements["list_grants"].query, asked).fetchall()
         if not grants:
-            raise NothingToKeep(
+            raise TooManyRights(
                 f"{role} owns the tables or is a superuser: the service needs a role of its own"
             )
         for statement, _ in grants:
             connection.execute(statement)
+    with psycopg.connect(dsn) as connection:
+        excess = connection.execute(statements["list_excess_rights"].query, asked).fetchall()
+    if excess:
+        left = ", ".join(right for (right,) in excess)
+        raise TooManyRights(f"{role} still has, by another role or by PUBLIC: {left}")
     return [statement for statement, _ in grants]
 
 

@@ -82,7 +82,7 @@ def take_batch(waiting: deque[Waiting]) -> list[Waiting]:
             continue
         if batch and (change.stands_alone or batch[0].change.stands_alone):
             break
-        tickets += change.tickets_wanted
+        tickets += change.tickets_moved
         if batch and tickets > limits.BATCH_TICKETS:
             break
         if isinstance(change, Reserve) and change.idempotency_key:

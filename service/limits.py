@@ -25,6 +25,8 @@ TRIES = 3
 WRITE_CONNECTIONS = 4
 """One is always left for the shared lane, however many events are apart."""
 READ_CONNECTIONS = 4
+LIST_CONNECTIONS = 2
+"""For lists and audits, which may read many rows."""
 READ_SECONDS = 4.0
 """For a read, the wait for its connection included."""
 LOOK_UP_SECONDS = 1.0

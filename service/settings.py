@@ -12,7 +12,10 @@ from psycopg.conninfo import conninfo_to_dict
 
 T = TypeVar("T")
 
-_ORIGIN = re.compile(r"https?://(?:[a-z0-9.-]+|\[[0-9a-f:]+\])(?::\d{1,5})?")
+_ORIGIN = re.compile(
+    r"(?!https://\S*:443$|http://\S*:80$)"  # browsers leave a default port out
+    r"[a-z][a-z0-9+.-]*://(?:[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:]+\])(?::[1-9]\d{0,4})?"
+)
 
 PACKAGE = Path(__file__).parent
 

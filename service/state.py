@@ -17,4 +17,6 @@ class Service:
     queries: Queries
     watching: Queries
     """The same on a connection that a crowd of readers cannot take."""
+    listing: Queries
+    """The same for lists and audits, which take their time: they wait for one another alone."""
     watchers: Watchers

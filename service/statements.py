@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.headers import BrokenHeader, Header, parse_header
+from service.sql_headers import BrokenHeader, Header, parse_header
 
 MAX_FILE_BYTES = 4095
 """psycopg does not keep longer texts, and nobody reads them in one sitting."""

@@ -90,7 +90,7 @@ class WritePath:
             try:
                 self._line_up(await self._key(change), one)
             except (psycopg.OperationalError, *NO_ANSWER):
-                log.warning("the event of a ticket could not be found")
+                log.warning("the event of a ticket or a reservation could not be found")
                 return BUSY
             # A client that goes away leaves its change to come to its end.
             return await one.answer

@@ -2,7 +2,7 @@
 --
 -- Lists the statements that give a role what the service needs and no more: what the files of
 -- sql/ read and write, and the triggers behind them. holdfast grant runs them; psql does with
--- \gexec. What the role had on our tables before is taken away first.
+-- \gexec. Whatever else the role had on the tables of our schema is taken away first.
 --
 -- parameters
 --   role  text  an existing role
@@ -10,8 +10,8 @@
 -- returns: statement, and is_missing: whether the role lacks what it gives. No row for a role
 --   that is, or may become, the owner of the tables or a superuser: nothing is kept from it
 -- locks: nothing
--- never oversells: it changes no row; what it lists lets nobody delete a ticket or change the
---   ledger
+-- never oversells: it changes no row; what it lists lets nobody delete a ticket or change a
+--   row of the ledger
 --
 -- holdfast psql -v role=pg_database_owner -f sql/list_grants.sql
 
@@ -44,42 +44,68 @@ with needed (relation, privilege, columns) as (
     ('_yoyo_migration', 'select', null)
 ),
 
-kept as (
-    select needed.*
+ours as (
+    select pg_namespace.*
+    from pg_class
+    inner join pg_namespace on pg_class.relnamespace = pg_namespace.oid
+    where
+        pg_class.oid = 'events'::regclass
+        and not pg_has_role(:'role'::text, pg_class.relowner, 'member')
+),
+
+listed as (
+    select
+        1 as step,
+        format('revoke all on all tables in schema %I from %I', nspname, :'role'::text)
+            as statement,
+        false as is_missing
+    from ours
+    union all
+    select
+        2 as step,
+        format('revoke create on schema %I from %I', nspname, :'role'::text) as statement,
+        false as is_missing
+    from ours
+    union all
+    select
+        3 as step,
+        format('grant usage on schema %I to %I', nspname, :'role'::text) as statement,
+        true as is_missing
+    from ours
+    where not has_schema_privilege(:'role'::text, oid, 'usage')
+    union all
+    select
+        4 as step,
+        format('grant execute on function %s to %I', pg_proc.oid::regprocedure, :'role'::text)
+            as statement,
+        true as is_missing
+    from ours
+    inner join pg_proc on ours.oid = pg_proc.pronamespace
+    where
+        pg_proc.prorettype <> 'trigger'::regtype
+        and not has_function_privilege(:'role'::text, pg_proc.oid, 'execute')
+    union all
+    select
+        5 as step,
+        format(
+            'grant %s%s on %I to %I', needed.privilege,
+            ' (' || array_to_string(needed.columns, ', ') || ')', needed.relation, :'role'::text
+        ) as statement,
+        not coalesce((
+            select
+                bool_and(
+                    has_column_privilege(
+                        :'role'::text, needed.relation, named.attribute, needed.privilege
+                    )
+                )
+            from unnest(needed.columns) as named (attribute)
+        ), has_table_privilege(:'role'::text, needed.relation, needed.privilege)) as is_missing
     from needed
-    inner join pg_class on needed.relation::regclass = pg_class.oid
-    where not pg_has_role(:'role'::text, pg_class.relowner, 'member')
+    inner join ours on true
 )
 
 select
-    format('grant usage on schema %I to %I', current_schema(), :'role'::text) as statement,
-    true as is_missing
-where not has_schema_privilege(:'role'::text, current_schema(), 'usage')
-
-union all
-
-select distinct
-    format('revoke all on %I from %I', relation, :'role'::text) as statement,
-    false as is_missing
-from kept
-
-union all
-
-select
-    format(
-        'grant %s%s on %I to %I',
-        privilege, ' (' || array_to_string(columns, ', ') || ')', relation, :'role'::text
-    ) as statement,
-    case
-        when columns is null then not has_table_privilege(:'role'::text, relation, privilege)
-        else exists (
-            select
-            from unnest(columns) as named (attribute)
-            where
-                not has_column_privilege(
-                    :'role'::text, relation, named.attribute, privilege
-                )
-        )
-    end as is_missing
-from kept
-order by statement desc;
+    statement,
+    is_missing
+from listed
+order by step, statement;

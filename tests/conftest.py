@@ -19,6 +19,7 @@ from service.migrations import migrate
 from service.settings import resource
 from service.statements import load_statements
 from tests.harness import (
+    RUN_LOG,
     SERVICE_ROLE,
     Client,
     Database,
@@ -33,6 +34,11 @@ NUMBERS = itertools.count(1)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put last what looks back on all the others."""
     items.sort(key=lambda item: item.name.endswith("of_this_whole_run"))
+
+
+def pytest_sessionfinish() -> None:
+    """Leave no log behind."""
+    RUN_LOG.path.unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="session")

@@ -135,8 +135,7 @@ class RunLog:
         return self.path.read_text(errors="replace")
 
     def shown(self) -> set[str]:
-        """Return the fingerprints that the log shows."""
-        # As whole words: some tests send one that is a letter.
+        """Return the fingerprints that the log shows, as whole words."""
         words = set(re.findall(r"[\x21-\x7e]+", self.told()))
         words |= {word.strip("'\"(),;:{}[]=") for word in words}
         words |= set(re.findall(r"[\w-]{3,}", self.told()))

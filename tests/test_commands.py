@@ -15,7 +15,7 @@ from service.embedded import EmbeddedPostgres
 from service.migrations import migration_names
 from service.settings import resource
 from service.statements import load_statements
-from tests.harness import Database
+from tests.harness import RUN_LOG, Database, serving
 
 STATEMENTS = load_statements(resource("sql"))
 
@@ -153,6 +153,19 @@ def test_sql_explains_a_statement_and_undoes_it(database: Database) -> None:
 @pytest.mark.parametrize("arguments", [["no_such"], ["find_events", "x=1"], ["find_events", "x"]])
 def test_sql_refuses_what_it_does_not_know(arguments: list[str]) -> None:
     refused(holdfast("sql", *arguments))
+
+
+@pytest.mark.parametrize(
+    ("host", "token", "warned"),
+    [("127.0.0.1", "", False), ("0.0.0.0", "", True), ("0.0.0.0", "secret", False)],  # noqa: S104
+)
+def test_the_start_says_when_everybody_may_organize(
+    database: Database, unused_port: int, host: str, token: str, warned: bool
+) -> None:
+    before = len(RUN_LOG.told())
+    with serving(database, host=host, organizer_token=token):
+        said = RUN_LOG.told()[before:]
+    assert ("everybody who can reach it may organise" in said) == warned
 
 
 def test_what_is_no_command_is_refused() -> None:

@@ -2,6 +2,8 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from tests.harness import Client, Database
 from tests.test_commands import holdfast, refused
 
@@ -61,6 +63,31 @@ def test_a_repeat_of_an_old_key_finds_its_tickets_and_no_fingerprint(
     assert [ticket["id"] for ticket in again.json()] == [ticket["id"] for ticket in first.json()]
     assert "userFingerprint" not in again.text
     assert client.event(event)["allocatedTickets"] == 2
+
+
+@pytest.mark.parametrize("fingerprint", ["-dash", "-h", "--version", "o'brien", 'a"b\\c,{}'])
+def test_any_fingerprint_can_be_forgotten(
+    client: Client, database: Database, fingerprint: str
+) -> None:
+    client.hold(client.create_event(), user=fingerprint)
+    done = holdfast("forget", fingerprint, DATABASE_URL=database.dsn)
+    assert done.stdout == "1 ticket(s) of 1 event(s) no longer tell whose they are\n"
+    assert client.user_tickets(user=fingerprint).json()["data"] == []
+
+
+def test_each_event_is_a_transaction_of_its_own(client: Client, database: Database) -> None:
+    for name in ("one", "other", "third"):
+        client.hold(client.create_event(name=name))
+    holdfast("forget", "alice", DATABASE_URL=database.dsn)
+    assert database.psql("select count(distinct xmin::text) from ticket_allocations") == ["3"]
+
+
+def test_nobody_guesses_what_stands_there_then(client: Client, database: Database) -> None:
+    event = client.create_event()
+    for user in ("alice", "bobby"):
+        client.hold(event, user=user)
+        holdfast("forget", user, DATABASE_URL=database.dsn)
+    assert len(set(database.psql("select user_fingerprint from ticket_allocations"))) == 2
 
 
 def test_who_is_not_known_is_forgotten_already(database: Database) -> None:

@@ -107,6 +107,8 @@ def test_grant_gives_what_is_needed_and_takes_what_is_more(
     database: Database, granted: str
 ) -> None:
     database.psql(
+        f"grant all on all tables in schema public to {granted};"
+        f"grant create on schema public to {granted};"
         f"grant delete, truncate on ticket_allocations to {granted};"
         f"grant update (secret) on event_private to {granted}"
     )
@@ -132,6 +134,26 @@ def test_a_migration_that_adds_a_right_asks_for_another_grant(
 def test_a_role_without_any_grant_is_told_the_same(database: Database, role: str) -> None:
     url = database.dsn.replace("//holdfast@", f"//{role}@")
     assert f"run holdfast grant {role}" in refused(holdfast("serve", DATABASE_URL=url, PORT=0))
+
+
+def test_a_right_from_elsewhere_is_named(database: Database, granted: str) -> None:
+    database.psql("grant delete on ticket_allocations to public")
+    said = refused(holdfast("grant", granted, DATABASE_URL=database.dsn))
+    assert said == (
+        f"holdfast: {granted} still has, by another role or by PUBLIC: ticket_allocations: delete\n"
+    )
+
+
+def test_a_role_may_call_our_functions_where_the_public_may_not(
+    database: Database, granted: str
+) -> None:
+    database.psql("revoke execute on all functions in schema public from public")
+    url = database.dsn.replace("//holdfast@", f"//{granted}@")
+    assert "lacks rights" in refused(holdfast("serve", DATABASE_URL=database.service_dsn, PORT=0))
+    assert holdfast("grant", granted, DATABASE_URL=database.dsn).returncode == 0
+    created = "insert into events (name, date, total_tickets) values ('Gig', '2030-01-01', 1)"
+    assert database.try_psql(created, role=granted).returncode == 0
+    assert url
 
 
 def test_who_owns_the_tables_is_granted_nothing(database: Database) -> None:

@@ -80,8 +80,8 @@ def test_keys_of_two_people_or_two_events_never_meet(client: Client) -> None:
             (one, "alice", "k"),
             (one, "bob", "k"),
             (other, "alice", "k"),
-            (one, "a", "b:c"),
-            (one, "a:b", "c"),
+            (one, "part-one", "b:c"),
+            (one, "part-one:b", "c"),
         ]
     ]
     assert len(set(reserved)) == 5

@@ -91,6 +91,26 @@ def test_an_actor_is_one_buyers_within_one_event_and_nobodys_outside(client: Cli
     assert all(len(name) == 10 for name in (alice, bob, elsewhere))
 
 
+def test_no_fingerprint_gets_into_the_ledger_whatever_its_owner_does(
+    client: Client, database: Database
+) -> None:
+    owner = "the-owners-own-fingerprint"
+    event = client.create_event()
+    one, other = client.hold(event, quantity=2, user=owner)
+    client.pay(one, user=owner)
+    client.cancel(other, user=owner)
+    for verb in (client.pay_reservation, client.cancel_reservation):
+        whole = client.reserve(event, quantity=2, user=owner).json()[0]["reservationId"]
+        assert verb(whole, user=owner).status_code == 200
+    actors = [entry["lastEvent"]["actor"] for entry in entries(client, event)][1:]
+    assert len(actors) == 7
+    assert len(set(actors)) == 1
+    for table in ("event_ledger", "event_private"):
+        shown = f"select from {table} as t where t::text like '%{owner}%'"
+        assert database.psql(shown) == []
+        assert owner.encode().hex() not in str(database.psql(f"select * from {table}"))
+
+
 def test_a_ledger_is_read_a_page_at_a_time(client: Client, sold: str) -> None:
     first = client.ledger(sold, limit=3).json()
     assert first["meta"] == {"after": 0, "limit": 3, "next": 3}

@@ -1,5 +1,7 @@
 """Lists of tickets: one's own over all events, and an event's for its organiser."""
 
+import json
+from http.client import HTTPConnection
 from typing import Any
 
 import pytest
@@ -88,6 +90,22 @@ def test_a_bad_query_is_refused(client: Client, query: dict[str, Any]) -> None:
     for answer in (client.user_tickets(**query), client.event_tickets(event, **query)):
         assert code(answer) == (400, "BAD_REQUEST")
         assert [one["field"] for one in answer.json()["details"]] == list(query)
+
+
+def test_blanks_around_a_header_are_not_of_its_value(client: Client) -> None:
+    (ticket,) = client.hold(client.create_event())
+    # With the standard library's client, since ours would not send them.
+    connection = HTTPConnection(client.base_url.host, client.base_url.port)
+    connection.request("GET", "/tickets", headers={"X-User-Fingerprint": " alice \t"})
+    assert ids(json.loads(connection.getresponse().read())) == [ticket]
+    connection.close()
+
+
+def test_a_header_with_two_values_is_refused(client: Client) -> None:
+    headers = [("X-User-Fingerprint", "alice"), ("X-User-Fingerprint", "bobby")]
+    answer = client.get("/tickets", headers=headers)
+    assert code(answer) == (400, "BAD_REQUEST")
+    assert "given twice" in answer.json()["error"]
 
 
 def test_ones_own_tickets_need_a_fingerprint(client: Client) -> None:

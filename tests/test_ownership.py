@@ -3,6 +3,7 @@
 A new route is in no row of MAY, and fails until somebody has thought about where it belongs.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -52,6 +53,7 @@ MAY = {
     ("GET", "/health/live"): ANYBODY,
 }
 ALL = [(method, path) for path, methods in ROUTES.items() for method in methods]
+HEADS = [path for method, path in ALL if method == "GET" and not ROUTES[path]["GET"].streams]
 
 BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/events"): {"name": "New", "date": "2030-01-01T20:00:00Z", "totalTickets": 1},
@@ -117,7 +119,9 @@ def ask(
     if fingerprint and (path.endswith("/payment") or path == "/events/{id}/tickets"):
         body["userFingerprint"] = fingerprint
     url = path.replace("{id}", id_)
-    if ROUTES[path][method].streams:  # it has no end: what it begins with has to do
+    if (
+        method in ROUTES[path] and ROUTES[path][method].streams
+    ):  # it has no end: what it begins with has to do
         with sale.client.stream(method, url, headers=headers) as answer:
             begun = "".join(line for line, _ in zip(answer.iter_lines(), range(4), strict=False))
             return httpx2.Response(answer.status_code, headers=answer.headers, text=begun)
@@ -193,6 +197,33 @@ def test_the_organizer_may_organize_and_owns_no_ticket(sale: Sale, method: str, 
         assert answer.status_code in (200, 201), answer.text
 
 
+@pytest.mark.parametrize(("method", "path"), ALL)
+def test_the_organizer_with_a_fingerprint_sees_its_own_alone(
+    sale: Sale, method: str, path: str
+) -> None:
+    for fingerprint in (STRANGER, OWNER):
+        answer = ask(sale, method, path, fingerprint=fingerprint, token=TOKEN)
+        # What the owner may see elsewhere is not shown in what is the organiser's.
+        assert not shows(answer, OWNER) or (fingerprint == OWNER and MAY[method, path] != ORGANIZER)
+
+
+@pytest.mark.parametrize("path", HEADS)
+def test_a_head_is_refused_as_its_get_is(sale: Sale, path: str) -> None:
+    askers: list[dict[str, str]] = [{}, {"fingerprint": OWNER}, {"fingerprint": STRANGER}]
+    for asker in askers:
+        got, head = ask(sale, "GET", path, **asker), ask(sale, "HEAD", path, **asker)
+        assert head.status_code == got.status_code
+        assert head.text == ""
+
+
+@pytest.mark.parametrize(("method", "path"), ALL)
+def test_what_is_for_one_alone_is_kept_by_no_cache(sale: Sale, method: str, path: str) -> None:
+    answer = ask(sale, method, path, fingerprint=OWNER, token=TOKEN)
+    is_open = MAY[method, path] == ANYBODY
+    if method == "GET" and not ROUTES[path][method].streams:
+        assert answer.headers.get("Cache-Control") == (None if is_open else "no-store")
+
+
 @pytest.mark.parametrize(
     "authorization",
     [
@@ -234,10 +265,7 @@ def test_a_fingerprint_that_we_make_has_256_bits_and_is_accepted(client: Client)
     fingerprints = {answer.json()["userFingerprint"] for answer in made}
     assert len(fingerprints) == 100
     # Six bits a character: 43 of them, none that a URL would escape.
-    assert all(
-        (len(one) == 43 and one.replace("-", "_").isidentifier()) or one[0].isdigit()
-        for one in fingerprints
-    )
+    assert all(re.fullmatch(r"[A-Za-z0-9_-]{43}", one) for one in fingerprints)
     used = fingerprints.pop()
     (ticket,) = client.hold(client.create_event(), user=used)
     assert client.pay(ticket, user=used).status_code == 200

@@ -90,6 +90,7 @@ PARAMETERS: dict[str, Mapping[str, Any]] = {
     "list_event_ids": {"after": "00000000-0000-0000-0000-000000000000", "page_size": 10},
     "list_event_tickets": {"event_id": E1, "status": "", "page_size": 2, "skip": 0},
     "list_events": {"dates": "(,)", "q": "O", "available": True, "page_size": 5, "skip": 0},
+    "list_excess_rights": {"role": "holdfast"},
     "list_grants": {"role": "pg_monitor"},
     "list_ledger": {"event_id": E1, "after": 0, "page_size": 10},
     "list_news": {"event_ids": [E1, E2, UNKNOWN], "versions": [0, 1, 0]},

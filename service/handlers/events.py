@@ -41,7 +41,7 @@ async def create_event(call: Call) -> Response | Refusal:
 async def list_events(call: Call) -> Response | Refusal:
     """List events by date, a page at a time."""
     page, limit = call.query.get("page", 1), call.query.get("limit", 10)
-    events, total = await call.service.queries.list_events(
+    events, total = await call.service.listing.list_events(
         dates=_dates(call.query.get("from"), call.query.get("to")),
         q=call.query.get("q", ""),
         available=call.query.get("available", False),

@@ -27,7 +27,7 @@ async def list_ledger(call: Call) -> Response | Refusal:
     """List an event's ledger, from a version on."""
     after, limit = call.query.get("after", 0), call.query.get("limit", 100)
     # One more than is shown tells whether there is more.
-    entries = await call.service.queries.list_ledger(call.id, after, limit + 1)
+    entries = await call.service.listing.list_ledger(call.id, after, limit + 1)
     if not entries and await call.service.queries.find_event(call.id) is None:
         return EVENT_NOT_FOUND
     shown = entries[:limit]
@@ -38,7 +38,7 @@ async def list_ledger(call: Call) -> Response | Refusal:
 
 async def check_event(call: Call) -> Response | Refusal:
     """Check an event's books."""
-    checks = await call.service.queries.check_events([call.id], failed_only=False)
+    checks = await call.service.listing.check_events([call.id], failed_only=False)
     return respond(AuditAnswer.of(checks)) if checks else EVENT_NOT_FOUND
 
 
@@ -65,10 +65,10 @@ async def _missed(call: Call, watcher: Watcher, event: Event) -> list[News]:
         watcher.version = told
         return []
     if told is not None and event.version - limits.MAX_REPLAY <= told < event.version:
-        entries = await call.service.queries.list_ledger(event.id, told, limits.MAX_REPLAY)
+        entries = await call.service.listing.list_ledger(event.id, told, limits.MAX_REPLAY)
         missed = [News.of(event.as_of(one), one) for one in entries]
     else:
-        entries = await call.service.queries.list_ledger(event.id, event.version - 1, 1)
+        entries = await call.service.listing.list_ledger(event.id, event.version - 1, 1)
         missed = [News.of(event, one) for one in entries]
     watcher.version = max(event.version, *(news.version for news in missed), 0)
     return missed

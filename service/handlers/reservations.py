@@ -31,14 +31,18 @@ async def find_reservation(call: Call) -> Response | Refusal:
 async def pay_reservation(call: Call) -> Response | Refusal:
     """Pay for all tickets of a reservation, or for none."""
     owner: str = call.body["userFingerprint"]
-    outcome = await call.service.write_path.submit(PayReservation(call.id, owner))
+    outcome = await call.service.write_path.submit(
+        PayReservation(call.id, owner, call.service.settings.max_tickets_per_request)
+    )
     return _answer(outcome, CANNOT_PAY_RESERVATION, owner)
 
 
 async def cancel_reservation(call: Call) -> Response | Refusal:
     """Give all tickets of a reservation back, or none."""
     owner: str = call.headers[OWNER.name]
-    outcome = await call.service.write_path.submit(CancelReservation(call.id, owner))
+    outcome = await call.service.write_path.submit(
+        CancelReservation(call.id, owner, call.service.settings.max_tickets_per_request)
+    )
     return _answer(outcome, CANNOT_CANCEL_RESERVATION, owner)
 
 

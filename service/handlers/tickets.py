@@ -71,7 +71,7 @@ async def list_user_tickets(call: Call) -> Response | Refusal:
     """List the caller's own tickets over all events, newest first."""
     owner: str = call.headers[OWNER.name]
     status, page, limit = _page(call)
-    tickets, total = await call.service.queries.list_user_tickets(
+    tickets, total = await call.service.listing.list_user_tickets(
         owner, status, limit, (page - 1) * limit
     )
     return _respond_page(tickets, owner, total, page, limit)
@@ -80,7 +80,7 @@ async def list_user_tickets(call: Call) -> Response | Refusal:
 async def list_event_tickets(call: Call) -> Response | Refusal:
     """List an event's tickets, newest first; whose they are is not the organiser's to know."""
     status, page, limit = _page(call)
-    tickets, total = await call.service.queries.list_event_tickets(
+    tickets, total = await call.service.listing.list_event_tickets(
         call.id, status, limit, (page - 1) * limit
     )
     if not total and await call.service.queries.find_event(call.id) is None:
