@@ -42,8 +42,9 @@ class News(NamedTuple):
 class Watcher:
     """One who watches an event."""
 
-    version: int = 0
-    """What it was told last; nothing older is told again."""
+    version: int = limits.MAX_BIGINT
+    """What it was told last; nothing older is told again. Until it is known what it is told
+    first, it is told nothing."""
     not_before: float = 0.0
     """When it may be told again, in the event loop's time."""
     news: News | None = None

@@ -174,6 +174,19 @@ def test_what_is_no_version_gets_the_current_state(client: Client, last_id: str)
         assert Stream(answer.iter_lines()).message()["version"] == 2
 
 
+def test_what_is_told_first_is_not_told_again(
+    client: Client, service: RunningService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if the reader looks while the first message is being fetched."""
+    monkeypatch.setattr(limits, "STREAM_LOOK_SECONDS", 0.0)
+    event = client.create_event()
+    for version in range(1, 20):
+        with watching(client, event) as stream:
+            assert stream.message()["version"] == version
+            client.update_event(event, totalTickets=100 + version)
+            assert stream.message()["version"] == version + 1
+
+
 def test_who_has_missed_too_much_gets_the_current_state_alone(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
