@@ -6,6 +6,7 @@ it have done, and reads the clock after the lock was held.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import psycopg
 
@@ -20,10 +21,13 @@ from service.changes import (
     Update,
     read_outcomes,
 )
+from service.pipeline import Pipeline, Sent
 from service.rows import Event
 from service.statements import Statements
 
-Cursor = psycopg.AsyncCursor[Row]
+BEFORE = ("limit_waits", "lock_events", "expire_tickets")
+BEHIND = ("find_repeats", "record_changes", "find_events")
+"""The statements of every batch, and of some, around those of its kinds."""
 
 
 class Transactions:
@@ -31,13 +35,9 @@ class Transactions:
 
     def __init__(self, statements: Statements, hold_seconds: int) -> None:
         self._hold = {"hold": f"{hold_seconds} s"}
-        self._limit_waits = statements["limit_waits"].query
-        self._lock_events = statements["lock_events"].query
-        self._expire_tickets = statements["expire_tickets"].query
-        self._carry_out = {kind: statements[kind.statement].query for kind in IN_ORDER}
-        self._find_repeats = statements["find_repeats"].query
-        self._record_changes = statements["record_changes"].query
-        self._find_events = statements["find_events"].query
+        names = [*BEFORE, *(kind.statement for kind in IN_ORDER), *BEHIND]
+        self._statements = {name: statements[name] for name in names}
+        self._pipeline = Pipeline(list(self._statements.values()))
 
     async def run(
         self, connection: psycopg.AsyncConnection, changes: Sequence[Change], lock_seconds: float
@@ -50,6 +50,13 @@ class Transactions:
         Raises:
             psycopg.Error: what PostgreSQL or the connection had to say.
         """
+        kinds = [
+            (kind, places)
+            for kind in IN_ORDER
+            if (places := [n for n, change in enumerate(changes) if type(change) is kind])
+        ]
+        arrays = {kind: kind.arrays([changes[n] for n in places]) for kind, places in kinds}
+        repeats = any(arrays[Reserve]["idempotency_keys"]) if Reserve in arrays else False
         concerned = {
             "event_ids": list({change.event for change in changes if change.event}),
             "ticket_ids": list({change.ticket for change in changes if change.ticket}),
@@ -62,46 +69,44 @@ class Transactions:
         wanted = sum(change.tickets_wanted for change in changes)
         most = min(max(limits.SWEEP_TICKETS, wanted), limits.MAX_INTEGER)
 
-        async with connection.pipeline(), connection.transaction():
-            await connection.execute(self._limit_waits, waits)
-            await connection.execute(self._lock_events, concerned)
-            await connection.execute(self._expire_tickets, {**concerned, "most": most})
-            sent = [
-                (kind, places, await self._send(connection, kind, [changes[n] for n in places]))
-                for kind in IN_ORDER
-                if (places := [n for n, change in enumerate(changes) if type(change) is kind])
-            ]
-            await connection.execute(self._record_changes, concerned)
-            found = None
-            if any(kind is Update for kind, _, _ in sent):
-                found = await connection.execute(self._find_events, concerned)
-
-        outcomes: list[Outcome | None] = [
-            Outcome("granted") if type(change) is Expire else None for change in changes
+        steps: list[tuple[str, dict[str, Any]]] = [
+            ("limit_waits", waits),
+            ("lock_events", concerned),
+            ("expire_tickets", {**concerned, "most": most}),
+            *((kind.statement, {**arrays[kind], **self._hold}) for kind, _ in kinds),
         ]
-        for kind, places, (cursor, repeats) in sent:
-            for n, outcome in kind.outcomes(await cursor.fetchall()):
-                outcomes[places[n]] = outcome
+        if repeats:
+            steps.append(("find_repeats", arrays[Reserve]))
+        steps.append(("record_changes", concerned))
+        if Update in arrays:
+            steps.append(("find_events", concerned))
+        sent: list[Sent] = [(self._statements[name], values) for name, values in steps]
+        told = await self._pipeline.run(connection, sent)
+        rows = {name: found for (name, _), found in zip(steps, told, strict=True)}
+        return _outcomes(changes, kinds, rows)
+
+
+def _outcomes(
+    changes: Sequence[Change],
+    kinds: Sequence[tuple[type[Change], Sequence[int]]],
+    rows: dict[str, list[Row]],
+) -> list[Outcome]:
+    """Read the rows of the statements: one outcome for each change, in their order."""
+    outcomes: list[Outcome | None] = [
+        Outcome("granted") if type(change) is Expire else None for change in changes
+    ]
+    for kind, places in kinds:
+        for n, outcome in kind.outcomes(rows[kind.statement]):
+            outcomes[places[n]] = outcome
+        if kind is Reserve:
             # What a key stands for is told by find_repeats, whoever reserved it.
-            for n, outcome in read_outcomes(await repeats.fetchall() if repeats else ()):
+            for n, outcome in read_outcomes(rows.get("find_repeats", ())):
                 before = outcomes[places[n]]
                 if before is not None and before.word == "replayed":
                     outcomes[places[n]] = outcome
-        told = [outcome for outcome in outcomes if outcome is not None]
-        assert len(told) == len(changes), "a statement has passed over a request"  # noqa: S101
-        if found is not None and (row := await found.fetchone()):
-            (outcome,) = told
-            told = [Outcome(outcome.word, detail=outcome.detail, event=Event(*row))]
-        return told
-
-    async def _send(
-        self, connection: psycopg.AsyncConnection, kind: type[Change], changes: Sequence[Change]
-    ) -> tuple[Cursor, Cursor | None]:
-        """Send the statement of one kind, and behind keyed reservations what finds repeats."""
-        arrays = kind.arrays(changes)
-        if kind is not Reserve:
-            return await connection.execute(self._carry_out[kind], arrays), None
-        reserved = await connection.execute(self._carry_out[kind], {**arrays, **self._hold})
-        if not any(arrays["idempotency_keys"]):
-            return reserved, None
-        return reserved, await connection.execute(self._find_repeats, arrays)
+    told = [outcome for outcome in outcomes if outcome is not None]
+    assert len(told) == len(changes), "a statement has passed over a request"  # noqa: S101
+    for row in rows.get("find_events", ()):
+        (outcome,) = told
+        told = [Outcome(outcome.word, detail=outcome.detail, event=Event(*row))]
+    return told
