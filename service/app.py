@@ -1,6 +1,7 @@
 """The app: the map of all routes, and what a process opens at its start and closes at its end."""
 
 import asyncio
+import gc
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -174,6 +175,8 @@ def create_app(settings: Settings, dsn: str) -> Starlette:
                 asyncio.create_task(sweep(queries, write_path)),
                 asyncio.create_task(watchers.run()),
             ]
+            gc.freeze()
+            gc.set_threshold(*limits.GARBAGE_THRESHOLDS)
             try:
                 app.state.service = Service(
                     settings,

@@ -62,6 +62,10 @@ SWEEP_TICKETS = 1000
 FORGET_SECONDS = 30
 """For the lock of an event whose tickets are to forget whose they are."""
 
+GARBAGE_THRESHOLDS = (20_000, 20, 100)
+"""How much is made before Python looks for cycles: a request leaves none, and a look costs most
+when a crowd is there."""
+
 STREAM_LOOK_SECONDS = 0.26
 """How often a process looks for news; longer than the gap, so that four fit into a second."""
 STREAM_GAP_SECONDS = 0.25

@@ -14,7 +14,6 @@ from service import limits
 from service.watchers import News, Watcher, Watchers
 
 OPENING = f"retry: {limits.STREAM_RETRY_MILLISECONDS}\n\n".encode()
-STILL_HERE = b":\n\n"
 
 
 class EventStream(Response):
@@ -60,14 +59,8 @@ class EventStream(Response):
         )
         await _send_part(send, OPENING + b"".join(news.frame for news in self._missed))
         while not self._watchers.closed:
-            try:
-                async with asyncio.timeout(limits.STREAM_QUIET_SECONDS):
-                    await self._watcher.awake.wait()
-            except TimeoutError:
-                await _send_part(send, STILL_HERE)
-                continue
-            if news := self._watcher.take():
-                await _send_part(send, news.frame)
+            if frame := await self._watcher.next():
+                await _send_part(send, frame)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

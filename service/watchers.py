@@ -8,6 +8,7 @@ slowly misses what was between, never the end, and holds up nobody.
 
 import asyncio
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +23,9 @@ from service.queries import Queries
 from service.rows import Event, EventLedger, LastEvent, Uuid
 
 log = logging.getLogger(__name__)
+
+STILL_HERE = b":\n\n"
+"""A comment, which keeps a quiet connection open."""
 
 
 class News(NamedTuple):
@@ -45,23 +49,28 @@ class Watcher:
     version: int = limits.MAX_BIGINT
     """What it was told last; nothing older is told again. Until it is known what it is told
     first, it is told nothing."""
-    not_before: float = 0.0
-    """When it may be told again, in the event loop's time."""
-    news: News | None = None
-    """What it was handed and has not taken yet."""
-    awake: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when there are news, or when there will be none any more."""
+    told_at: float = 0.0
+    """When it was told anything, in the event loop's time."""
+    _frame: bytes = b""
+    _waiting: asyncio.Future[None] | None = None
 
-    def tell(self, news: News) -> None:
-        """Hand over what the event has become, in the place of anything that lies there."""
-        self.news, self.version = news, news.version
-        self.awake.set()
+    def tell(self, frame: bytes, now: float) -> None:
+        """Hand over what is to be sent, in the place of anything that lies there."""
+        self._frame, self.told_at = frame, now
+        self.wake()
 
-    def take(self) -> News | None:
-        """Return what was handed over, once; None at the end of all."""
-        news, self.news = self.news, None
-        self.awake.clear()
-        return news
+    def wake(self) -> None:
+        """Let it look whether there is anything to send, or whether all is over."""
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    async def next(self) -> bytes:
+        """Wait until there is something to send, and return it; nothing: all is over."""
+        if not self._frame:
+            self._waiting = asyncio.get_running_loop().create_future()
+            await self._waiting
+        frame, self._frame = self._frame, b""
+        return frame
 
 
 @dataclass(slots=True, eq=False)
@@ -89,7 +98,7 @@ class Watchers:
     def watching(self, event_id: Uuid) -> Iterator[Watcher]:
         """Let one more watch an event for as long as the block runs."""
         watched = self._watched.setdefault(event_id, Watched())
-        watcher = Watcher()
+        watcher = Watcher(told_at=asyncio.get_running_loop().time())
         watched.watchers.add(watcher)
         self.count += 1
         try:
@@ -105,7 +114,7 @@ class Watchers:
         self.closed = True
         for watched in self._watched.values():
             for watcher in watched.watchers:
-                watcher.awake.set()
+                watcher.wake()
 
     async def run(self) -> None:
         """Look for news for ever; cancel it to end it."""
@@ -135,12 +144,19 @@ class Watchers:
 
 
 def _tell_all(watched: Watched, now: float) -> None:
-    """Tell whoever does not know it yet and has not just been told something else."""
-    if (news := watched.news) is None:
-        return
-    crowded = len(watched.watchers) > limits.STREAM_CROWD
-    gap = limits.STREAM_CROWD_GAP_SECONDS if crowded else limits.STREAM_GAP_SECONDS
+    """Tell whoever does not know it yet and was not told anything just before."""
+    left, gap = len(watched.watchers), limits.STREAM_GAP_SECONDS
+    if left > limits.STREAM_CROWD:
+        gap = limits.STREAM_CROWD_GAP_SECONDS
+        # A crowd is told part by part, so that nobody who buys waits for all who watch.
+        left = math.ceil(left * limits.STREAM_LOOK_SECONDS / gap)
     for watcher in watched.watchers:
-        if watcher.version < news.version and watcher.not_before <= now:
-            watcher.not_before = now + gap
-            watcher.tell(news)
+        if now - watcher.told_at < gap:
+            continue
+        if watched.news and watcher.version < watched.news.version:
+            if left:
+                left -= 1
+                watcher.version = watched.news.version
+                watcher.tell(watched.news.frame, now)
+        elif now - watcher.told_at >= limits.STREAM_QUIET_SECONDS:
+            watcher.tell(STILL_HERE, now)
