@@ -30,6 +30,7 @@ from service.refusals import (
     Refusal,
 )
 from service.settings import Settings
+from service.shared_reads import SharedReads
 from service.state import Service
 from service.statements import load_statements
 from service.sweeper import sweep
@@ -183,6 +184,7 @@ def create_app(settings: Settings, dsn: str) -> Starlette:
                     write_path,
                     queries,
                     apart,
+                    SharedReads(queries),
                     Queries(listing, statements),
                     watchers,
                 )

@@ -29,6 +29,8 @@ LIST_CONNECTIONS = 2
 """For lists and audits, which may read many rows."""
 READ_SECONDS = 4.0
 """For a read, the wait for its connection included."""
+SHARED_READ_SECONDS = 2.2
+"""For a read that many share; who comes too late for one waits for the next, and so twice."""
 LOOK_UP_SECONDS = 1.0
 """For finding the event of a ticket, before the ticket's change is lined up."""
 HEALTH_SECONDS = 2.0

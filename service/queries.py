@@ -40,8 +40,15 @@ class Queries:
 
     async def find_event(self, event_id: Uuid) -> Event | None:
         """Return an event, its lapsed holds counted as free; None if there is none."""
-        rows = await self._ask(self._find_events, {"event_ids": [event_id]})
-        return Event(*rows[0]) if rows else None
+        events = await self.find_events([event_id])
+        return events[0] if events else None
+
+    async def find_events(
+        self, event_ids: Sequence[Uuid], seconds: float = limits.READ_SECONDS
+    ) -> list[Event]:
+        """Return those of the events that exist, in no particular order."""
+        rows = await self._ask(self._find_events, {"event_ids": list(event_ids)}, seconds)
+        return [Event(*row) for row in rows]
 
     async def list_events(
         self, dates: str, q: str, available: bool, page_size: int, skip: int

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from service.queries import Queries
 from service.settings import Settings
+from service.shared_reads import SharedReads
 from service.watchers import Watchers
 from service.write_path import WritePath
 
@@ -17,6 +18,7 @@ class Service:
     queries: Queries
     watching: Queries
     """The same on a connection that a crowd of readers cannot take."""
+    reads: SharedReads
     listing: Queries
     """The same for lists and audits, which take their time: they wait for one another alone."""
     watchers: Watchers

@@ -11,6 +11,7 @@ from service.calls import Call
 from service.changes import Update
 from service.fields import event_name, integer, moment, number_in_query, storable, yes_or_no
 from service.refusals import BAD_REQUEST, CANNOT_UPDATE, EVENT_NOT_FOUND, Refusal
+from service.shared_reads import Shown
 
 EVENT_FIELDS = {
     "name": event_name,
@@ -53,20 +54,29 @@ async def list_events(call: Call) -> Response | Refusal:
 
 async def find_event(call: Call) -> Response | Refusal:
     """Find an event, as it is or as it was; unchanged since the caller last looked: a 304."""
+    if at := call.query.get("at"):
+        return await _find_event_at(call, at)
+    shown = await call.service.reads.find_event(call.id)
+    return EVENT_NOT_FOUND if shown is None else _respond(call, shown)
+
+
+async def _find_event_at(call: Call, at: datetime) -> Response | Refusal:
     event = await call.service.queries.find_event(call.id)
     if event is None:
         return EVENT_NOT_FOUND
-    if at := call.query.get("at"):
-        entry = await call.service.queries.find_ledger_at(call.id, at)
-        if entry is None:
-            return BAD_REQUEST.because([{"field": "at", "message": "is before the event existed"}])
-        event = event.as_of(entry)
-    answer = EventAnswer.of(event)
-    headers = {"ETag": answer.etag}
+    entry = await call.service.queries.find_ledger_at(call.id, at)
+    if entry is None:
+        return BAD_REQUEST.because([{"field": "at", "message": "is before the event existed"}])
+    return _respond(call, Shown.of(EventAnswer.of(event.as_of(entry))))
+
+
+def _respond(call: Call, shown: Shown) -> Response:
+    """Return an event, unless it is what the caller has."""
+    headers = {"ETag": shown.etag}
     known = call.request.headers.getlist("if-none-match")
-    if _matches(",".join(known), answer.etag):
+    if known and _matches(",".join(known), shown.etag):
         return Response(status_code=304, headers=headers)
-    return respond(answer, headers=headers)
+    return Response(shown.body, headers=headers, media_type="application/json")
 
 
 async def update_event(call: Call) -> Response | Refusal:
