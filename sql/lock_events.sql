@@ -22,7 +22,8 @@
 select events.id
 from events
 where
-    events.id in (
+    -- An array and no join: each is looked up by its id, however many events there are.
+    events.id = any(array(
         select unnest(:'event_ids'::uuid[])
         union
         select tickets.event_id
@@ -32,6 +33,6 @@ where
         select tickets.event_id
         from ticket_allocations as tickets
         where tickets.reservation_id = any(:'reservation_ids'::uuid[])
-    )
+    ))
 order by events.id
 for update of events;

@@ -39,9 +39,11 @@ drafts as (
         draft.expired,
         draft.cancelled,
         draft.refunded
-    from concerned
-    inner join event_private as draft on concerned.event_id = draft.event_id
-    where draft.kind is not null
+    from event_private as draft
+    where
+        -- An array and no join: each is looked up by its id, however many events there are.
+        draft.event_id = any(array(select concerned.event_id from concerned))
+        and draft.kind is not null
 ),
 
 versioned as (

@@ -202,7 +202,7 @@ def test_a_plan_made_on_an_empty_database_is_good_for_a_full_one(
                     for type_ in statement.types.values()
                 ]
                 connection.execute(execute(name, nothing))  # the first call makes the plan
-            database.psql(FILL.format(events=100).replace("vacuum analyze;", ""))
+            database.psql(FILL.format(events=1000).replace("vacuum analyze;", ""))
             for name in HOT:
                 given = parameters(database, name)
                 arguments = [psycopg.sql.Literal(given[key]) for key in STATEMENTS[name].types]
@@ -213,7 +213,7 @@ def test_a_plan_made_on_an_empty_database_is_good_for_a_full_one(
                         )
                     ).fetchone()
                 assert row is not None
-                # A thousand are held, twenty thousand there are: no step goes through so many.
+                # A thousand events, ten thousand holds: no step goes through so many.
                 for node in nodes(row[0][0]["Plan"]):
                     assert gone_through(node) < 500, (name, json.dumps(node))
 

@@ -4,7 +4,7 @@
 -- REQUESTS names the file: method, path and body in each line, with tabs between. %n in a line
 -- is a number that no other request has.
 
-local lines, n, codes = {}, 0, {}
+local lines, n = {}, 0
 local threads = {}
 
 for line in io.lines(os.getenv("REQUESTS")) do
