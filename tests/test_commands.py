@@ -20,15 +20,17 @@ from tests.harness import RUN_LOG, Database, serving
 STATEMENTS = load_statements(resource("sql"))
 
 
-def holdfast(*arguments: str, **variables: object) -> subprocess.CompletedProcess[str]:
-    """Run ``holdfast`` to its end."""
+def holdfast(
+    *arguments: str, seconds: float = 60, **variables: object
+) -> subprocess.CompletedProcess[str]:
+    """Run ``holdfast`` to its end, which must come within so many seconds."""
     given = {name.upper(): str(value) for name, value in variables.items()}
     return subprocess.run(
         [sys.executable, "-m", "service", *arguments],
         env={"PATH": os.environ["PATH"], "PORT": "0", **given},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=seconds,
         check=False,
     )
 

@@ -43,6 +43,7 @@ def test_a_service_without_its_database_is_live_but_not_healthy(
         elsewhere.psql(f"alter database {name} allow_connections true")
     # And it heals by itself.
     wait_until(lambda: client.get("/health").status_code == 200)
-    wait_until(lambda: client.get("/events").status_code == 200)
-    event = client.create_event()
+    gig = {"name": "Gig", "date": "2030-01-01T20:00:00Z", "totalTickets": 1}
+    wait_until(lambda: client.post("/events", json=gig).status_code == 201)
+    (event,) = database.psql("select id from events")
     wait_until(lambda: client.reserve(event).status_code == 201)
