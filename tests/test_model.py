@@ -57,8 +57,8 @@ class Ticket:
     created_at: datetime = LONG_AGO
     expires_at: datetime | None = None
 
-    def __repr__(self) -> str:
-        return f"<{self.status_now} ticket of {self.user} for {self.event}>"
+    def _repr_pretty_(self, report: Any, _: bool) -> None:
+        report.text(f"<a ticket of {self.user} for {self.event.name}>")
 
     @property
     def status_now(self) -> str:
@@ -160,8 +160,8 @@ class Event:
     keys: dict[tuple[str, str], Reservation] = field(default_factory=dict)
     """What each key of each user has reserved here."""
 
-    def __repr__(self) -> str:
-        return f"<{self.name}, {self.total} tickets>"
+    def _repr_pretty_(self, report: Any, _: bool) -> None:
+        report.text(f"<{self.name}>")
 
     def count(self, *statuses: str) -> int:
         """How many tickets read so now."""
