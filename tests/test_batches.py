@@ -282,6 +282,24 @@ def test_whether_a_batch_may_span_events_is_a_setting(
     assert one_each is (across_events == "false")
 
 
+def test_whole_reservations_are_no_more_in_a_batch_than_it_may_move() -> None:
+    async def run() -> list[int]:
+        loop = asyncio.get_running_loop()
+        line = deque(
+            Waiting(
+                PayReservation(Uuid(str(n)), "alice", 1000),
+                loop.create_future(),
+                loop.time() + 1,
+                loop.time() + 1,
+            )
+            for n in range(12)
+        )
+        return [len(take_batch(line)) for _ in range(3)]
+
+    most = limits.BATCH_TICKETS // 1000
+    assert asyncio.run(run()) == [most, most, 12 - 2 * most]
+
+
 def test_one_key_with_two_quantities_is_not_one_batch() -> None:
     async def taken() -> list[int]:
         now = asyncio.get_running_loop().time()
