@@ -26,7 +26,7 @@ with needed (relation, privilege, columns) as (
     ('ticket_allocations', 'select', null),
     (
         'ticket_allocations', 'insert',
-        '{event_id, user_fingerprint, expires_at, reservation_id, position}'
+        '{id, event_id, user_fingerprint, expires_at, reservation_id, position}'
     ),
     ('ticket_allocations', 'update', '{status, expires_at}'),
     ('event_private', 'select', null),

@@ -1,49 +1,54 @@
 -- reserve_tickets
 --
--- Reserves for a batch of requests: first come, first served, each whole or not at all.
+-- Reserves for a batch: first come first served, whole or not at all.
 --
--- parameters, arrays: an element for each request, in order of arrival
+-- parameters, arrays: an element for each request, as they came
 --   event_ids          uuid[]
 --   quantities         integer[]
 --   user_fingerprints  text[]
---   idempotency_keys   text[]     '' for none
+--   idempotency_keys   text[]  '' for none
 --   hold               interval
--- returns: request (from 1), outcome, available_tickets before it, its tickets
---   outcome: granted, replayed (see find_repeats), not_found, not_enough_tickets,
---   tickets_sold_out
+-- returns: request (from 1), outcome (granted, replayed, not_found, not_enough_tickets or
+--   tickets_sold_out), available_tickets before it, its tickets
 -- locks: nothing more than lock_events
--- never oversells: tickets_left hands out in turn what is available under the lock, the
+-- never oversells: tickets_left hands out what is available under the lock, the
 --   count grows by the rows inserted; behind it events_never_oversold
 --
 -- holdfast psql -v event_ids='{018f0000-0000-7000-8000-000000000001}' -v quantities='{2}' \
 --   -v user_fingerprints='{alice}' -v idempotency_keys='{""}' -v hold='15 min' \
 --   -f sql/reserve_tickets.sql
 
-with asked as (
+with named as (
     select
         asked.*,
-        named.reservation_id,
+        drawn.drawn,
         events.total_tickets - events.allocated_tickets as available,
-        -- A repeat wants nothing: its key is known, or came before it in this batch.
-        case
-            when asked.key <> '' and (
-                select true from ticket_allocations as old
-                where old.reservation_id = named.reservation_id limit 1
-            ) then null
-            when row_number() over same_key > 1 then 0
-            else asked.quantity
-        end as wanted
+        case asked.key
+            when '' then drawn_id(drawn.drawn, asked.request, 0)
+            else reservation_id_for_key(mine.secret, asked.user_fingerprint, asked.key)
+        end as reservation_id
     from unnest(
         :'event_ids'::uuid[], :'quantities'::integer[],
         :'user_fingerprints'::text[], :'idempotency_keys'::text[]
     ) with ordinality as asked (event_id, quantity, user_fingerprint, key, request)
     left join events on asked.event_id = events.id
     left join event_private as mine on asked.event_id = mine.event_id
-    cross join lateral coalesce(
-        reservation_id_for_key(mine.secret, asked.user_fingerprint, nullif(asked.key, '')),
-        time_ordered_uuid()
-    ) as named (reservation_id)
-    window same_key as (partition by named.reservation_id order by asked.request)
+    cross join time_ordered_uuid() as drawn
+),
+
+asked as (
+    select
+        *,
+        -- A repeat wants nothing.
+        case
+            when key <> '' and (
+                select true from ticket_allocations as old
+                where old.reservation_id = named.reservation_id limit 1
+            ) then null
+            when row_number() over (partition by reservation_id order by request) > 1 then 0
+            else quantity
+        end as wanted
+    from named
 ),
 
 line as (
@@ -58,9 +63,10 @@ line as (
 
 reserved as (
     insert into ticket_allocations (
-        event_id, user_fingerprint, expires_at, reservation_id, position
+        id, event_id, user_fingerprint, expires_at, reservation_id, position
     )
     select
+        drawn_id(line.drawn, line.request, nth.position) as id,
         line.event_id,
         line.user_fingerprint,
         statement_timestamp() + :'hold'::interval as expires_at,
