@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from service import limits
 from service.fields import BadFields, Reader, fingerprint, identifier, read_object, token
-from service.protocol import WHOLE
+from service.protocol import BODY
 from service.refusals import (
     BAD_REQUEST,
     PAYLOAD_TOO_LARGE,
@@ -124,15 +124,14 @@ async def _read_body(request: Request) -> bytes | Refusal:
     if length.isdigit() and int(length[:20]) > limits.MAX_BODY_BYTES:
         return PAYLOAD_TOO_LARGE
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    try:
-        if WHOLE in request.scope:
-            body = await _receive(request)
-        else:
+    body: bytes | None = request.scope.get(BODY)
+    if body is None:
+        try:
             async with asyncio.timeout(limits.BODY_SECONDS):
                 body = await _receive(request)
-    except (TimeoutError, ClientDisconnect):
-        return Refusal(BAD_REQUEST.status, BAD_REQUEST.code, "The body did not arrive in time")
-    if body is None:
+        except (TimeoutError, ClientDisconnect):
+            return Refusal(BAD_REQUEST.status, BAD_REQUEST.code, "The body did not arrive in time")
+    if body is None or len(body) > limits.MAX_BODY_BYTES:
         return PAYLOAD_TOO_LARGE
     return body if media_type == "application/json" else UNSUPPORTED_MEDIA_TYPE
 

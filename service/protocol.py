@@ -8,8 +8,8 @@ import asyncio
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-WHOLE = "holdfast.whole"
-"""In a request's scope: it is there to its last byte, so that nobody has to wait for it."""
+BODY = "holdfast.body"
+"""In a request's scope: its body, when it is there to its last byte and nobody has to wait."""
 
 
 class WholeAnswers:
@@ -56,7 +56,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Have the app know that nothing of the request is still to come."""
-        self.scope[WHOLE] = True  # type: ignore[literal-required]
+        self.scope[BODY] = bytes(self.cycle.body)  # type: ignore[literal-required]
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
