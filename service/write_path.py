@@ -70,13 +70,14 @@ class WritePath:
         self._apart = asyncio.Semaphore(limits.WRITE_CONNECTIONS - 1)
         self.accepted = 0
         """How many changes wait for their answer just now."""
+        self._turned_away = 0
         self._lanes: dict[Uuid, Lane] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def submit(self, change: Change) -> Outcome | Refusal:
         """Hand in a change and return what became of it, within the deadline."""
         if self.accepted >= self._queue_limit:
-            return BUSY
+            return await self._refuse_slowly()
         loop = asyncio.get_running_loop()
         now = loop.time()
         one = Waiting(
@@ -96,6 +97,20 @@ class WritePath:
             return await one.answer
         finally:
             self.accepted -= 1
+
+    async def _refuse_slowly(self) -> Refusal:
+        """Refuse whom there is no room for, and not at once.
+
+        Whoever does not heed Retry-After would be back at once, and a crowd of them would take
+        the processor from those who are in the line.
+        """
+        if self._turned_away < limits.TURNED_AWAY:
+            self._turned_away += 1
+            try:
+                await asyncio.sleep(limits.TURN_AWAY_SECONDS)
+            finally:
+                self._turned_away -= 1
+        return BUSY
 
     async def close(self) -> None:
         """Let what was accepted come to its end."""

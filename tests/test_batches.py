@@ -4,8 +4,9 @@ import asyncio
 import os
 import signal
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import psycopg
 import pytest
@@ -23,13 +24,16 @@ from service.changes import (
     Reserve,
     Update,
 )
-from service.database import ADAPTERS
+from service.database import ADAPTERS, STEADY_PLANS, open_pool
 from service.lanes import Waiting, take_batch
 from service.limits import DEADLINE_SECONDS, WRITE_CONNECTIONS
+from service.queries import Queries
+from service.refusals import BUSY, Refusal
 from service.rows import Uuid
 from service.settings import resource
 from service.statements import load_statements
 from service.transaction import Transactions
+from service.write_path import WritePath
 from tests.harness import (
     Client,
     Database,
@@ -41,6 +45,7 @@ from tests.harness import (
 )
 
 STATEMENTS = load_statements(resource("sql"))
+T = TypeVar("T")
 
 
 def carry_out(database: Database, changes: Sequence[Change]) -> list[Outcome]:
@@ -52,6 +57,23 @@ def carry_out(database: Database, changes: Sequence[Change]) -> list[Outcome]:
         )
         async with connection:
             return await Transactions(STATEMENTS, hold_seconds=900).run(connection, changes, 1.0)
+
+    return asyncio.run(run())
+
+
+def on_a_write_path(
+    database: Database, work: Callable[[WritePath], Awaitable[T]], queue_limit: int
+) -> T:
+    """Do something with a write path of its own."""
+
+    async def run() -> T:
+        async with open_pool(database.dsn, WRITE_CONNECTIONS, 500, STEADY_PLANS) as pool:
+            transactions = Transactions(STATEMENTS, hold_seconds=900)
+            queries = Queries(pool, STATEMENTS)
+            path = WritePath(
+                pool, transactions, queries, across_events=True, queue_limit=queue_limit
+            )
+            return await work(path)
 
     return asyncio.run(run())
 
@@ -392,6 +414,39 @@ def test_more_than_may_wait_is_told_busy(database: Database, start: Starter) -> 
                 database.wait_until_blocked()
                 wait_until(lambda: code(client.reserve(event)) == (503, "BUSY"))
             assert {answer.result().status_code for answer in first} == {201}
+
+
+def test_first_come_is_first_served_across_batches(database: Database) -> None:
+    (event,) = database.psql(
+        "insert into events (name, date, total_tickets) values ('Gig', '2030-01-01', 700) "
+        "returning id"
+    )
+
+    async def crowd(path: WritePath) -> list[Outcome | Refusal]:
+        return await asyncio.gather(*(path.submit(reserve(Uuid(event))) for _ in range(1200)))
+
+    told = on_a_write_path(database, crowd, queue_limit=2000)
+    outcomes = [one for one in told if isinstance(one, Outcome)]
+    assert words(outcomes) == ["granted"] * 700 + ["tickets_sold_out"] * 500
+    assert len(database.psql("select distinct updated_at from ticket_allocations")) > 1
+
+
+def test_the_turned_away_wait_before_they_hear_it_but_only_so_many(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "TURNED_AWAY", 1)
+    monkeypatch.setattr(limits, "TURN_AWAY_SECONDS", 3600.0)
+
+    async def crowd(path: WritePath) -> bool:
+        event = Uuid("018f0000-0000-7000-8000-000000000001")
+        first = asyncio.create_task(path.submit(reserve(event)))
+        await asyncio.sleep(0)
+        assert await path.submit(reserve(event)) is BUSY
+        first.cancel()
+        await asyncio.wait([first])
+        return first.cancelled()
+
+    assert on_a_write_path(database, crowd, queue_limit=0)
 
 
 def test_a_connection_that_breaks_under_a_batch_leaves_the_outcome_unknown(

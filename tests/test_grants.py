@@ -44,7 +44,7 @@ GRANTED = [
     "event_private|update|actor cancelled expired kind purchased refunded reserved",
     "events|insert|date name total_tickets",
     "events|update|allocated_tickets date name purchased_tickets total_tickets version",
-    "ticket_allocations|insert|event_id expires_at position reservation_id user_fingerprint",
+    "ticket_allocations|insert|event_id expires_at id position reservation_id user_fingerprint",
     "ticket_allocations|update|expires_at status",
 ]
 
