@@ -89,6 +89,9 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--plot", type=Path, metavar="FILE", help="draw tickets over clients, too")
     bench.add_argument("--rounds", type=int, default=3, metavar="N", help="of which the median")
     bench.add_argument("--seconds", type=int, default=5, metavar="N", help="for each load")
+    bench.add_argument(
+        "--trial", metavar="NAME", help="full-table, ten-minutes, overload or stuck-event instead"
+    )
     psql = add("psql", _psql, "open psql on the database, with all that follows as its arguments")
     psql.add_argument("arguments", nargs=argparse.REMAINDER, help="of psql itself")
     psql.prefix_chars = "\0"  # so that -f and -v are psql's, not ours
@@ -149,10 +152,16 @@ def _audit(settings: Settings, parsed: argparse.Namespace) -> int:
 def _bench(settings: Settings, parsed: argparse.Namespace) -> int:
     try:
         bench = importlib.import_module("tests.benchmarks.bench")
+        trials = importlib.import_module("tests.benchmarks.trials")
     except ImportError as missing:
         raise CannotServe(
             f"holdfast bench runs in a clone of the repository, with its extra: {missing}"
         ) from None
+    if parsed.trial:
+        if parsed.trial not in trials.TRIALS:
+            raise CannotServe(f"no trial {parsed.trial}; there are {', '.join(trials.TRIALS)}")
+        trials.run(parsed.trial)
+        return 0
     outcomes = bench.run(parsed.rounds, parsed.seconds, settings.workers, bench.WORKLOADS)
     if parsed.json:
         print(bench.as_json(outcomes))

@@ -44,8 +44,9 @@ function done(summary, latency)
         end
     end
     print(string.format(
-        '{"seconds":%.6f,"p50":%.3f,"p99":%.3f,"statuses":{%s}}',
+        '{"seconds":%.6f,"p50":%.3f,"p99":%.3f,"longest":%.3f,"lost":%d,"statuses":{%s}}',
         summary.duration / 1e6, latency:percentile(50) / 1000, latency:percentile(99) / 1000,
-        table.concat(statuses, ",")
+        latency.max / 1000, summary.errors.connect + summary.errors.read + summary.errors.write
+        + summary.errors.timeout, table.concat(statuses, ",")
     ))
 end

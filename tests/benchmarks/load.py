@@ -40,6 +40,9 @@ class Result:
     p50: float
     """In milliseconds, as is the next."""
     p99: float
+    longest: float
+    lost: int
+    """Requests that had no answer."""
     statuses: dict[int, int]
 
     def rate(self, *statuses: int) -> float:
@@ -60,7 +63,7 @@ def _with_wrk(url: str, requests: Sequence[Request], clients: int, seconds: floa
         file.flush()
         done = subprocess.run(
             [
-                *("wrk", "--threads", "1", "--connections", str(clients)),
+                *("wrk", "--threads", "1", "--connections", str(clients), "--timeout", "10s"),
                 *("--duration", f"{seconds:.0f}s", "--script", str(SCRIPT), url),
             ],
             env={**os.environ, "REQUESTS": file.name},
@@ -95,8 +98,12 @@ async def _with_our_own(
         statuses += client.statuses
         waits += client.waits
     waits.sort()
-    p50, p99 = (waits[int(len(waits) * part)] * 1000 if waits else 0.0 for part in (0.5, 0.99))
-    return Result(took, p50, p99, dict(statuses))
+    last = len(waits) - 1
+    p50, p99, longest = (
+        waits[int(last * part)] * 1000 if waits else 0.0 for part in (0.5, 0.99, 1)
+    )
+    lost = sum(client.lost for _, client in all_of_them)
+    return Result(took, p50, p99, longest, lost, dict(statuses))
 
 
 class _Client(asyncio.Protocol):
@@ -107,6 +114,7 @@ class _Client(asyncio.Protocol):
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.statuses: Counter[int] = Counter()
         self.waits: list[float] = []
+        self.lost = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -141,4 +149,5 @@ class _Client(asyncio.Protocol):
 
     def connection_lost(self, _: Exception | None) -> None:
         if not self.done.done():
+            self.lost = 1
             self.done.set_result(None)

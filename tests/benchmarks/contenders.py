@@ -1,0 +1,89 @@
+"""The contenders: what is measured, and the PostgreSQL that each of them has to itself."""
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from service.embedded import EmbeddedPostgres
+from service.migrations import migrate
+from service.settings import resource
+from service.statements import load_statements
+
+ROOT = Path(__file__).parent.parent.parent
+
+UVICORN = ("-m", "uvicorn", "--loop", "uvloop", "--http", "httptools", "--no-access-log")
+CONTENDERS: dict[str, Sequence[str]] = {
+    "holdfast": ("-m", "service"),
+    "textbook": (*UVICORN, "--log-level", "error", "tests.benchmarks.textbook:app"),
+    "no database": (*UVICORN, "--log-level", "error", "tests.benchmarks.no_database:app"),
+}
+"""What each is started with, behind ``python``."""
+
+
+@contextmanager
+def own_database() -> Iterator[str]:
+    """Give the URL of a PostgreSQL of the benchmark's own, as it comes: with fsync."""
+    with tempfile.TemporaryDirectory(prefix="holdfast-bench-") as folder:
+        Path(folder).chmod(0o755)
+        with EmbeddedPostgres(Path(folder)) as postgres:
+            assert postgres.dsn is not None
+            migrate(postgres.dsn, load_statements(resource("sql")))
+            yield postgres.dsn
+
+
+@contextmanager
+def serving(
+    contender: str, dsn: str, settings: Mapping[str, object]
+) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Run a contender for as long as the block runs, and give its URL and its process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = CONTENDERS[contender]
+    if contender != "holdfast":
+        arguments = (*arguments, "--port", str(port))
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        env={
+            **os.environ,
+            **{name: str(value) for name, value in settings.items()},
+            "DATABASE_URL": dsn,
+            "PORT": str(port),
+        },
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=ROOT,
+        text=True,
+    )
+    try:
+        _wait_for(port, process)
+        yield f"http://127.0.0.1:{port}", process
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _wait_for(port: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and process.poll() is None:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        time.sleep(0.05)
+    raise RuntimeError("a contender does not answer")
+
+
+def peak_megabytes(process: subprocess.Popen[str]) -> float:
+    """Return the most memory that a process, or the largest of its workers, ever had."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return max(
+        int(line.split()[1]) / 1024
+        for pid in (str(process.pid), *children)
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+        if line.startswith("VmHWM:")
+    )
