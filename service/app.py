@@ -3,11 +3,15 @@
 import asyncio
 import gc
 import logging
+import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TypedDict
 
 import psycopg
+from prometheus_client import Histogram
+from psycopg_pool import AsyncConnectionPool
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -15,12 +19,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service import limits
+from service import limits, metrics
 from service.answers import refuse
 from service.calls import FINGERPRINT, KEY, OWNER, Endpoint
 from service.cors import Cors
 from service.database import NO_ANSWER, STEADY_PLANS, open_pool, told
+from service.fields import identifier
 from service.handlers import events, fingerprints, health, ledger, reservations, tickets
+from service.logs import REQUEST_ID, RequestLog, request_id
 from service.queries import Queries
 from service.refusals import (
     BUSY,
@@ -29,6 +35,7 @@ from service.refusals import (
     NOT_FOUND,
     Refusal,
 )
+from service.rows import Uuid
 from service.settings import Settings
 from service.shared_reads import SharedReads
 from service.state import Service
@@ -82,6 +89,7 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
     "/fingerprints": {"POST": Endpoint(fingerprints.create_fingerprint)},
     "/health": {"GET": Endpoint(health.check_health)},
     "/health/live": {"GET": Endpoint(health.check_live)},
+    "/metrics": {"GET": Endpoint(health.show_metrics)},
 }
 """Every route of the service: by path, then by method. HEAD works wherever GET does."""
 
@@ -95,46 +103,85 @@ class State(TypedDict):
 class Resource:
     """A path: calls the endpoint of the request's method, and lets no error show the inside."""
 
-    def __init__(self, endpoints: dict[str, Endpoint]) -> None:
+    def __init__(self, path: str, endpoints: dict[str, Endpoint]) -> None:
+        self._path = path
         self._endpoints = endpoints
         if "GET" in endpoints and not endpoints["GET"].streams:
             self._endpoints = {**endpoints, "HEAD": endpoints["GET"]}
         self._private = {method for method, one in self._endpoints.items() if one.is_private}
         self._allow = {"Allow": ", ".join(sorted(self._endpoints))}
+        self._counted: dict[tuple[str, int], Histogram] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        response = await self._answer(Request(scope, receive))
-        if scope["method"] in self._private:
-            response.headers["Cache-Control"] = "no-store"
-        await response(scope, receive, send)
+        """Answer one request, and take down that it was."""
+        begun = time.perf_counter()
+        request, method = Request(scope, receive), scope["method"]
+        name = request_id(request.headers.get("x-request-id"))
+        REQUEST_ID.set(name)
+        answer, code = await self._answer(request), ""
+        if isinstance(answer, Refusal):
+            code = answer.code
+            metrics.REFUSALS.labels(code).inc()
+            answer = refuse(answer)
+        seconds = time.perf_counter() - begun
+        self._count(method, answer.status_code, seconds)
+        request_log = scope["state"]["service"].request_log
+        if request_log.is_on:
+            shown = method if method in self._endpoints else "other"
+            request_log.add(shown, self._path, _id_of(request), answer.status_code, code, seconds)
+        if method in self._private:
+            answer.headers["Cache-Control"] = "no-store"
+        answer.raw_headers.append((b"x-request-id", name.encode()))
+        await answer(scope, receive, send)
 
-    async def _answer(self, request: Request) -> Response:
+    async def _answer(self, request: Request) -> Response | Refusal:
         endpoint = self._endpoints.get(request.method)
         if endpoint is None:
-            return refuse(
-                Refusal(
-                    METHOD_NOT_ALLOWED.status,
-                    METHOD_NOT_ALLOWED.code,
-                    METHOD_NOT_ALLOWED.error,
-                    headers=self._allow,
-                )
+            return Refusal(
+                METHOD_NOT_ALLOWED.status,
+                METHOD_NOT_ALLOWED.code,
+                METHOD_NOT_ALLOWED.error,
+                headers=self._allow,
             )
         try:
-            answer = await endpoint.call(request.scope["state"]["service"], request)
+            return await endpoint.call(request.scope["state"]["service"], request)
         except NO_ANSWER:
-            answer = BUSY
+            return BUSY
         except (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction) as error:
             # Of a query: a write tells itself what became of it.
             log.warning("a query has failed: %s", told(error))
-            answer = BUSY
+            return BUSY
         except psycopg.Error as error:
-            log.error("%s %s has failed: %s", request.method, request.scope["path"], told(error))
-            answer = INTERNAL_SERVER_ERROR
+            log.error("%s %s has failed: %s", request.method, self._path, told(error))
         except Exception:
-            log.exception("%s %s has failed", request.method, request.scope["path"])
-            answer = INTERNAL_SERVER_ERROR
-        return refuse(answer) if isinstance(answer, Refusal) else answer
+            log.exception("%s %s has failed", request.method, self._path)
+        return INTERNAL_SERVER_ERROR
+
+    def _count(self, method: str, status: int, seconds: float) -> None:
+        method = method if method in self._endpoints else "other"
+        counted = self._counted.get((method, status))
+        if counted is None:
+            counted = metrics.REQUEST_SECONDS.labels(method, self._path, status)
+            self._counted[method, status] = counted
+        counted.observe(seconds)
+
+
+class Nowhere(Resource):
+    """Every path that is none of ours."""
+
+    def __init__(self) -> None:
+        super().__init__("none", {})
+
+    async def _answer(self, _: Request) -> Response | Refusal:
+        return NOT_FOUND
+
+
+def _id_of(request: Request) -> Uuid:
+    """Return the id in the path; '' for none, and for whatever stands there and is none."""
+    try:
+        return identifier(request.path_params.get("id", ""))
+    except ValueError:
+        return Uuid("")
 
 
 class Application(Starlette):
@@ -148,6 +195,18 @@ class Application(Starlette):
         return stack
 
 
+async def _report(
+    write_path: WritePath, watchers: Watchers, pools: dict[str, AsyncConnectionPool]
+) -> None:
+    """Take down for ever how things stand, for whoever asks for the metrics."""
+    while True:
+        metrics.QUEUE.set(write_path.accepted)
+        metrics.TURNED_AWAY.set(write_path.turned_away)
+        metrics.WATCHERS.set(watchers.count)
+        metrics.observe_pools({name: pool.get_stats() for name, pool in pools.items()})
+        await asyncio.sleep(limits.REPORT_SECONDS)
+
+
 def create_app(settings: Settings, dsn: str) -> Starlette:
     """Return the application; its lifespan opens the database.
 
@@ -155,6 +214,9 @@ def create_app(settings: Settings, dsn: str) -> Starlette:
         BrokenStatement: when a file of ``sql/`` breaks a rule.
     """
     statements = load_statements(settings.sql_dir)
+    request_log = RequestLog(
+        settings.log_level in ("debug", "info"), settings.log_format == "json", sys.stderr
+    )
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[State]:
@@ -162,6 +224,7 @@ def create_app(settings: Settings, dsn: str) -> Starlette:
         writing = open_pool(dsn, limits.WRITE_CONNECTIONS, settings.queue_limit, STEADY_PLANS)
         watching = open_pool(dsn, 1, limits.READS_WAITING)
         listing = open_pool(dsn, limits.LIST_CONNECTIONS, limits.READS_WAITING)
+        pools = {"reads": reading, "writes": writing, "watching": watching, "lists": listing}
         async with reading, writing, watching, listing:
             queries = Queries(reading, statements)
             write_path = WritePath(
@@ -176,6 +239,7 @@ def create_app(settings: Settings, dsn: str) -> Starlette:
             always = [
                 asyncio.create_task(sweep(queries, write_path)),
                 asyncio.create_task(watchers.run()),
+                asyncio.create_task(_report(write_path, watchers, pools)),
             ]
             gc.freeze()
             gc.set_threshold(*limits.GARBAGE_THRESHOLDS)
@@ -188,6 +252,7 @@ def create_app(settings: Settings, dsn: str) -> Starlette:
                     SharedReads(queries),
                     Queries(listing, statements),
                     watchers,
+                    request_log,
                 )
                 yield {"service": app.state.service}
             finally:
@@ -195,10 +260,12 @@ def create_app(settings: Settings, dsn: str) -> Starlette:
                 for task in always:
                     task.cancel()
                 await write_path.close()
+                request_log.flush()
 
     app = Application(
         routes=[
-            Route(path, Resource(endpoints), methods=None) for path, endpoints in ROUTES.items()
+            Route(path, Resource(path, endpoints), methods=None)
+            for path, endpoints in ROUTES.items()
         ],
         middleware=[
             Middleware(
@@ -212,5 +279,5 @@ def create_app(settings: Settings, dsn: str) -> Starlette:
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
-    app.router.default = refuse(NOT_FOUND)
+    app.router.default = Nowhere()
     return app

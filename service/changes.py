@@ -51,6 +51,8 @@ class Change(Struct, frozen=True, gc=False):
     """A request to the write path."""
 
     statement: ClassVar[str]
+    becomes: ClassVar[str] = ""
+    """What a ticket is after it, as the metrics call it."""
     stands_alone: ClassVar[bool] = False
     """Whether it has a transaction of its own, since its failure must not fail others."""
     goes_apart: ClassVar[bool] = False
@@ -169,30 +171,35 @@ class Cancel(OfOwner, frozen=True, gc=False):
     """The owner gives a hold back."""
 
     statement = "cancel_tickets"
+    becomes = "user_cancelled"
 
 
 class CancelReservation(OfReservation, frozen=True, gc=False):
     """The owner gives a whole reservation back."""
 
     statement = "cancel_reservations"
+    becomes = "user_cancelled"
 
 
 class Refund(OfTicket, frozen=True, gc=False):
     """The organiser takes a purchase back."""
 
     statement = "refund_tickets"
+    becomes = "refunded"
 
 
 class Pay(OfOwner, frozen=True, gc=False):
     """The owner pays for a hold."""
 
     statement = "pay_tickets"
+    becomes = "purchased"
 
 
 class PayReservation(OfReservation, frozen=True, gc=False):
     """The owner pays for a whole reservation."""
 
     statement = "pay_reservations"
+    becomes = "purchased"
 
 
 class Update(OfEvent, frozen=True, gc=False):
@@ -225,6 +232,7 @@ class Reserve(OfEvent, frozen=True, gc=False):
     """A buyer wants tickets, all of them or none."""
 
     statement = "reserve_tickets"
+    becomes = "reserved"
     quantity: int
     user_fingerprint: str
     idempotency_key: str

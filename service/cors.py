@@ -11,10 +11,10 @@ from service.answers import refuse
 from service.calls import Endpoint
 from service.refusals import BAD_REQUEST, Refusal
 
-READ_HEADERS = ("Authorization", "If-None-Match", "Last-Event-ID")
+READ_HEADERS = ("Authorization", "If-None-Match", "Last-Event-ID", "X-Request-Id")
 """What a page may send beside the headers that the routes name."""
 
-SHOWN_HEADERS = ("ETag", "Location", "Idempotency-Replayed", "Retry-After")
+SHOWN_HEADERS = ("ETag", "Location", "Idempotency-Replayed", "Retry-After", "X-Request-Id")
 """What a page may read of an answer."""
 
 

@@ -52,6 +52,7 @@ BODY_SECONDS = 5.0
 MAX_EVENT_NAME = 255
 MAX_FINGERPRINT = 512
 MAX_KEY = 255
+MAX_REQUEST_ID = 128
 FINGERPRINT_BYTES = 32
 """Of a fingerprint that we make: 256 random bits."""
 MAX_INTEGER = 2_147_483_647
@@ -72,6 +73,11 @@ FORGET_SECONDS = 30
 GARBAGE_THRESHOLDS = (20_000, 20, 100)
 """How much is made before Python looks for cycles: a request leaves none, and a look costs most
 when a crowd is there."""
+
+LOG_SECONDS = 0.2
+"""How long a request's line waits for others, to be written with them."""
+REPORT_SECONDS = 1.0
+"""How old the gauges of the metrics may be."""
 
 STREAM_LOOK_SECONDS = 0.26
 """How often a process looks for news; longer than the gap, so that four fit into a second."""

@@ -83,21 +83,14 @@ class TicketAllocation(Struct, frozen=True, gc=False):
 
 
 class EventPrivate(Struct, frozen=True, gc=False):
-    """A row of ``event_private``: an event's secret, and the draft of its next ledger row."""
+    """A row of ``event_private``: an event's secret."""
 
     event_id: Uuid
     secret: Uuid
-    kind: EventChange | None
-    actor: str | None
-    reserved: int
-    purchased: int
-    expired: int
-    cancelled: int
-    refunded: int
 
 
 class EventLedger(Struct, frozen=True, gc=False):
-    """A row of ``event_ledger``: one committed transaction of one event."""
+    """A row of ``event_ledger``: one version of one event."""
 
     event_id: Uuid
     version: int

@@ -5,7 +5,6 @@ with one worker it is the worker itself.
 """
 
 import ipaddress
-import logging
 import os
 import signal
 import socket
@@ -17,11 +16,12 @@ import uvicorn
 from starlette.applications import Starlette
 from uvicorn.supervisors import Multiprocess
 
-from service import limits
+from service import limits, metrics
 from service.app import create_app
 from service.database import check_database, check_statements, conninfo, shown
 from service.embedded import EmbeddedPostgres
 from service.grants import lacks_rights
+from service.logs import configure_logs
 from service.migrations import migrate, pending_migrations
 from service.parent import ending_with
 from service.protocol import Protocol
@@ -46,7 +46,7 @@ def serve(settings: Settings) -> None:
         # uvicorn puts its own in place while it serves, and raises the signal again when it
         # is done: then, as before it began, this unwinds the stack, past every finally.
         signal.signal(stop, _leave)
-    _configure_logs(settings)
+    configure_logs(settings.log_level, settings.log_format == "json")
     statements = load_statements(settings.sql_dir)
     if settings.database_url is not None:
         _check(settings.database_url, statements)
@@ -68,16 +68,8 @@ def worker() -> Starlette:
     """Return the application of one worker process, which ends when its parent does."""
     ending_with(int(os.environ[_PARENT]), signal.SIGTERM)()
     settings = read_settings()
-    _configure_logs(settings)
+    configure_logs(settings.log_level, settings.log_format == "json")
     return create_app(settings, os.environ[_DSN])
-
-
-def _configure_logs(settings: Settings) -> None:
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    for chatty in ("psycopg", "psycopg.pool", "yoyo", "uvicorn"):
-        logging.getLogger(chatty).setLevel(logging.ERROR)
 
 
 def server_config(settings: Settings, app: Starlette | str) -> uvicorn.Config:
@@ -139,7 +131,8 @@ def _listen(settings: Settings, dsn: str) -> None:
     config = server_config(settings, "service.serving:worker")
     listening = bind(settings)
     _announce(settings, listening)
-    Multiprocess(config, [listening]).run()
+    with metrics.collecting():
+        Multiprocess(config, [listening]).run()
 
 
 def bind(settings: Settings) -> socket.socket:

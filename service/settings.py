@@ -46,6 +46,8 @@ class Settings:
     """When set, the organiser's routes ask for it."""
     cors_origins: tuple[str, ...]
     """Whose pages a browser lets call the service; ``*`` for any."""
+    log_format: str
+    """``text`` for people, ``json`` for machines."""
     log_level: str
     batch_across_events: bool
     """Whether one transaction may carry requests for several events."""
@@ -81,6 +83,7 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         max_tickets_per_request=read("MAX_TICKETS_PER_REQUEST", _integer(1, 1000), 10),
         organizer_token=_token(environ.get("ORGANIZER_TOKEN", "").strip()),
         cors_origins=read("CORS_ORIGINS", _origins, ()),
+        log_format=read("LOG_FORMAT", _one_of("text", "json"), "text"),
         log_level=read("LOG_LEVEL", _one_of("debug", "info", "warning", "error"), "info"),
         batch_across_events=read("BATCH_ACROSS_EVENTS", _yes_or_no, True),
         queue_limit=read("QUEUE_LIMIT", _integer(1, 1_000_000), 5000),

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from service.logs import RequestLog
 from service.queries import Queries
 from service.settings import Settings
 from service.shared_reads import SharedReads
@@ -22,3 +23,4 @@ class Service:
     listing: Queries
     """The same for lists and audits, which take their time: they wait for one another alone."""
     watchers: Watchers
+    request_log: RequestLog

@@ -1,16 +1,17 @@
 """One batch of changes as one transaction, sent in one pipeline: one round trip in all.
 
 The order is the guarantee. First the locks, in a statement of their own; then what is due
-expires; then the changes, kind by kind; last the ledger. Each statement sees what those before
-it have done, and reads the clock after the lock was held.
+expires; then the changes, kind by kind, each with its row of the ledger. Each statement sees what
+those before it have done, and reads the clock after the lock was held.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import psycopg
 
-from service import limits
+from service import limits, metrics
 from service.changes import (
     IN_ORDER,
     Change,
@@ -26,7 +27,7 @@ from service.rows import Event
 from service.statements import Statements
 
 BEFORE = ("limit_waits", "lock_events", "expire_tickets")
-BEHIND = ("find_repeats", "record_changes", "find_events")
+BEHIND = ("find_repeats", "find_events")
 """The statements of every batch, and of some, around those of its kinds."""
 
 
@@ -77,13 +78,29 @@ class Transactions:
         ]
         if repeats:
             steps.append(("find_repeats", arrays[Reserve]))
-        steps.append(("record_changes", concerned))
         if Update in arrays:
             steps.append(("find_events", concerned))
         sent: list[Sent] = [(self._statements[name], values) for name, values in steps]
         told = await self._pipeline.run(connection, sent)
         rows = {name: found for (name, _), found in zip(steps, told, strict=True)}
-        return _outcomes(changes, kinds, rows)
+        outcomes = _outcomes(changes, kinds, rows)
+        _count(changes, outcomes, rows)
+        return outcomes
+
+
+def _count(
+    changes: Sequence[Change], outcomes: Sequence[Outcome], rows: dict[str, list[Row]]
+) -> None:
+    """Take down what was committed, and how long it waited for its locks."""
+    moved: Counter[str] = Counter()
+    for change, outcome in zip(changes, outcomes, strict=True):
+        if outcome.word == "granted":
+            moved[change.becomes] += len(outcome.tickets)
+    moved["expired"] += sum(tickets for _, tickets in rows["expire_tickets"])
+    for becomes, tickets in moved.items():
+        if tickets:
+            metrics.TICKETS.labels(becomes).inc(tickets)
+    metrics.LOCK_SECONDS.observe(max((waited for _, waited in rows["lock_events"]), default=0.0))
 
 
 def _outcomes(

@@ -21,7 +21,7 @@ from typing import Any
 import psycopg
 from psycopg_pool import AsyncConnectionPool
 
-from service import limits
+from service import limits, metrics
 from service.changes import Change, Outcome, Update
 from service.database import NO_ANSWER, NO_CONNECTION, has_broken, told
 from service.lanes import (
@@ -70,7 +70,8 @@ class WritePath:
         self._apart = asyncio.Semaphore(limits.WRITE_CONNECTIONS - 1)
         self.accepted = 0
         """How many changes wait for their answer just now."""
-        self._turned_away = 0
+        self.turned_away = 0
+        """How many wait to hear that there was no room for them."""
         self._lanes: dict[Uuid, Lane] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -104,12 +105,12 @@ class WritePath:
         Whoever does not heed Retry-After would be back at once, and a crowd of them would take
         the processor from those who are in the line.
         """
-        if self._turned_away < limits.TURNED_AWAY:
-            self._turned_away += 1
+        if self.turned_away < limits.TURNED_AWAY:
+            self.turned_away += 1
             try:
                 await asyncio.sleep(limits.TURN_AWAY_SECONDS)
             finally:
-                self._turned_away -= 1
+                self.turned_away -= 1
         return BUSY
 
     async def close(self) -> None:
@@ -199,7 +200,8 @@ class WritePath:
         try:
             async with self._pool.connection() as connection:
                 changes = [one.change for one in batch]
-                outcomes = await self._transactions.run(connection, changes, lock_seconds)
+                with metrics.BATCH_SECONDS.time():
+                    outcomes = await self._transactions.run(connection, changes, lock_seconds)
         except NO_CONNECTION:
             tell_all(batch, BUSY)
         except psycopg.Error as error:
@@ -207,6 +209,7 @@ class WritePath:
             await self._settle(lane, batch, error, tries)
         else:
             lane.is_stuck = False
+            metrics.BATCH_REQUESTS.observe(len(batch))
             for one, outcome in zip(batch, outcomes, strict=True):
                 one.tell(outcome)
         finally:
@@ -216,6 +219,8 @@ class WritePath:
         self, lane: Lane, batch: Sequence[Waiting], error: psycopg.Error, tries: int
     ) -> None:
         """Do what is left to do about a batch that was not committed, or perhaps was."""
+        reason = "lost" if has_broken(error) else (error.sqlstate or "")[:2]
+        metrics.BATCHES_FAILED.labels(reason).inc()
         if has_broken(error):
             log.warning("the connection broke under a batch of %d: %s", len(batch), told(error))
             tell_all(batch, OUTCOME_UNKNOWN)

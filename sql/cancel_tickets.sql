@@ -72,19 +72,21 @@ counted as (
 
 freed as (
     update events
-    set allocated_tickets = events.allocated_tickets - counted.tickets
+    set
+        allocated_tickets = events.allocated_tickets - counted.tickets,
+        version = events.version + 1
     from counted
     where events.id = counted.event_id
+    returning events as event, counted.tickets, counted.last_owner
 ),
 
-drafted as (
-    update event_private as draft
-    set
-        kind = 'user_cancelled',
-        actor = actor_name(draft.secret, counted.last_owner),
-        cancelled = draft.cancelled + counted.tickets
-    from counted
-    where draft.event_id = counted.event_id
+recorded as (
+    insert into event_ledger
+    select entry.*
+    from freed
+    cross join lateral ledger_entry(
+        freed.event, 'user_cancelled', freed.tickets, freed.last_owner
+    ) as entry
 )
 
 select

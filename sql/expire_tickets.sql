@@ -68,19 +68,19 @@ counted as (
 
 freed as (
     update events
-    set allocated_tickets = events.allocated_tickets - counted.tickets
+    set
+        allocated_tickets = events.allocated_tickets - counted.tickets,
+        version = events.version + 1
     from counted
     where events.id = counted.event_id
+    returning events as event, counted.tickets
 ),
 
-drafted as (
-    update event_private as draft
-    set
-        kind = 'expired',
-        actor = null,
-        expired = draft.expired + counted.tickets
-    from counted
-    where draft.event_id = counted.event_id
+recorded as (
+    insert into event_ledger
+    select entry.*
+    from freed
+    cross join lateral ledger_entry(freed.event, 'expired', freed.tickets, null) as entry
 )
 
 select

@@ -31,10 +31,6 @@ with needed (relation, privilege, columns) as (
     ('ticket_allocations', 'update', '{status, expires_at}'),
     ('event_private', 'select', null),
     ('event_private', 'insert', '{event_id}'),
-    (
-        'event_private', 'update',
-        '{kind, actor, reserved, purchased, expired, cancelled, refunded}'
-    ),
     ('event_ledger', 'select', null),
     (
         'event_ledger', 'insert',

@@ -11,7 +11,8 @@
 --                            its event
 --   reservation_ids  uuid[]  reservations, likewise
 --
--- returns: the id of each event that exists, in the order of the locks
+-- returns: the id of each event that exists, in the order of the locks, and waited: the
+--   seconds until it was had
 -- locks: rows of events, for update, in the order of their ids. Every writer begins with this
 --   statement, the sweeper among them, so that all agree on the order.
 -- never oversells: from here to the commit nobody else changes a count of these events
@@ -19,20 +20,27 @@
 -- holdfast psql -v event_ids='{018f0000-0000-7000-8000-000000000001}' -v ticket_ids='{}' \
 --   -v reservation_ids='{}' -f sql/lock_events.sql
 
-select events.id
-from events
-where
-    -- An array and no join: each is looked up by its id, however many events there are.
-    events.id = any(array(
-        select unnest(:'event_ids'::uuid[])
-        union
-        select tickets.event_id
-        from ticket_allocations as tickets
-        where tickets.id = any(:'ticket_ids'::uuid[])
-        union
-        select tickets.event_id
-        from ticket_allocations as tickets
-        where tickets.reservation_id = any(:'reservation_ids'::uuid[])
-    ))
-order by events.id
-for update of events;
+with locked as (
+    select events.id
+    from events
+    where
+        -- An array and no join: each is looked up by its id, however many events there are.
+        events.id = any(array(
+            select unnest(:'event_ids'::uuid[])
+            union
+            select tickets.event_id
+            from ticket_allocations as tickets
+            where tickets.id = any(:'ticket_ids'::uuid[])
+            union
+            select tickets.event_id
+            from ticket_allocations as tickets
+            where tickets.reservation_id = any(:'reservation_ids'::uuid[])
+        ))
+    order by events.id
+    for update of events
+)
+
+select
+    id,
+    extract(epoch from clock_timestamp() - statement_timestamp())::double precision as waited
+from locked;

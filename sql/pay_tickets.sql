@@ -75,19 +75,21 @@ counted as (
 
 purchased as (
     update events
-    set purchased_tickets = events.purchased_tickets + counted.tickets
+    set
+        purchased_tickets = events.purchased_tickets + counted.tickets,
+        version = events.version + 1
     from counted
     where events.id = counted.event_id
+    returning events as event, counted.tickets, counted.last_buyer
 ),
 
-drafted as (
-    update event_private as draft
-    set
-        kind = 'purchased',
-        actor = actor_name(draft.secret, counted.last_buyer),
-        purchased = draft.purchased + counted.tickets
-    from counted
-    where draft.event_id = counted.event_id
+recorded as (
+    insert into event_ledger
+    select entry.*
+    from purchased
+    cross join lateral ledger_entry(
+        purchased.event, 'purchased', purchased.tickets, purchased.last_buyer
+    ) as entry
 )
 
 select

@@ -2,21 +2,20 @@
 --
 -- Reserves for a batch: first come first served, whole or not at all.
 --
--- parameters, arrays: an element for each request, as they came
+-- parameters, arrays: an element for each request
 --   event_ids          uuid[]
 --   quantities         integer[]
 --   user_fingerprints  text[]
 --   idempotency_keys   text[]  '' for none
 --   hold               interval
--- returns: request (from 1), outcome (granted, replayed, not_found, not_enough_tickets or
---   tickets_sold_out), available_tickets before it, its tickets
+-- returns: request, outcome (granted, replayed, not_found, not_enough_tickets or
+--   tickets_sold_out), available_tickets, its tickets
 -- locks: nothing more than lock_events
--- never oversells: tickets_left hands out what is available under the lock, the
+-- never oversells: tickets_left hands out what is left under the lock, the
 --   count grows by the rows inserted; behind it events_never_oversold
 --
 -- holdfast psql -v event_ids='{018f0000-0000-7000-8000-000000000001}' -v quantities='{2}' \
---   -v user_fingerprints='{alice}' -v idempotency_keys='{""}' -v hold='15 min' \
---   -f sql/reserve_tickets.sql
+--   -v user_fingerprints='{bob}' -v idempotency_keys='{k}' -v hold=1h -f sql/reserve_tickets.sql
 
 with named as (
     select
@@ -92,16 +91,17 @@ counted as (
 
 allocated as (
     update events
-    set allocated_tickets = allocated_tickets + tickets
+    set allocated_tickets = allocated_tickets + tickets, version = version + 1
     from counted
     where id = event_id
+    returning events as event, tickets, buyer
 ),
 
-drafted as (
-    update event_private as draft
-    set kind = 'reserved', actor = actor_name(secret, buyer), reserved = reserved + tickets
-    from counted
-    where draft.event_id = counted.event_id
+recorded as (
+    insert into event_ledger
+    select entry.*
+    from allocated as now
+    cross join lateral ledger_entry(now.event, 'reserved', now.tickets, now.buyer) as entry
 )
 
 select

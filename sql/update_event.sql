@@ -36,23 +36,27 @@ changed as (
     set
         name = asked.name,
         date = asked.date,
-        total_tickets = asked.total_tickets
+        total_tickets = asked.total_tickets,
+        version = events.version + 1
     from asked
     where
         events.id = asked.id
         and asked.total_tickets >= asked.allocated_tickets
         and (events.name, events.date, events.total_tickets)
         is distinct from (asked.name, asked.date, asked.total_tickets)
-    returning events.id, asked.total_tickets <> asked.old_total as is_resized
+    returning events as event, asked.total_tickets <> asked.old_total as is_resized
 ),
 
-drafted as (
-    update event_private as draft
-    set
-        kind = case when changed.is_resized then 'resized' else 'updated' end::event_change,
-        actor = null
+recorded as (
+    insert into event_ledger
+    select entry.*
     from changed
-    where draft.event_id = changed.id
+    cross join lateral ledger_entry(
+        changed.event,
+        case when changed.is_resized then 'resized' else 'updated' end::event_change,
+        0,
+        null
+    ) as entry
 )
 
 select

@@ -378,6 +378,16 @@ def runs(folder: Path) -> bool:
         return False
 
 
+def workers_of(pid: int) -> list[int]:
+    """Return the pids of the workers of a service that has several; not its resource tracker."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [
+        int(child)
+        for child in children
+        if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
+
+
 def is_live(client: Client) -> bool:
     """Whether the service answers."""
     try:

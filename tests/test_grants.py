@@ -41,7 +41,6 @@ GRANTED = [
     "event_ledger|insert|actor allocated_tickets cancelled event_id expired last_event purchased "
     "purchased_tickets recorded_at refunded reserved total_tickets version",
     "event_private|insert|event_id",
-    "event_private|update|actor cancelled expired kind purchased refunded reserved",
     "events|insert|date name total_tickets",
     "events|update|allocated_tickets date name purchased_tickets total_tickets version",
     "ticket_allocations|insert|event_id expires_at id position reservation_id user_fingerprint",

@@ -174,10 +174,17 @@ class Event:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """What is due expires first; if anything changes, it is one version more."""
+        """What is due expires first; that is a version more, and so is what comes then."""
+        with self.step():
+            for ticket in self.tickets:
+                ticket.status = ticket.status_now
+        with self.step():
+            yield
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """If anything changes, it is one version more."""
         before = self.total, [ticket.status for ticket in self.tickets]
-        for ticket in self.tickets:
-            ticket.status = ticket.status_now
         yield
         self.version += before != (self.total, [ticket.status for ticket in self.tickets])
 

@@ -52,7 +52,6 @@ HOT = [
     "pay_reservations",
     "reserve_tickets",
     "find_repeats",
-    "record_changes",
     "find_events",
     "find_tickets",
     "find_reservations",

@@ -27,6 +27,18 @@ CREATE FUNCTION public.actor_name(secret uuid, user_fingerprint text) RETURNS te
         )
 $$;
 
+CREATE FUNCTION public.drawn_id(drawn uuid, request bigint, nth integer) RETURNS uuid
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$
+    select
+        (
+            left(drawn::text, 14) || overlay(
+                overlay(left(md5(drawn::text || request || '.' || nth), 20) placing '7' from 1)
+                placing '8' from 5
+            )
+        )::uuid
+$$;
+
 CREATE FUNCTION public.time_ordered_uuid() RETURNS uuid
     LANGUAGE sql PARALLEL SAFE
     AS $$
@@ -79,6 +91,69 @@ CREATE FUNCTION public.hold_verdict(ticket public.ticket_allocations, asked_by t
             when status_now(ticket) = 'expired' then 'hold_expired'
             else 'granted'
         end
+$$;
+
+CREATE TABLE public.event_ledger (
+    event_id uuid NOT NULL,
+    version bigint NOT NULL,
+    recorded_at timestamp with time zone DEFAULT statement_timestamp() NOT NULL,
+    total_tickets integer NOT NULL,
+    allocated_tickets integer NOT NULL,
+    purchased_tickets integer NOT NULL,
+    reserved integer DEFAULT 0 NOT NULL,
+    purchased integer DEFAULT 0 NOT NULL,
+    expired integer DEFAULT 0 NOT NULL,
+    cancelled integer DEFAULT 0 NOT NULL,
+    refunded integer DEFAULT 0 NOT NULL,
+    last_event public.event_change NOT NULL,
+    actor character varying,
+    CONSTRAINT ledger_moves_are_never_negative CHECK ((LEAST(reserved, purchased, expired, cancelled, refunded) >= 0)),
+    CONSTRAINT ledger_versions_begin_at_one CHECK ((version >= 1))
+);
+
+CREATE TABLE public.events (
+    id uuid DEFAULT public.time_ordered_uuid() NOT NULL,
+    name character varying NOT NULL,
+    date timestamp with time zone NOT NULL,
+    total_tickets integer NOT NULL,
+    allocated_tickets integer DEFAULT 0 NOT NULL,
+    created_at timestamp with time zone DEFAULT statement_timestamp() NOT NULL,
+    updated_at timestamp with time zone DEFAULT statement_timestamp() NOT NULL,
+    purchased_tickets integer DEFAULT 0 NOT NULL,
+    version bigint DEFAULT 1 NOT NULL,
+    CONSTRAINT events_begin_at_version_one CHECK ((version >= 1)),
+    CONSTRAINT events_have_a_name CHECK ((((char_length((name)::text) >= 1) AND (char_length((name)::text) <= 255)) AND (btrim((name)::text, ' 	
+
+'::text) <> ''::text))),
+    CONSTRAINT events_have_tickets CHECK ((total_tickets >= 1)),
+    CONSTRAINT events_never_allocate_below_zero CHECK ((allocated_tickets >= 0)),
+    CONSTRAINT events_never_oversold CHECK ((allocated_tickets <= total_tickets)),
+    CONSTRAINT events_never_purchase_below_zero CHECK ((purchased_tickets >= 0)),
+    CONSTRAINT events_purchase_only_what_is_allocated CHECK ((purchased_tickets <= allocated_tickets))
+)
+WITH (fillfactor='50');
+
+CREATE FUNCTION public.ledger_entry(event public.events, kind public.event_change, tickets integer, fingerprint text) RETURNS SETOF public.event_ledger
+    LANGUAGE sql STABLE PARALLEL SAFE
+    AS $$
+    select
+        event.id,
+        event.version,
+        event.updated_at,
+        event.total_tickets,
+        event.allocated_tickets,
+        event.purchased_tickets,
+        case kind when 'reserved' then tickets else 0 end,
+        case kind when 'purchased' then tickets else 0 end,
+        case kind when 'expired' then tickets else 0 end,
+        case kind when 'user_cancelled' then tickets else 0 end,
+        case kind when 'refunded' then tickets else 0 end,
+        kind,
+        (
+            select actor_name(mine.secret, fingerprint)::varchar
+            from event_private as mine
+            where mine.event_id = event.id
+        )
 $$;
 
 CREATE FUNCTION public.left_after_request(still_left integer, available integer, quantity integer) RETURNS integer
@@ -174,56 +249,9 @@ CREATE AGGREGATE public.tickets_left(available integer, quantity integer) (
     PARALLEL = safe
 );
 
-CREATE TABLE public.event_ledger (
-    event_id uuid NOT NULL,
-    version bigint NOT NULL,
-    recorded_at timestamp with time zone DEFAULT statement_timestamp() NOT NULL,
-    total_tickets integer NOT NULL,
-    allocated_tickets integer NOT NULL,
-    purchased_tickets integer NOT NULL,
-    reserved integer DEFAULT 0 NOT NULL,
-    purchased integer DEFAULT 0 NOT NULL,
-    expired integer DEFAULT 0 NOT NULL,
-    cancelled integer DEFAULT 0 NOT NULL,
-    refunded integer DEFAULT 0 NOT NULL,
-    last_event public.event_change NOT NULL,
-    actor character varying,
-    CONSTRAINT ledger_moves_are_never_negative CHECK ((LEAST(reserved, purchased, expired, cancelled, refunded) >= 0)),
-    CONSTRAINT ledger_versions_begin_at_one CHECK ((version >= 1))
-);
-
 CREATE TABLE public.event_private (
     event_id uuid NOT NULL,
-    secret uuid DEFAULT gen_random_uuid() NOT NULL,
-    kind public.event_change,
-    actor character varying,
-    reserved integer DEFAULT 0 NOT NULL,
-    purchased integer DEFAULT 0 NOT NULL,
-    expired integer DEFAULT 0 NOT NULL,
-    cancelled integer DEFAULT 0 NOT NULL,
-    refunded integer DEFAULT 0 NOT NULL
-)
-WITH (fillfactor='50');
-
-CREATE TABLE public.events (
-    id uuid DEFAULT public.time_ordered_uuid() NOT NULL,
-    name character varying NOT NULL,
-    date timestamp with time zone NOT NULL,
-    total_tickets integer NOT NULL,
-    allocated_tickets integer DEFAULT 0 NOT NULL,
-    created_at timestamp with time zone DEFAULT statement_timestamp() NOT NULL,
-    updated_at timestamp with time zone DEFAULT statement_timestamp() NOT NULL,
-    purchased_tickets integer DEFAULT 0 NOT NULL,
-    version bigint DEFAULT 1 NOT NULL,
-    CONSTRAINT events_begin_at_version_one CHECK ((version >= 1)),
-    CONSTRAINT events_have_a_name CHECK ((((char_length((name)::text) >= 1) AND (char_length((name)::text) <= 255)) AND (btrim((name)::text, ' 	
-
-'::text) <> ''::text))),
-    CONSTRAINT events_have_tickets CHECK ((total_tickets >= 1)),
-    CONSTRAINT events_never_allocate_below_zero CHECK ((allocated_tickets >= 0)),
-    CONSTRAINT events_never_oversold CHECK ((allocated_tickets <= total_tickets)),
-    CONSTRAINT events_never_purchase_below_zero CHECK ((purchased_tickets >= 0)),
-    CONSTRAINT events_purchase_only_what_is_allocated CHECK ((purchased_tickets <= allocated_tickets))
+    secret uuid DEFAULT gen_random_uuid() NOT NULL
 )
 WITH (fillfactor='50');
 

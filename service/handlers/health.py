@@ -1,8 +1,9 @@
-"""Health: whether the process answers, and whether it can do its work."""
+"""Health: whether the process answers, whether it can do its work, and what it has done."""
 
 import psycopg
 from starlette.responses import Response
 
+from service import metrics
 from service.answers import respond
 from service.calls import Call
 from service.database import NO_ANSWER
@@ -28,6 +29,11 @@ async def check_health(call: Call) -> Response | Refusal:
         "migrations": {"status": "pending" if pending else "ok", "pending": pending},
     }
     return respond(body, 503 if pending else 200)
+
+
+async def show_metrics(_: Call) -> Response | Refusal:
+    """Show what all workers have counted."""
+    return Response(metrics.exposition(), media_type=metrics.CONTENT_TYPE)
 
 
 async def check_live(_: Call) -> Response | Refusal:

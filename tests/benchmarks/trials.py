@@ -7,7 +7,6 @@ stranger holds. Each prints a table as it goes; what counts are the ratios withi
 import statistics
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import psycopg
 from rich.console import Console
@@ -109,26 +108,28 @@ def overload() -> Iterator[tuple[str, ...]]:
 
 
 def stuck_event() -> Iterator[tuple[str, ...]]:
-    """Let a stranger hold one event's row, and sell 50 others beside it."""
-    yield "the one event", "others a second", "ratio", "others' p99 ms", "its answers", "longest ms"
+    """Let a stranger hold one event's row for ten seconds, and sell others beside it."""
+    yield (
+        *("others", "free: a second", "held: a second", "ratio", "held: p99 ms"),
+        *("the one's answers", "its longest ms"),
+    )
     with own_database() as dsn, psycopg.connect(dsn, autocommit=True) as database:
-        one, *others = make_events(database, 51)
+        one, *others = make_events(database, 1001)
         with serving("holdfast", dsn, {}) as (url, _), ThreadPoolExecutor(2) as pool:
 
-            def both() -> tuple[Result, Result]:
-                beside = pool.submit(load, url, reservations(others), 90, 10)
+            def both(width: int) -> tuple[Result, Result]:
+                beside = pool.submit(load, url, reservations(others[:width]), 90, 10)
                 own = pool.submit(load, url, reservations([one]), 10, 10)
                 return beside.result(), own.result()
 
-            free = 0.0
-            for n in range(6):
-                with _held(dsn, one) if n % 2 else _nothing():
-                    beside, own = both()
-                free = free if n % 2 else beside.rate(201)
+            for width in (1, 50, 1000) * 3:
+                free, _ = both(width)
+                with psycopg.connect(dsn) as stranger:
+                    stranger.execute("select from events where id = %s for update", [one])
+                    held, own = both(width)
                 yield (
-                    "held" if n % 2 else "free",
-                    *(f"{beside.rate(201):,.0f}", f"{beside.rate(201) / free:.0%}"),
-                    f"{beside.p99:.0f}",
+                    *(f"{width:,}", f"{free.rate(201):,.0f}", f"{held.rate(201):,.0f}"),
+                    *(f"{held.rate(201) / free.rate(201):.0%}", f"{held.p99:.0f}"),
                     ", ".join(f"{status}: {n:,}" for status, n in own.statuses.items()),
                     f"{own.longest:,.0f}",
                 )
@@ -139,19 +140,6 @@ def _hot_rate(dsn: str) -> float:
         requests = reservations(make_events(database, 1))
     with serving("holdfast", dsn, {}) as (url, _):
         return load(url, requests, 100, 5).rate(201)
-
-
-@contextmanager
-def _held(dsn: str, event: str) -> Iterator[None]:
-    with psycopg.connect(dsn) as stranger:
-        stranger.execute("select from events where id = %s for update", [event])
-        yield
-        stranger.rollback()
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
 
 
 TRIALS: dict[str, Callable[[], Iterator[tuple[str, ...]]]] = {

@@ -1,0 +1,143 @@
+"""The logs: a line for each request, and one for whatever else is worth saying, on stderr.
+
+For people or, with LOG_FORMAT=json, for machines. Of a request a line has the route and the id
+in its path, and nothing else that the client has written: a fingerprint may stand anywhere.
+"""
+
+import asyncio
+import itertools
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import TextIO
+
+import msgspec
+
+from service import limits
+from service.rows import Uuid
+
+REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
+"""Of the request that is being answered."""
+
+_GIVEN = re.compile(rf"[\x21-\x7e]{{1,{limits.MAX_REQUEST_ID}}}")
+_OURS = f"{os.getpid():x}-{os.urandom(4).hex()}"
+_numbers = itertools.count(1)
+
+encode = msgspec.json.Encoder().encode
+
+
+def request_id(given: str | None) -> str:
+    """Return the id that came with a request, or one that no other request has."""
+    if given is not None and _GIVEN.fullmatch(given):
+        return given
+    return f"{_OURS}-{next(_numbers):x}"
+
+
+class RequestLine(msgspec.Struct, omit_defaults=True, gc=False):
+    """What is told of a request."""
+
+    time: str
+    level: str
+    request: str
+    method: str
+    route: str
+    status: int
+    ms: float
+    id: str = ""
+    """In the path, where it is one."""
+    code: str = ""
+    """Of a refusal."""
+
+    def text(self) -> bytes:
+        """Return the line for people."""
+        shown = f" {self.id}" if self.id else ""
+        why = f" {self.code}" if self.code else ""
+        return (
+            f"{self.time} INFO {self.request}: {self.method} {self.route}{shown} "
+            f"{self.status}{why} {self.ms} ms"
+        ).encode()
+
+
+class RequestLog:
+    """Writes a line for each request, many at a time: a crowd's requests share a write."""
+
+    def __init__(self, is_on: bool, as_json: bool, out: TextIO) -> None:
+        self.is_on = is_on
+        self._render: Callable[[RequestLine], bytes] = encode if as_json else RequestLine.text
+        self._out = out
+        self._lines: list[bytes] = []
+
+    def add(
+        self, method: str, route: str, id_: Uuid, status: int, code: str, seconds: float
+    ) -> None:
+        """Take down a request that was answered."""
+        if not self._lines:
+            asyncio.get_running_loop().call_later(limits.LOG_SECONDS, self.flush)
+        line = RequestLine(
+            _now(), "info", REQUEST_ID.get(), method, route, status, round(seconds * 1000, 1)
+        )
+        line.id, line.code = id_, code
+        self._lines.append(self._render(line))
+
+    def flush(self) -> None:
+        """Write what there is."""
+        lines, self._lines = self._lines, []
+        if lines:
+            self._out.write((b"\n".join(lines) + b"\n").decode())
+            self._out.flush()
+
+
+def configure_logs(level: str, as_json: bool) -> None:
+    """Set up the logs of a process."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+    for chatty in ("psycopg", "psycopg.pool", "yoyo", "uvicorn"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
+
+
+class TextFormatter(logging.Formatter):
+    """A line for people, with the request it belongs to."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002, N802
+        """Return the time as the lines of requests have it."""
+        return _shown(record.created)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        line = super().format(record)
+        return f"{line} (request {REQUEST_ID.get()})" if REQUEST_ID.get() else line
+
+
+class JsonFormatter(logging.Formatter):
+    """A line of JSON."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        line = {
+            "time": _shown(record.created),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if REQUEST_ID.get():
+            line["request"] = REQUEST_ID.get()
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return encode(line).decode()
+
+
+def _now() -> str:
+    return _shown(datetime.now(UTC).timestamp())
+
+
+def _shown(seconds: float) -> str:
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
