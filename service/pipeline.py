@@ -25,12 +25,20 @@ Sent = tuple[Statement, Mapping[str, Any]]
 _GOOD = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK, pq.ExecStatus.PIPELINE_SYNC)
 
 
+class NotReplicated(psycopg.OperationalError):
+    """A commit did not wait for its standby to the end: a failover may lose it.
+
+    PostgreSQL says so in a warning, whose text depends on the server's language.
+    """
+
+
 class Pipeline:
     """Sends prepared statements, each as one transaction with others."""
 
     def __init__(self, statements: Sequence[Statement]) -> None:
         self._statements = statements
-        self._prepared: WeakKeyDictionary[AsyncConnection, bool] = WeakKeyDictionary()
+        self._prepared: WeakKeyDictionary[AsyncConnection, list[bool]] = WeakKeyDictionary()
+        """The connections that know the statements, and what they have warned of."""
 
     async def run(self, connection: AsyncConnection, sent: Sequence[Sent]) -> list[list[Row]]:
         """Run statements in one transaction, and return the rows of each.
@@ -38,9 +46,12 @@ class Pipeline:
         Raises:
             psycopg.Error: the first error; nothing is committed. One without an SQLSTATE, or
                 of class 08, is the end of the connection, and nobody knows what is committed.
+            NotReplicated: it is committed, and nobody knows whether for good.
         """
         if connection not in self._prepared:
             await self._prepare(connection)
+        warned = self._prepared[connection]
+        warned.clear()
         pgconn = connection.pgconn
         transformer = Transformer(connection)
         commands: list[Callable[[], None]] = [partial(pgconn.send_query_params, b"begin", None)]
@@ -51,6 +62,8 @@ class Pipeline:
             commands.append(partial(pgconn.send_query_prepared, name, dumped))
         commands.append(partial(pgconn.send_query_params, b"commit", None))
         _, *results, _ = await self._exchange(connection, commands)
+        if warned:
+            raise NotReplicated("the standby has not confirmed it")
         return [_read(transformer, result) for result in results]
 
     async def _prepare(self, connection: AsyncConnection) -> None:
@@ -62,7 +75,14 @@ class Pipeline:
                 for statement in self._statements
             ],
         )
-        self._prepared[connection] = True
+        warned: list[bool] = []
+
+        def take_down(notice: psycopg.errors.Diagnostic) -> None:
+            if notice.source_function == "SyncRepWaitForLSN":
+                warned.append(True)
+
+        connection.add_notice_handler(take_down)
+        self._prepared[connection] = warned
 
     async def _exchange(
         self, connection: AsyncConnection, commands: Sequence[Callable[[], None]]

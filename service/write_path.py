@@ -222,7 +222,7 @@ class WritePath:
         reason = "lost" if has_broken(error) else (error.sqlstate or "")[:2]
         metrics.BATCHES_FAILED.labels(reason).inc()
         if has_broken(error):
-            log.warning("the connection broke under a batch of %d: %s", len(batch), told(error))
+            log.warning("nobody knows what became of a batch of %d: %s", len(batch), told(error))
             tell_all(batch, OUTCOME_UNKNOWN)
         elif _is_name_taken(batch, error):
             tell_all(batch, Outcome("event_exists"))

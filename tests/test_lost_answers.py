@@ -1,0 +1,113 @@
+"""Lost answers: what was done, and nobody was told, is found again by repeating it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from service.limits import DEADLINE_SECONDS
+from tests.between import Between
+from tests.harness import WAIT_SECONDS, Client, Database, RunningService, Starter, code, wait_until
+
+
+@pytest.fixture
+def database_far_away(database: Database) -> Iterator[tuple[Database, Between]]:
+    """The same database by way of a proxy."""
+    parts = conninfo_to_dict(database.dsn)
+    with Between(str(Path(str(parts["host"])) / ".s.PGSQL.5432")) as between:
+        address = f"127.0.0.1:{between.port}/{parts['dbname']}"
+        far = f"postgresql://holdfast@{address}?sslmode=disable&gssencmode=disable"
+        yield Database(far), between
+
+
+def test_an_answer_of_the_database_that_is_lost_leaves_the_outcome_unknown(
+    database: Database, database_far_away: tuple[Database, Between], start: Starter
+) -> None:
+    far, between = database_far_away
+    with start(far, sweeps=False).client() as client:
+        event = client.create_event(tickets=5)
+        held = client.hold(event)[0]
+        between.losing_answers = True
+        assert code(client.reserve(event, 2, "bob", key="k")) == (503, "OUTCOME_UNKNOWN")
+        between.losing_answers = False
+        wait_until(lambda: client.reserve(event, 1, "eve", key="k").status_code == 201)
+        between.losing_answers = True
+        assert code(client.pay(held)) == (503, "OUTCOME_UNKNOWN")
+        between.losing_answers = False
+        # Both were done. What has a key is repeated; what has none is looked at.
+        again = client.reserve(event, 2, "bob", key="k")
+        assert (again.status_code, again.headers["Idempotency-Replayed"]) == (201, "true")
+        assert len(again.json()) == 2
+        assert client.ticket(held).json()["status"] == "purchased"
+        assert code(client.pay(held)) == (409, "ALREADY_PURCHASED")
+        assert client.event(event)["allocatedTickets"] == 4
+    database.adds_up()
+
+
+def test_an_answer_of_the_service_that_is_lost_is_had_by_repeating_it(
+    service: RunningService,
+) -> None:
+    host, port = service.url.removeprefix("http://").split(":")
+    with service.client() as client, Between((host, int(port))) as between:
+        event = client.create_event(tickets=5)
+        url = f"http://127.0.0.1:{between.port}"
+        with Client(base_url=url, timeout=WAIT_SECONDS) as far:
+            between.losing_answers = True
+            with pytest.raises(httpx2.TransportError):
+                far.reserve(event, 2, "bob", key="k")
+            between.losing_answers = False
+            again = far.reserve(event, 2, "bob", key="k")
+        assert (again.status_code, again.headers["Idempotency-Replayed"]) == (201, "true")
+        assert client.event(event)["allocatedTickets"] == 2
+
+
+def test_a_database_that_is_gone_without_a_word_is_waited_for_no_longer_than_the_deadline(
+    database: Database, database_far_away: tuple[Database, Between], start: Starter
+) -> None:
+    far, between = database_far_away
+    with start(far, sweeps=False).client() as client:
+        event = client.create_event(tickets=5)
+        between.heard.clear()
+        for n in range(4):
+            answer = client.reserve(event, 1, f"user-{n}", key="k")
+            assert code(answer) in ((503, "OUTCOME_UNKNOWN"), (503, "BUSY"))
+            assert answer.elapsed.total_seconds() < DEADLINE_SECONDS + 1
+            assert client.get(f"/events/{event}").status_code == 503
+        between.heard.set()
+        wait_until(lambda: client.reserve(event, 1, "user-0", key="k").status_code == 201)
+        # Whoever was told BUSY was not served after all, and no key twice.
+        for n in range(1, 4):
+            assert client.reserve(event, 1, f"user-{n}", key="k").status_code == 201
+        assert client.event(event)["allocatedTickets"] == 4
+    database.adds_up()
+
+
+def test_a_commit_that_no_standby_has_confirmed_is_unknown(
+    unbalanced_database: Database, start: Starter, server: str
+) -> None:
+    database = unbalanced_database
+    with psycopg.connect(server, autocommit=True) as owner:
+        (name,) = database.psql("select current_database()")
+        # Who waits for a standby is this database alone.
+        owner.execute("alter system set synchronous_commit = 'local'")
+        owner.execute(f"alter database {name} set synchronous_commit = 'on'".encode())
+        owner.execute("select pg_reload_conf()")
+        try:
+            with start(database, sweeps=False).client() as client:
+                event = client.create_event(tickets=5)
+                owner.execute("alter system set synchronous_standby_names = 'nobody'")
+                owner.execute("select pg_reload_conf()")
+                waits = "show synchronous_standby_names"
+                wait_until(lambda: database.psql(waits) == ["nobody"])
+                told = code(client.reserve(event, 1, "bob", key="k"))
+                owner.execute("alter system reset synchronous_standby_names")
+                owner.execute("select pg_reload_conf()")
+                assert told == (503, "OUTCOME_UNKNOWN")
+                again = client.reserve(event, 1, "bob", key="k")
+                assert (again.status_code, again.headers["Idempotency-Replayed"]) == (201, "true")
+        finally:
+            owner.execute("alter system reset all")
+            owner.execute("select pg_reload_conf()")
