@@ -1,6 +1,7 @@
 """Lost answers: what was done, and nobody was told, is found again by repeating it."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2
@@ -85,29 +86,51 @@ def test_a_database_that_is_gone_without_a_word_is_waited_for_no_longer_than_the
     database.adds_up()
 
 
-def test_a_commit_that_no_standby_has_confirmed_is_unknown(
-    unbalanced_database: Database, start: Starter, server: str
-) -> None:
-    database = unbalanced_database
+@pytest.fixture
+def alone(unbalanced_database: Database, server: str) -> Iterator[Database]:
+    """A database whose commits wait for a standby that does not exist."""
+    (name,) = unbalanced_database.psql("select current_database()")
     with psycopg.connect(server, autocommit=True) as owner:
-        (name,) = database.psql("select current_database()")
-        # Who waits for a standby is this database alone.
+        # Who waits is this database's connections alone, and not those of this fixture.
         owner.execute("alter system set synchronous_commit = 'local'")
         owner.execute(f"alter database {name} set synchronous_commit = 'on'".encode())
+        owner.execute("alter system set synchronous_standby_names = 'nobody'")
         owner.execute("select pg_reload_conf()")
+        wait_until(lambda: unbalanced_database.psql("show synchronous_standby_names") == ["nobody"])
         try:
-            with start(database, sweeps=False).client() as client:
-                event = client.create_event(tickets=5)
-                owner.execute("alter system set synchronous_standby_names = 'nobody'")
-                owner.execute("select pg_reload_conf()")
-                waits = "show synchronous_standby_names"
-                wait_until(lambda: database.psql(waits) == ["nobody"])
-                told = code(client.reserve(event, 1, "bob", key="k"))
-                owner.execute("alter system reset synchronous_standby_names")
-                owner.execute("select pg_reload_conf()")
-                assert told == (503, "OUTCOME_UNKNOWN")
-                again = client.reserve(event, 1, "bob", key="k")
-                assert (again.status_code, again.headers["Idempotency-Replayed"]) == (201, "true")
+            yield unbalanced_database
         finally:
             owner.execute("alter system reset all")
             owner.execute("select pg_reload_conf()")
+
+
+def of_its_own(database: Database) -> str:
+    """Make an event without waiting for anybody."""
+    return database.psql(
+        "set synchronous_commit = 'local'; insert into events (name, date, total_tickets) "
+        "values ('Opening night', '2030-01-01', 5) returning id"
+    )[0]
+
+
+WAITS = "select pid from pg_stat_activity where wait_event = 'SyncRep'"
+
+
+@pytest.mark.parametrize("is_cancelled", [True, False])
+def test_a_commit_that_no_standby_has_confirmed_is_unknown(
+    alone: Database, start: Starter, is_cancelled: bool
+) -> None:
+    with start(alone, sweeps=False).client() as client, ThreadPoolExecutor(1) as pool:
+        event = of_its_own(alone)
+        answering = pool.submit(client.reserve, event, 1, "bob", "k")
+        wait_until(lambda: alone.psql(WAITS) != [])
+        if is_cancelled:
+            # Then PostgreSQL gives up to wait, warns, and says that it is committed.
+            alone.psql(f"select pg_cancel_backend(pid) from ({WAITS}) as waiting")
+            wait_until(answering.done)
+        # Else the deadline comes first.
+        assert code(answering.result()) == (503, "OUTCOME_UNKNOWN")
+        alone.psql("alter system reset synchronous_standby_names; select pg_reload_conf()")
+        wait_until(lambda: client.reserve(event, 1, "bob", key="k").status_code == 201)
+        again = client.reserve(event, 1, "bob", key="k")
+        assert again.headers["Idempotency-Replayed"] == "true"
+        assert client.event(event)["allocatedTickets"] == 1
