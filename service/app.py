@@ -26,6 +26,7 @@ from service.cors import Cors
 from service.database import NO_ANSWER, STEADY_PLANS, open_pool, told
 from service.fields import identifier
 from service.handlers import events, fingerprints, health, ledger, reservations, tickets
+from service.leaving import Leaving
 from service.logs import REQUEST_ID, RequestLog, request_id
 from service.queries import Queries
 from service.refusals import (
@@ -241,6 +242,8 @@ def create_app(settings: Settings, dsn: str) -> Starlette:
                 asyncio.create_task(watchers.run()),
                 asyncio.create_task(_report(write_path, watchers, pools)),
             ]
+            leaving = Leaving()
+            leaving.watch()
             gc.freeze()
             gc.set_threshold(*limits.GARBAGE_THRESHOLDS)
             try:
@@ -253,6 +256,7 @@ def create_app(settings: Settings, dsn: str) -> Starlette:
                     Queries(listing, statements),
                     watchers,
                     request_log,
+                    leaving,
                 )
                 yield {"service": app.state.service}
             finally:

@@ -105,5 +105,7 @@ CONNECT_SECONDS = 10
 """For reaching the database at the start; the contract allows 20 in all."""
 KEEP_ALIVE_SECONDS = 30
 """For an idle connection of a client."""
-DRAIN_SECONDS = 8
+LEAVE_SECONDS = 1.0
+"""From SIGTERM on, for a proxy's health check to learn that no more is to be sent."""
+DRAIN_SECONDS = 7
 """For what was accepted before the service was told to stop."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from service.leaving import Leaving
 from service.logs import RequestLog
 from service.queries import Queries
 from service.settings import Settings
@@ -24,3 +25,4 @@ class Service:
     """The same for lists and audits, which take their time: they wait for one another alone."""
     watchers: Watchers
     request_log: RequestLog
+    leaving: Leaving

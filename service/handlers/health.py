@@ -12,7 +12,7 @@ from service.refusals import Refusal
 
 
 async def check_health(call: Call) -> Response | Refusal:
-    """Tell whether the database can be reached and has all migrations."""
+    """Tell whether the database can be reached and has all migrations, and we are to stay."""
     queries = call.service.watching
     try:
         version = await queries.server_version()
@@ -23,12 +23,13 @@ async def check_health(call: Call) -> Response | Refusal:
             {"status": "unavailable", "database": unreachable, "migrations": unreachable}, 503
         )
     pending = [name for name in migration_names() if name not in applied]
+    is_ready = not pending and not call.service.leaving.has_begun
     body = {
-        "status": "unavailable" if pending else "ok",
+        "status": "ok" if is_ready else "unavailable",
         "database": {"status": "ok", "version": version},
         "migrations": {"status": "pending" if pending else "ok", "pending": pending},
     }
-    return respond(body, 503 if pending else 200)
+    return respond(body, 200 if is_ready else 503)
 
 
 async def show_metrics(_: Call) -> Response | Refusal:
