@@ -223,7 +223,7 @@ def create_app(settings: Settings, dsn: str) -> Starlette:
     async def lifespan(app: Starlette) -> AsyncIterator[State]:
         reading = open_pool(dsn, limits.READ_CONNECTIONS, limits.READS_WAITING)
         writing = open_pool(dsn, limits.WRITE_CONNECTIONS, settings.queue_limit, STEADY_PLANS)
-        watching = open_pool(dsn, 1, limits.READS_WAITING)
+        watching = open_pool(dsn, limits.WATCH_CONNECTIONS, limits.READS_WAITING)
         listing = open_pool(dsn, limits.LIST_CONNECTIONS, limits.READS_WAITING)
         pools = {"reads": reading, "writes": writing, "watching": watching, "lists": listing}
         async with reading, writing, watching, listing:

@@ -2,8 +2,11 @@
 
 import datetime
 import functools
+import logging
 import re
 import select
+import time
+from typing import NamedTuple
 
 import psycopg
 from psycopg.abc import Buffer
@@ -15,6 +18,8 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRe
 
 from service import limits
 from service.statements import BrokenStatement, Statements
+
+log = logging.getLogger(__name__)
 
 OLDEST_VERSION = 150_000
 """server_version_num of PostgreSQL 15.0."""
@@ -172,18 +177,52 @@ def told(error: psycopg.Error) -> str:
     return f"{type(error).__name__} {error.sqlstate} {error.diag.message_primary}"
 
 
-def check_database(connection: psycopg.Connection, statements: Statements) -> str:
-    """Check that the server can be trusted and that it understands every statement.
+class Server(NamedTuple):
+    """What ``check_server`` tells of a PostgreSQL."""
 
-    Returns:
-        The server's version, such as ``18.4``.
+    version_number: int
+    version: str
+    fsync: bool
+    full_page_writes: bool
+    synchronous_commit: str
+    is_standby: bool
+    encoding: str
+    has_standbys: bool
+    connections: int
+    """How many may be open at once, all clients together."""
+    clock: float
+    """In seconds of Unix time."""
+
+
+def check_database(
+    connection: psycopg.Connection, statements: Statements, workers: int = 1
+) -> None:
+    """Check that the server can be trusted, and warn of what will be troublesome.
 
     Raises:
         DatabaseUnfit: for what could lose a ticket that a buyer was already told is theirs.
     """
     row = connection.execute(statements["check_server"].query).fetchone()
     assert row is not None  # noqa: S101 - a select without from has one row
-    number, version, fsync, full_page_writes, synchronous_commit, is_standby, encoding = row
+    server = Server(*row)
+    refuse_what_loses_tickets(server)
+    needed = workers * limits.CONNECTIONS
+    if server.connections < needed:
+        log.warning(
+            "max_connections leaves %d, and %d worker(s) may need %d: some will be told BUSY",
+            *(server.connections, workers, needed),
+        )
+    if abs(ahead := server.clock - time.time()) > limits.CLOCK_SECONDS:
+        log.warning("the server's clock is %+.0f s from ours: holds end by the server's", ahead)
+
+
+def refuse_what_loses_tickets(server: Server) -> None:
+    """Refuse a server that cannot be written to, or might forget what it has committed.
+
+    Raises:
+        DatabaseUnfit: with the reason.
+    """
+    number, version, fsync, full_page_writes, synchronous_commit, is_standby, encoding, *_ = server
     if number < OLDEST_VERSION:
         raise DatabaseUnfit(f"PostgreSQL {version} is too old: 15 or newer is needed")
     if is_standby:
@@ -199,7 +238,11 @@ def check_database(connection: psycopg.Connection, statements: Statements) -> st
             raise DatabaseUnfit(
                 f"{name} is off: a crash could lose tickets that buyers were told are theirs"
             )
-    return str(version)
+    if server.has_standbys and synchronous_commit == "local":
+        raise DatabaseUnfit(
+            "synchronous_commit is local: a failover to the standby that synchronous_standby_names "
+            "names could lose tickets that buyers were told are theirs"
+        )
 
 
 def check_statements(connection: psycopg.Connection, statements: Statements) -> None:

@@ -32,6 +32,12 @@ WRITE_CONNECTIONS = 4
 READ_CONNECTIONS = 4
 LIST_CONNECTIONS = 2
 """For lists and audits, which may read many rows."""
+WATCH_CONNECTIONS = 1
+"""For the health check and the streams."""
+CONNECTIONS = WRITE_CONNECTIONS + READ_CONNECTIONS + LIST_CONNECTIONS + WATCH_CONNECTIONS
+"""What a worker has at most."""
+CLOCK_SECONDS = 2.0
+"""How far the server's clock may be from ours before we mention it."""
 READ_SECONDS = 4.0
 """For a read, the wait for its connection included."""
 SHARED_READ_SECONDS = 2.2

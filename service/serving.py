@@ -49,7 +49,7 @@ def serve(settings: Settings) -> None:
     configure_logs(settings.log_level, settings.log_format == "json")
     statements = load_statements(settings.sql_dir)
     if settings.database_url is not None:
-        _check(settings.database_url, statements)
+        _check(settings.database_url, statements, settings.workers)
         _say(f"database: {shown(settings.database_url)}")
         _listen(settings, settings.database_url)
         return
@@ -58,7 +58,7 @@ def serve(settings: Settings) -> None:
         if dsn is None:
             raise CannotServe(f"PostgreSQL in {postgres.cluster} went away while it started")
         migrate(dsn, statements)
-        _check(dsn, statements)
+        _check(dsn, statements, settings.workers)
         _say(f"database: an embedded PostgreSQL in {postgres.cluster}")
         with postgres.kept():
             _listen(settings, dsn)
@@ -94,11 +94,11 @@ def server_config(settings: Settings, app: Starlette | str) -> uvicorn.Config:
     )
 
 
-def _check(dsn: str, statements: Statements) -> None:
+def _check(dsn: str, statements: Statements, workers: int) -> None:
     """Refuse a database that cannot be reached, cannot be trusted, or is not ready for us."""
     try:
         with psycopg.connect(conninfo(dsn), autocommit=True) as connection:
-            check_database(connection, statements)
+            check_database(connection, statements, workers)
             try:
                 if pending := pending_migrations(connection, statements):
                     raise CannotServe(

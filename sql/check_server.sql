@@ -2,7 +2,7 @@
 --
 -- Tells what the service has to know of a PostgreSQL before it trusts it with tickets: with
 -- fsync, full_page_writes or synchronous_commit off, a crash may take back what a buyer was
--- already told.
+-- already told; with synchronous_commit local, a failover.
 --
 -- returns: one row
 -- locks: nothing
@@ -17,4 +17,8 @@ select
     current_setting('full_page_writes')::boolean as full_page_writes,
     current_setting('synchronous_commit') as synchronous_commit,
     pg_is_in_recovery() as is_standby,
-    current_setting('server_encoding') as encoding;
+    current_setting('server_encoding') as encoding,
+    current_setting('synchronous_standby_names') <> '' as has_standbys,
+    current_setting('max_connections')::integer
+    - current_setting('superuser_reserved_connections')::integer as connections,
+    extract(epoch from clock_timestamp())::double precision as clock;

@@ -15,7 +15,7 @@ from service.embedded import EmbeddedPostgres
 from service.migrations import migration_names
 from service.settings import resource
 from service.statements import load_statements
-from tests.harness import RUN_LOG, Database, serving
+from tests.harness import RUN_LOG, SERVICE_ROLE, Database, serving
 
 STATEMENTS = load_statements(resource("sql"))
 
@@ -189,3 +189,22 @@ def test_serve_refuses_a_database_that_could_forget(
         said = refused(holdfast(database_url=dsn))
         assert f"{setting} is off" in said
         forgetful.psql(f"alter system reset {setting}")
+
+
+def test_serve_warns_of_what_will_be_troublesome_and_refuses_a_failover_that_loses(
+    data_dir: Path,
+) -> None:
+    folder = data_dir / "troublesome"
+    with EmbeddedPostgres(folder) as postgres:
+        dsn = str(postgres.dsn)
+        assert holdfast("migrate", database_url=dsn).returncode == 0
+        database = Database(make_conninfo(dsn))
+        database.psql("alter system set synchronous_commit = 'local'")
+        database.psql("alter system set synchronous_standby_names = 'far'; select pg_reload_conf()")
+        assert "synchronous_commit is local" in refused(holdfast(database_url=dsn))
+        database.psql("alter system reset all")
+        database.psql("alter system set max_connections = 20")
+        database.psql(f"create role {SERVICE_ROLE} login")
+        assert holdfast("grant", SERVICE_ROLE, database_url=dsn).returncode == 0
+    with EmbeddedPostgres(folder), serving(Database(dsn), workers=2):
+        assert "max_connections leaves 17, and 2 worker(s) may need 22" in RUN_LOG.told()
