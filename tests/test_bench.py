@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.benchmarks.bench import WORKLOADS
+from tests.benchmarks.workloads import WORKLOADS
 from tests.test_commands import holdfast
 
 
