@@ -90,7 +90,9 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--rounds", type=int, default=3, metavar="N", help="of which the median")
     bench.add_argument("--seconds", type=int, default=5, metavar="N", help="for each load")
     bench.add_argument(
-        "--trial", metavar="NAME", help="full-table, ten-minutes, overload or stuck-event instead"
+        "--trial",
+        metavar="NAME",
+        help="full-table, ten-minutes, overload, stuck-event or soak instead",
     )
     psql = add("psql", _psql, "open psql on the database, with all that follows as its arguments")
     psql.add_argument("arguments", nargs=argparse.REMAINDER, help="of psql itself")
@@ -160,7 +162,7 @@ def _bench(settings: Settings, parsed: argparse.Namespace) -> int:
     if parsed.trial:
         if parsed.trial not in trials.TRIALS:
             raise CannotServe(f"no trial {parsed.trial}; there are {', '.join(trials.TRIALS)}")
-        trials.run(parsed.trial)
+        trials.run(parsed.trial, parsed.plot)
         return 0
     outcomes = bench.run(parsed.rounds, parsed.seconds, settings.workers, bench.WORKLOADS)
     if parsed.json:

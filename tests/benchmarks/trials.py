@@ -7,6 +7,7 @@ stranger holds. Each prints a table as it goes; what counts are the ratios withi
 import statistics
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import psycopg
 from rich.console import Console
@@ -17,6 +18,7 @@ from service.settings import resource
 from service.statements import load_statements
 from tests.benchmarks.contenders import own_database, peak_megabytes, serving
 from tests.benchmarks.load import Result, load
+from tests.benchmarks.soak import soak
 from tests.benchmarks.workloads import make_events, reservations
 
 FULL_EVENTS, FULL_TICKETS = 5_000, 1_000
@@ -147,12 +149,13 @@ TRIALS: dict[str, Callable[[], Iterator[tuple[str, ...]]]] = {
     "ten-minutes": ten_minutes,
     "overload": overload,
     "stuck-event": stuck_event,
+    "soak": lambda: soak(30),
 }
 
 
-def run(name: str) -> None:
+def run(name: str, picture: Path | None = None) -> None:
     """Run a trial and print what came of it, a line at a time on stderr and then as a table."""
-    heads, *rows = _shown(TRIALS[name]())
+    heads, *rows = _shown(soak(30, picture) if name == "soak" else TRIALS[name]())
     table = Table(*heads)
     for row in rows:
         table.add_row(*row)
