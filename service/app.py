@@ -117,8 +117,8 @@ class Resource:
         """Answer one request, and take down that it was."""
         begun = time.perf_counter()
         request, method = Request(scope, receive), scope["method"]
-        name = request_id(request.headers.get("x-request-id"))
-        REQUEST_ID.set(name)
+        name = request_id(scope["headers"])
+        REQUEST_ID.set(name.decode())
         answer, code = await self._answer(request), ""
         if isinstance(answer, Refusal):
             code = answer.code
@@ -132,7 +132,7 @@ class Resource:
             request_log.add(shown, self._path, _id_of(request), answer.status_code, code, seconds)
         if method in self._private:
             answer.headers["Cache-Control"] = "no-store"
-        answer.raw_headers.append((b"x-request-id", name.encode()))
+        answer.raw_headers.append((b"x-request-id", name))
         await answer(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response | Refusal:

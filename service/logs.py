@@ -5,12 +5,14 @@ in its path, and nothing else that the client has written: a fingerprint may sta
 """
 
 import asyncio
+import functools
 import itertools
 import logging
 import os
 import re
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import TextIO
@@ -23,18 +25,19 @@ from service.rows import Uuid
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 """Of the request that is being answered."""
 
-_GIVEN = re.compile(rf"[\x21-\x7e]{{1,{limits.MAX_REQUEST_ID}}}")
-_OURS = f"{os.getpid():x}-{os.urandom(4).hex()}"
+_GIVEN = re.compile(rb"[\x21-\x7e]{1,%d}" % limits.MAX_REQUEST_ID)
+_OURS = b"%x-%s" % (os.getpid(), os.urandom(4).hex().encode())
 _numbers = itertools.count(1)
 
 encode = msgspec.json.Encoder().encode
 
 
-def request_id(given: str | None) -> str:
+def request_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Return the id that came with a request, or one that no other request has."""
-    if given is not None and _GIVEN.fullmatch(given):
-        return given
-    return f"{_OURS}-{next(_numbers):x}"
+    for name, value in headers:
+        if name == b"x-request-id" and _GIVEN.fullmatch(value):
+            return value
+    return b"%s-%x" % (_OURS, next(_numbers))
 
 
 class RequestLine(msgspec.Struct, omit_defaults=True, gc=False):
@@ -78,9 +81,9 @@ class RequestLog:
         if not self._lines:
             asyncio.get_running_loop().call_later(limits.LOG_SECONDS, self.flush)
         line = RequestLine(
-            _now(), "info", REQUEST_ID.get(), method, route, status, round(seconds * 1000, 1)
+            *(_shown(time.time()), "info", REQUEST_ID.get(), method, route, status),
+            *(round(seconds * 1000, 1), id_, code),
         )
-        line.id, line.code = id_, code
         self._lines.append(self._render(line))
 
     def flush(self) -> None:
@@ -134,10 +137,12 @@ class JsonFormatter(logging.Formatter):
         return encode(line).decode()
 
 
-def _now() -> str:
-    return _shown(datetime.now(UTC).timestamp())
-
-
 def _shown(seconds: float) -> str:
-    moment = datetime.fromtimestamp(seconds, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """Return a time as RFC 3339 has it, to the millisecond."""
+    whole = int(seconds)
+    return f"{_shown_second(whole)}.{int((seconds - whole) * 1000):03}Z"
+
+
+@functools.lru_cache(maxsize=2)  # a crowd's requests have their second in common
+def _shown_second(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
