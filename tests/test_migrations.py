@@ -201,7 +201,7 @@ def test_the_documents_indexes_exist_by_name_and_columns(database: Database) -> 
         "idx_ticket_allocations_status": "(status)",
         "idx_ticket_allocations_expires_at": "(expires_at)",
     }.items():
-        assert any(line.startswith(f"{name}|") and line.endswith(columns) for line in indexes)
+        assert any(line.startswith(f"{name}|") and f" {columns}" in line for line in indexes)
 
 
 EVENT = "insert into events (name, date, total_tickets, allocated_tickets, purchased_tickets)"

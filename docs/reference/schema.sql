@@ -275,11 +275,11 @@ ALTER TABLE ONLY public.ticket_allocations
 
 CREATE INDEX idx_ticket_allocations_event_id ON public.ticket_allocations USING btree (event_id);
 
-CREATE INDEX idx_ticket_allocations_expires_at ON public.ticket_allocations USING btree (expires_at);
+CREATE INDEX idx_ticket_allocations_expires_at ON public.ticket_allocations USING btree (expires_at) WHERE (status <> 'reserved'::public.allocation_status);
 
 CREATE INDEX idx_ticket_allocations_held ON public.ticket_allocations USING btree (event_id, expires_at) WHERE (status = 'reserved'::public.allocation_status);
 
-CREATE INDEX idx_ticket_allocations_status ON public.ticket_allocations USING btree (status);
+CREATE INDEX idx_ticket_allocations_status ON public.ticket_allocations USING btree (status) WHERE (status <> 'reserved'::public.allocation_status);
 
 CREATE INDEX idx_ticket_allocations_user_fingerprint_status ON public.ticket_allocations USING btree (user_fingerprint, status);
 
