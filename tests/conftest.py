@@ -31,14 +31,16 @@ from tests.harness import (
 NUMBERS = itertools.count(1)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put last what looks back on all the others."""
-    items.sort(key=lambda item: item.name.endswith("of_this_whole_run"))
-
-
 def pytest_sessionfinish() -> None:
     """Leave no log behind."""
     RUN_LOG.path.unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def log() -> Iterator[None]:
+    """The log of the whole run of this process, which must not show whose ticket it was."""
+    yield
+    assert RUN_LOG.shown() == set()
 
 
 @pytest.fixture(scope="session")

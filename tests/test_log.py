@@ -88,9 +88,3 @@ def test_a_fingerprint_in_the_log_would_be_found(client: Client) -> None:
     SERVICE.warning("DETAIL: Failing row contains (1, %s, reserved).", planted)
     assert planted in RUN_LOG.shown()
     RUN_LOG.fingerprints.remove(planted)
-
-
-def test_no_fingerprint_is_in_the_log_of_this_whole_run() -> None:
-    assert RUN_LOG.fingerprints
-    assert RUN_LOG.told()
-    assert RUN_LOG.shown() == set()

@@ -33,8 +33,10 @@ with made as (
     returning id
 )
 
-insert into ticket_allocations (event_id, user_fingerprint, status)
+insert into ticket_allocations (id, reservation_id, event_id, user_fingerprint, status)
 select
+    drawn_id(made.id, n, 1),
+    drawn_id(made.id, n, 0),
     made.id,
     'buyer ' || n || made.id,
     (case when n %% 10 < 7 then 'purchased' else 'expired' end)::allocation_status
@@ -61,6 +63,7 @@ def full_table() -> Iterator[tuple[str, ...]]:
         full = empty.replace("/holdfast?", "/full_one?")
         migrate(full, load_statements(resource("sql")))
         with psycopg.connect(full, autocommit=True) as connection:
+            connection.execute("set session_replication_role = replica")  # spares the foreign keys
             connection.execute(FILL, {"events": FULL_EVENTS, "tickets": FULL_TICKETS})
             connection.execute("vacuum analyze")
             connection.execute("checkpoint")
