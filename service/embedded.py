@@ -47,6 +47,7 @@ class EmbeddedPostgres:
         self._found = find_programs()
         self._data_dir = data_dir
         self._server: subprocess.Popen[bytes] | None = None
+        self._known_folder: Path | None = None
         self.cluster = data_dir / f"postgresql-{self._found.major}"
 
     def __enter__(self) -> Self:
@@ -76,6 +77,8 @@ class EmbeddedPostgres:
                     self._initialise()
                 self._launch()
                 self._create_database()
+            if (status := self._status()) is not None:
+                self._known_folder = Path(status[0])
 
     @property
     def dsn(self) -> str | None:
@@ -226,6 +229,8 @@ class EmbeddedPostgres:
 
     def _socket_folder(self) -> Path:
         """Return the folder of the socket: beside the data, or a short one where that is long."""
+        if self._known_folder is not None and self._known_folder.is_dir():
+            return self._known_folder  # whoever has our URL will look for the next server there
         folder = self._data_dir / "socket"
         if len(os.fsencode(folder / ".s.PGSQL.5432.lock")) > LONGEST_SOCKET_PATH:
             folder = Path(tempfile.mkdtemp(prefix="holdfast-", dir="/tmp"))

@@ -155,6 +155,19 @@ def test_a_path_too_long_for_a_socket_is_no_hindrance(folder: Path) -> None:
         assert "longlong" not in postgres.dsn
 
 
+def test_a_killed_postgres_is_found_again_also_where_its_path_is_too_long(
+    folder: Path, unused_port: int
+) -> None:
+    data_dir = folder / ("long" * 25)
+    with served(data_dir, unused_port) as (_, client):
+        event = client.create_event()
+        (pid_file,) = data_dir.glob("postgresql-*/postmaster.pid")
+        killed = pid_file.read_text().partition("\n")[0]
+        os.kill(int(killed), signal.SIGKILL)
+        wait_until(lambda: runs(data_dir) and f"{killed}\n" not in pid_file.read_text())
+        wait_until(lambda: client.reserve(event).status_code == 201)
+
+
 def test_the_socket_is_the_accounts_alone(folder: Path) -> None:
     with EmbeddedPostgres(folder):
         assert (folder / "socket").stat().st_mode & 0o777 == 0o700
