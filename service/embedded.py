@@ -102,7 +102,7 @@ class EmbeddedPostgres:
                     log.warning("the embedded PostgreSQL is gone: it is started again")
                     try:
                         self.start()
-                    except EmbeddedError as error:
+                    except (EmbeddedError, OSError, subprocess.SubprocessError) as error:
                         log.warning("it does not start: %s", error)
 
         keeper = threading.Thread(target=keep, name="keeps PostgreSQL")

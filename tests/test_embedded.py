@@ -13,7 +13,17 @@ import pytest
 
 from service.embedded import EmbeddedPostgres
 from service.programs import EmbeddedError, Programs, find_programs
-from tests.harness import WAIT_SECONDS, Client, Database, code, is_live, runs, served, wait_until
+from tests.harness import (
+    RUN_LOG,
+    WAIT_SECONDS,
+    Client,
+    Database,
+    code,
+    is_live,
+    runs,
+    served,
+    wait_until,
+)
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes somebody else")
 
@@ -88,6 +98,20 @@ def test_a_killed_postgres_is_recovered_with_all_that_was_acknowledged(
     # So does the next one, after the kill that ends the block.
     with served(folder, unused_port) as (_, client):
         assert client.event(event)["reservedTickets"] == 2
+
+
+def test_a_killed_postgres_is_tried_again_whatever_keeps_it_from_starting(
+    folder: Path, unused_port: int
+) -> None:
+    with served(folder, unused_port) as (_, client):
+        (pid_file,) = folder.glob("postgresql-*/postmaster.pid")
+        words = folder / "startup.log"
+        words.unlink()
+        words.mkdir()  # no file can be opened, as where there are too many open already
+        os.kill(int(pid_file.read_text().splitlines()[0]), signal.SIGKILL)
+        wait_until(lambda: "does not start" in RUN_LOG.told() and str(words) in RUN_LOG.told())
+        words.rmdir()
+        wait_until(lambda: client.get("/health").status_code == 200)
 
 
 def test_a_second_starter_attaches_and_leaves_the_first_ones_server_running(folder: Path) -> None:
