@@ -34,7 +34,7 @@ T = TypeVar("T")
 SERVICE_ROLE = "holdfast_service"
 """The role that the services under test connect as."""
 
-WAIT_SECONDS = 10.0
+WAIT_SECONDS = 20.0
 """How long a test waits for what must come. It is a bound, not a measure."""
 
 
