@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TypedDict
 
 import psycopg
@@ -208,8 +209,13 @@ async def _report(
         await asyncio.sleep(limits.REPORT_SECONDS)
 
 
-def create_app(settings: Settings, dsn: str) -> Starlette:
+def create_app(settings: Settings, dsn: str, *, pooled: bool = False) -> Starlette:
     """Return the application; its lifespan opens the database.
+
+    Args:
+        settings: what can be set from outside.
+        dsn: where the database is.
+        pooled: whether a pooler stands in front of it.
 
     Raises:
         BrokenStatement: when a file of ``sql/`` breaks a rule.
@@ -221,21 +227,23 @@ def create_app(settings: Settings, dsn: str) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[State]:
-        reading = open_pool(dsn, limits.READ_CONNECTIONS, limits.READS_WAITING)
-        writing = open_pool(dsn, limits.WRITE_CONNECTIONS, settings.queue_limit, STEADY_PLANS)
-        watching = open_pool(dsn, limits.WATCH_CONNECTIONS, limits.READS_WAITING)
-        listing = open_pool(dsn, limits.LIST_CONNECTIONS, limits.READS_WAITING)
+        pool = partial(open_pool, dsn, pooled=pooled)
+        ask = partial(Queries, statements=statements, pooled=pooled)
+        reading = pool(limits.READ_CONNECTIONS, limits.READS_WAITING)
+        writing = pool(limits.WRITE_CONNECTIONS, settings.queue_limit, STEADY_PLANS)
+        watching = pool(limits.WATCH_CONNECTIONS, limits.READS_WAITING)
+        listing = pool(limits.LIST_CONNECTIONS, limits.READS_WAITING)
         pools = {"reads": reading, "writes": writing, "watching": watching, "lists": listing}
         async with reading, writing, watching, listing:
-            queries = Queries(reading, statements)
+            queries = ask(reading)
             write_path = WritePath(
                 writing,
-                Transactions(statements, settings.hold_seconds),
+                Transactions(statements, settings.hold_seconds, pooled=pooled),
                 queries,
                 across_events=settings.batch_across_events,
                 queue_limit=settings.queue_limit,
             )
-            apart = Queries(watching, statements)
+            apart = ask(watching)
             watchers = Watchers(apart)
             always = [
                 asyncio.create_task(sweep(queries, write_path)),
@@ -253,7 +261,7 @@ def create_app(settings: Settings, dsn: str) -> Starlette:
                     queries,
                     apart,
                     SharedReads(queries),
-                    Queries(listing, statements),
+                    ask(listing),
                     watchers,
                     request_log,
                     leaving,

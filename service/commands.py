@@ -22,13 +22,14 @@ from service.database import DatabaseUnfit
 from service.embedded import EmbeddedPostgres
 from service.forgetting import forget
 from service.grants import TooManyRights, grant
-from service.migrations import MigrationsLocked, migrate, yoyo_url
+from service.migrations import BehindPooler, MigrationsLocked, migrate, yoyo_url
 from service.programs import EmbeddedError, find_programs
 from service.serving import CannotServe, serve
 from service.settings import Settings, SettingsError, read_settings
 from service.statements import BrokenStatement, load_statements
 
 ONE_LINERS = (
+    BehindPooler,
     BrokenStatement,
     CannotServe,
     DatabaseUnfit,

@@ -91,12 +91,17 @@ then the plan must still be the one for large ones: row by row, by the index."""
 
 
 def conninfo(
-    dsn: str, options: str = "", statement_seconds: float = limits.STATEMENT_SECONDS
+    dsn: str,
+    options: str = "",
+    statement_seconds: float = limits.STATEMENT_SECONDS,
+    *,
+    pooled: bool = False,
 ) -> str:
     """Return the DSN with what every connection of the service has in common.
 
     A peer that is gone without a word is noticed by TCP within the deadline, and what runs
-    outside of a batch is bounded by ``statement_timeout``; 0 for no bound.
+    outside of a batch is bounded by ``statement_timeout``; 0 for no bound. A pooler takes no
+    options: what is to hold behind it is said in each transaction (``pipeline``).
     """
     given = conninfo_to_dict(dsn)
     hosts = str(given.get("host") or "").count(",") + 1
@@ -119,16 +124,21 @@ def conninfo(
     # The user's own options stay, such as the search_path of one organiser.
     options = f"{given.get('options') or ''} {options}".strip()
     missing = {name: value for name, value in by_default.items() if name not in given}
-    return make_conninfo(dsn, options=options, **missing)
+    if not pooled:
+        missing["options"] = options
+    return make_conninfo(dsn, **missing)
 
 
-def open_pool(dsn: str, size: int, waiting: int, options: str = "") -> AsyncConnectionPool:
+def open_pool(
+    dsn: str, size: int, waiting: int, options: str = "", *, pooled: bool = False
+) -> AsyncConnectionPool:
     """Return a pool, not yet open, of up to ``size`` connections for ``waiting`` who wait."""
     return AsyncConnectionPool(
-        conninfo(dsn, options),
+        conninfo(dsn, options, pooled=pooled),
         kwargs={
             "autocommit": True,
-            "prepare_threshold": 0,
+            # Behind a pooler the next transaction may meet a server that knows no name of ours.
+            "prepare_threshold": None if pooled else 0,
             "context": ADAPTERS,
         },
         check=_check,
@@ -192,6 +202,31 @@ class Server(NamedTuple):
     """How many may be open at once, all clients together."""
     clock: float
     """In seconds of Unix time."""
+    date_style: str
+    process: int
+    """The pid of the process that answered."""
+
+
+def find_server(connection: psycopg.Connection, statements: Statements) -> Server:
+    """Return what there is to know of the server that answers."""
+    row = connection.execute(statements["check_server"].query).fetchone()
+    assert row is not None  # noqa: S101 - a select without from has one row
+    return Server(*row)
+
+
+def is_pooled(connection: psycopg.Connection, statements: Statements) -> bool:
+    """Whether a pooler, such as PgBouncer, stands between a connection and PostgreSQL.
+
+    A server names at a connection's start the process that will answer. A pooler has as many
+    as it likes, and names none of them.
+    """
+    return find_server(connection, statements).process != connection.info.backend_pid
+
+
+def stands_behind_pooler(dsn: str, statements: Statements) -> bool:
+    """Whether a pooler stands between us and PostgreSQL, as ``is_pooled`` tells."""
+    with psycopg.connect(conninfo(dsn, pooled=True), autocommit=True) as connection:
+        return is_pooled(connection, statements)
 
 
 def check_database(
@@ -202,9 +237,7 @@ def check_database(
     Raises:
         DatabaseUnfit: for what could lose a ticket that a buyer was already told is theirs.
     """
-    row = connection.execute(statements["check_server"].query).fetchone()
-    assert row is not None  # noqa: S101 - a select without from has one row
-    server = Server(*row)
+    server = find_server(connection, statements)
     refuse_what_loses_tickets(server)
     needed = workers * limits.CONNECTIONS
     if server.connections < needed:
@@ -229,6 +262,11 @@ def refuse_what_loses_tickets(server: Server) -> None:
         raise DatabaseUnfit("this PostgreSQL is a standby: it cannot be written to")
     if encoding != "UTF8":
         raise DatabaseUnfit(f"its encoding is {encoding}: names need a database in UTF8")
+    if not server.date_style.startswith("ISO"):
+        raise DatabaseUnfit(
+            f"its DateStyle is {server.date_style}, and a pooler lets us set none: "
+            "alter role … set datestyle = 'ISO'"
+        )
     for name, value in (
         ("fsync", fsync),
         ("full_page_writes", full_page_writes),

@@ -16,6 +16,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from yoyo import get_backend, read_migrations
 
+from service.database import is_pooled
 from service.settings import resource
 from service.statements import Statements
 
@@ -24,6 +25,10 @@ WAIT_SECONDS = 60
 
 class MigrationsLocked(Exception):
     """Another process has been migrating this database for too long."""
+
+
+class BehindPooler(Exception):
+    """A pooler stands in front of the database. The text says what to do."""
 
 
 def migration_names(folder: Path | None = None) -> list[str]:
@@ -46,11 +51,17 @@ def migrate(dsn: str, statements: Statements) -> Sequence[str]:
     """Apply what is pending, each migration whole or not at all, and return the names.
 
     Raises:
+        BehindPooler: when a pooler would keep our lock after we have gone.
         MigrationsLocked: when another process does not get done.
         psycopg.Error: when a migration fails; those before it stay applied.
     """
     _have_a_name()
     with psycopg.connect(dsn, autocommit=True) as connection:
+        if is_pooled(connection, statements):
+            raise BehindPooler(
+                "a pooler stands in front of the database, and a lock of a whole connection does "
+                "not hold behind it: give DATABASE_URL the address of PostgreSQL itself"
+            )
         _become_the_one(connection, statements)
         backend = get_backend(yoyo_url(dsn))
         with backend:

@@ -22,6 +22,9 @@ from service.statements import Statement
 Row = tuple[Any, ...]
 Sent = tuple[Statement, Mapping[str, Any]]
 
+BEGIN = b"begin isolation level read committed"
+"""Said in each transaction, since a pooler would not pass it on for the whole connection."""
+
 _GOOD = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK, pq.ExecStatus.PIPELINE_SYNC)
 
 
@@ -33,10 +36,15 @@ class NotReplicated(psycopg.OperationalError):
 
 
 class Pipeline:
-    """Sends prepared statements, each as one transaction with others."""
+    """Sends statements, each as one transaction with others.
 
-    def __init__(self, statements: Sequence[Statement]) -> None:
+    They are prepared by their names, once for each connection. Behind a pooler a connection is
+    another server's with each transaction, and they are sent whole.
+    """
+
+    def __init__(self, statements: Sequence[Statement], *, pooled: bool = False) -> None:
         self._statements = statements
+        self._pooled = pooled
         self._prepared: WeakKeyDictionary[AsyncConnection, list[bool]] = WeakKeyDictionary()
         """The connections that know the statements, and what they have warned of."""
 
@@ -54,12 +62,15 @@ class Pipeline:
         warned.clear()
         pgconn = connection.pgconn
         transformer = Transformer(connection)
-        commands: list[Callable[[], None]] = [partial(pgconn.send_query_params, b"begin", None)]
+        commands: list[Callable[[], None]] = [partial(pgconn.send_query_params, BEGIN, None)]
         for statement, values in sent:
             parameters = [values[name] for name in statement.types]
             dumped = transformer.dump_sequence(parameters, [PyFormat.TEXT] * len(parameters))
-            name = statement.name.encode()
-            commands.append(partial(pgconn.send_query_prepared, name, dumped))
+            if self._pooled:
+                commands.append(partial(pgconn.send_query_params, statement.numbered, dumped))
+            else:
+                name = statement.name.encode()
+                commands.append(partial(pgconn.send_query_prepared, name, dumped))
         commands.append(partial(pgconn.send_query_params, b"commit", None))
         _, *results, _ = await self._exchange(connection, commands)
         if warned:
@@ -68,13 +79,14 @@ class Pipeline:
 
     async def _prepare(self, connection: AsyncConnection) -> None:
         pgconn = connection.pgconn
-        await self._exchange(
-            connection,
-            [
-                partial(pgconn.send_prepare, statement.name.encode(), statement.numbered)
-                for statement in self._statements
-            ],
-        )
+        if not self._pooled:
+            await self._exchange(
+                connection,
+                [
+                    partial(pgconn.send_prepare, statement.name.encode(), statement.numbered)
+                    for statement in self._statements
+                ],
+            )
         warned: list[bool] = []
 
         def take_down(notice: psycopg.errors.Diagnostic) -> None:

@@ -10,33 +10,41 @@ from psycopg_pool import AsyncConnectionPool
 
 from service import limits
 from service.database import NO_CONNECTION, has_broken
+from service.pipeline import Pipeline
 from service.refusals import BUSY, EVENT_EXISTS, OUTCOME_UNKNOWN, Refusal
 from service.rows import Check, Event, EventLedger, LastEvent, TicketAllocation, Uuid
-from service.statements import Statements
+from service.statements import Statement, Statements
 
 Row = tuple[Any, ...]
+
+_SECONDS = f"{limits.STATEMENT_SECONDS} s"
+_WAITS = {"lock_timeout": _SECONDS, "statement_timeout": _SECONDS}
 
 
 class Queries:
     """Asks on connections of its own, so that reading never stands in the way of selling."""
 
-    def __init__(self, pool: AsyncConnectionPool, statements: Statements) -> None:
+    def __init__(
+        self, pool: AsyncConnectionPool, statements: Statements, *, pooled: bool = False
+    ) -> None:
         self._pool = pool
-        self._find_events = statements["find_events"].query
-        self._list_events = statements["list_events"].query
-        self._create_event = statements["create_event"].query
-        self._find_tickets = statements["find_tickets"].query
-        self._find_reservations = statements["find_reservations"].query
-        self._list_user_tickets = statements["list_user_tickets"].query
-        self._list_event_tickets = statements["list_event_tickets"].query
-        self._list_ledger = statements["list_ledger"].query
-        self._find_ledger_at = statements["find_ledger_at"].query
-        self._list_news = statements["list_news"].query
-        self._check_events = statements["check_events"].query
-        self._find_free_events = statements["find_free_events"].query
-        self._list_due_events = statements["list_due_events"].query
-        self._check_server = statements["check_server"].query
-        self._list_applied_migrations = statements["list_applied_migrations"].query
+        self._pipeline = Pipeline([], pooled=True) if pooled else None
+        self._limit_waits = statements["limit_waits"]
+        self._find_events = statements["find_events"]
+        self._list_events = statements["list_events"]
+        self._create_event = statements["create_event"]
+        self._find_tickets = statements["find_tickets"]
+        self._find_reservations = statements["find_reservations"]
+        self._list_user_tickets = statements["list_user_tickets"]
+        self._list_event_tickets = statements["list_event_tickets"]
+        self._list_ledger = statements["list_ledger"]
+        self._find_ledger_at = statements["find_ledger_at"]
+        self._list_news = statements["list_news"]
+        self._check_events = statements["check_events"]
+        self._find_free_events = statements["find_free_events"]
+        self._list_due_events = statements["list_due_events"]
+        self._check_server = statements["check_server"]
+        self._list_applied_migrations = statements["list_applied_migrations"]
 
     async def find_event(self, event_id: Uuid) -> Event | None:
         """Return an event, its lapsed holds counted as free; None if there is none."""
@@ -163,7 +171,7 @@ class Queries:
         return [row[0] for row in rows]
 
     async def _ask(
-        self, query: bytes, parameters: dict[str, Any], seconds: float = limits.READ_SECONDS
+        self, statement: Statement, parameters: dict[str, Any], seconds: float = limits.READ_SECONDS
     ) -> list[Row]:
         """Run one statement and return its rows.
 
@@ -171,16 +179,21 @@ class Queries:
             TimeoutError: when there is no answer in time. The statement is left to its own
                 timeout: a server that does not answer does not answer a cancel, either.
         """
-        asking = asyncio.ensure_future(self._run(query, parameters))
+        asking = asyncio.ensure_future(self._run(statement, parameters))
         done, _ = await asyncio.wait([asking], timeout=seconds)
         if not done:
             asking.add_done_callback(_forget)
             raise TimeoutError
         return asking.result()
 
-    async def _run(self, query: bytes, parameters: dict[str, Any]) -> list[Row]:
+    async def _run(self, statement: Statement, parameters: dict[str, Any]) -> list[Row]:
         async with self._pool.connection() as connection:
-            return await (await connection.execute(query, parameters)).fetchall()
+            if self._pipeline is None:
+                return await (await connection.execute(statement.query, parameters)).fetchall()
+            # The connection itself has no bound: a pooler would not have passed it on.
+            bounded = [(self._limit_waits, _WAITS), (statement, parameters)]
+            _, rows = await self._pipeline.run(connection, bounded)
+            return rows
 
 
 def _read_page(rows: Sequence[Row]) -> tuple[list[TicketAllocation], int]:

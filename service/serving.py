@@ -18,7 +18,13 @@ from uvicorn.supervisors import Multiprocess
 
 from service import limits, metrics
 from service.app import create_app
-from service.database import check_database, check_statements, conninfo, shown
+from service.database import (
+    check_database,
+    check_statements,
+    conninfo,
+    shown,
+    stands_behind_pooler,
+)
 from service.embedded import EmbeddedPostgres
 from service.grants import lacks_rights
 from service.logs import configure_logs
@@ -30,6 +36,8 @@ from service.statements import Statements, load_statements
 
 _DSN, _PARENT = "HOLDFAST_WORKER_DSN", "HOLDFAST_WORKER_PARENT"
 """Tell the workers where the database is, which is known only once it runs, and who we are."""
+_POOLED = "HOLDFAST_WORKER_POOLED"
+"""Tells them, unless it is empty, that a pooler stands in front of it."""
 
 
 class CannotServe(Exception):
@@ -49,9 +57,10 @@ def serve(settings: Settings) -> None:
     configure_logs(settings.log_level, settings.log_format == "json")
     statements = load_statements(settings.sql_dir)
     if settings.database_url is not None:
-        _check(settings.database_url, statements, settings.workers)
-        _say(f"database: {shown(settings.database_url)}")
-        _listen(settings, settings.database_url)
+        pooled = _check(settings.database_url, statements, settings.workers)
+        behind = ", behind a pooler" if pooled else ""
+        _say(f"database: {shown(settings.database_url)}{behind}")
+        _listen(settings, settings.database_url, pooled=pooled)
         return
     with EmbeddedPostgres(settings.data_dir) as postgres:
         dsn = postgres.dsn
@@ -69,7 +78,7 @@ def worker() -> Starlette:
     ending_with(int(os.environ[_PARENT]), signal.SIGTERM)()
     settings = read_settings()
     configure_logs(settings.log_level, settings.log_format == "json")
-    return create_app(settings, os.environ[_DSN])
+    return create_app(settings, os.environ[_DSN], pooled=bool(os.environ[_POOLED]))
 
 
 def server_config(settings: Settings, app: Starlette | str) -> uvicorn.Config:
@@ -94,10 +103,15 @@ def server_config(settings: Settings, app: Starlette | str) -> uvicorn.Config:
     )
 
 
-def _check(dsn: str, statements: Statements, workers: int) -> None:
-    """Refuse a database that cannot be reached, cannot be trusted, or is not ready for us."""
+def _check(dsn: str, statements: Statements, workers: int) -> bool:
+    """Refuse a database that cannot be reached, cannot be trusted, or is not ready for us.
+
+    Returns:
+        Whether a pooler stands in front of it.
+    """
     try:
-        with psycopg.connect(conninfo(dsn), autocommit=True) as connection:
+        pooled = stands_behind_pooler(dsn, statements)
+        with psycopg.connect(conninfo(dsn, pooled=pooled), autocommit=True) as connection:
             check_database(connection, statements, workers)
             try:
                 if pending := pending_migrations(connection, statements):
@@ -115,11 +129,12 @@ def _check(dsn: str, statements: Statements, workers: int) -> None:
     except psycopg.OperationalError:
         # What libpq says may hold the user and every address it tried: it stays inside.
         raise CannotServe(f"the database cannot be reached: {shown(dsn)}") from None
+    return pooled
 
 
-def _listen(settings: Settings, dsn: str) -> None:
+def _listen(settings: Settings, dsn: str, *, pooled: bool = False) -> None:
     if settings.workers == 1:
-        config = server_config(settings, create_app(settings, dsn))
+        config = server_config(settings, create_app(settings, dsn, pooled=pooled))
         listening = bind(settings)
         _announce(settings, listening)
         server = uvicorn.Server(config)
@@ -128,6 +143,7 @@ def _listen(settings: Settings, dsn: str) -> None:
             raise CannotServe("the service could not be started")
         return
     os.environ[_DSN], os.environ[_PARENT] = dsn, str(os.getpid())
+    os.environ[_POOLED] = "yes" if pooled else ""
     config = server_config(settings, "service.serving:worker")
     listening = bind(settings)
     _announce(settings, listening)

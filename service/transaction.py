@@ -34,11 +34,11 @@ BEHIND = ("find_repeats", "find_events")
 class Transactions:
     """Carries out batches, each on a connection that is given to it."""
 
-    def __init__(self, statements: Statements, hold_seconds: int) -> None:
+    def __init__(self, statements: Statements, hold_seconds: int, *, pooled: bool = False) -> None:
         self._hold = {"hold": f"{hold_seconds} s"}
         names = [*BEFORE, *(kind.statement for kind in IN_ORDER), *BEHIND]
         self._statements = {name: statements[name] for name in names}
-        self._pipeline = Pipeline(list(self._statements.values()))
+        self._pipeline = Pipeline(list(self._statements.values()), pooled=pooled)
 
     async def run(
         self, connection: psycopg.AsyncConnection, changes: Sequence[Change], lock_seconds: float

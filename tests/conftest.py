@@ -1,10 +1,13 @@
 """The fixtures: one PostgreSQL for all tests, a database cloned from a template for each."""
 
 import itertools
+import os
+import signal
 import socket
+import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +19,13 @@ from service import limits
 from service.embedded import EmbeddedPostgres
 from service.grants import grant
 from service.migrations import migrate
+from service.parent import ending_with
+from service.programs import find_programs
 from service.settings import resource
 from service.statements import load_statements
 from tests.harness import (
+    PGBOUNCER,
+    POOLER_PORT,
     RUN_LOG,
     SERVICE_ROLE,
     Client,
@@ -26,6 +33,7 @@ from tests.harness import (
     RunningService,
     Starter,
     settings_for_tests,
+    wait_until,
 )
 
 NUMBERS = itertools.count(1)
@@ -56,7 +64,46 @@ def server(data_dir: Path) -> Iterator[str]:
     """The URL of a PostgreSQL that all tests share, as it comes: with fsync."""
     with EmbeddedPostgres(data_dir) as postgres:
         assert postgres.dsn is not None
-        yield postgres.dsn
+        with pooled(data_dir) if PGBOUNCER else nullcontext():
+            yield postgres.dsn
+
+
+@contextmanager
+def pooled(data_dir: Path) -> Iterator[None]:
+    """Run PgBouncer, as its package leaves it but for the mode, before the server of a folder."""
+    folder = data_dir / "pooler"
+    folder.mkdir()
+    users = "".join(f'"{user}" ""\n' for user in ("holdfast", SERVICE_ROLE))
+    (folder / "users").write_text(users)
+    (folder / "pgbouncer.ini").write_text(
+        f"""
+        [databases]
+        * = host={data_dir}/socket
+        [pgbouncer]
+        pool_mode = transaction
+        unix_socket_dir = {folder}
+        listen_port = {POOLER_PORT}
+        auth_type = trust
+        auth_file = {folder}/users
+        max_client_conn = 1000
+        """.replace("\n        ", "\n")
+    )
+    programs = find_programs()
+    programs.give_away(folder)
+    with (data_dir / "pooler.log").open("wb") as log:
+        process = subprocess.Popen(
+            [PGBOUNCER, str(folder / "pgbouncer.ini")],
+            stderr=log,
+            stdout=log,
+            preexec_fn=ending_with(os.getpid(), signal.SIGINT),
+            **programs.as_account(),
+        )
+    try:
+        wait_until((folder / f".s.PGSQL.{POOLER_PORT}").exists)
+        yield
+    finally:
+        process.terminate()
+        process.wait()
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ from typing import Any, Protocol, TypeVar
 
 import httpx2
 import psycopg
+import pytest
 import uvicorn
 from starlette.applications import Starlette
 
@@ -33,6 +34,12 @@ T = TypeVar("T")
 
 SERVICE_ROLE = "holdfast_service"
 """The role that the services under test connect as."""
+
+PGBOUNCER = os.environ.get("HOLDFAST_TEST_PGBOUNCER", "")
+"""PgBouncer's program: with it, what is under test reaches its database by way of one."""
+
+POOLER_PORT = 6432
+"""Only a part of the socket's name."""
 
 WAIT_SECONDS = 20.0
 """How long a test waits for what must come. It is a bound, not a measure."""
@@ -48,7 +55,15 @@ class Database:
     @property
     def service_dsn(self) -> str:
         """As the role that has what the service needs, and no more."""
-        return self.dsn.replace("//holdfast@", f"//{SERVICE_ROLE}@")
+        dsn = self.dsn.replace("//holdfast@", f"//{SERVICE_ROLE}@")
+        if self.is_pooled:
+            dsn = dsn.replace("/socket", f"/pooler&port={POOLER_PORT}")
+        return dsn
+
+    @property
+    def is_pooled(self) -> bool:
+        """Whether the service reaches it by way of a pooler: one that all tests share may be."""
+        return bool(PGBOUNCER and re.search(r"@/test_\d+\?host=[^&]*/socket$", self.dsn))
 
     def psql(self, sql: str) -> list[str]:
         """Run SQL in psql and return its lines; columns are separated by ``|``."""
@@ -256,6 +271,8 @@ class RunningService:
 
     database: Database
     settings: Settings
+    pooled: bool = False
+    """Whether it keeps to what holds behind a pooler, also where there is none."""
     url: str = ""
     _app: Starlette | None = field(default=None, repr=False)
     _server: uvicorn.Server | None = field(default=None, repr=False)
@@ -263,7 +280,11 @@ class RunningService:
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        self._app = create_app(self.settings, self.database.service_dsn)
+        self._app = create_app(
+            self.settings,
+            self.database.service_dsn,
+            pooled=self.pooled or self.database.is_pooled,
+        )
         config = server_config(self.settings, self._app)
         listening = bind(self.settings)
         self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
@@ -436,6 +457,11 @@ def crowd(
         return answers
 
     return asyncio.run(send())
+
+
+def not_pooled(why: str) -> pytest.MarkDecorator:
+    """Return the mark of a test that a pooler would get between."""
+    return pytest.mark.skipif(bool(PGBOUNCER), reason=f"not by way of a pooler: {why}")
 
 
 def code(answer: httpx2.Response) -> tuple[int, str]:
