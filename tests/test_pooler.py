@@ -1,9 +1,11 @@
 """The pooler: behind one, such as PgBouncer, a connection is ours for one transaction at a time."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import psycopg
@@ -56,6 +58,13 @@ def client(urls: list[str]) -> Iterator[Client]:
         yield client
 
 
+def undone_and_tried_again(client: Client) -> list[str]:
+    """Return the count of the transactions that PostgreSQL asked to be tried again."""
+    return re.findall(
+        r'holdfast_batches_failed_total{reason="40"} (.*)', client.get("/metrics").text
+    )
+
+
 def test_postgresql_itself_is_no_pooler(database: Database) -> None:
     with psycopg.connect(database.dsn) as connection:
         assert not is_pooled(connection, STATEMENTS)
@@ -67,6 +76,21 @@ def test_without_a_setting_of_ours_a_crowd_gets_what_there_is(
     event = client.create_event(tickets=100)
     answers = crowd(urls, event, people=600, connections=100)
     assert answers == {(201, ""): 100, (409, "TICKETS_SOLD_OUT"): 500}
+
+
+def test_without_a_setting_of_ours_whoever_waited_for_a_lock_reads_what_is_new(
+    database: Database, client: Client
+) -> None:
+    event = client.create_event()
+    before = undone_and_tried_again(client)
+    with ThreadPoolExecutor(1) as pool:
+        with database.holding(event) as rival:
+            waiting = pool.submit(client.reserve, event)
+            database.wait_until_blocked()
+            rival.execute("update events set name = 'Closing night' where id = %s", [event])
+        assert waiting.result().status_code == 201
+    # Under REPEATABLE READ it could not be done in that transaction any more: 40001.
+    assert undone_and_tried_again(client) == before
 
 
 def test_without_a_setting_of_ours_times_are_told_in_utc(client: Client) -> None:
