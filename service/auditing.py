@@ -13,7 +13,7 @@ import psycopg
 from psycopg import IsolationLevel
 
 from service import limits
-from service.database import ADAPTERS, conninfo
+from service.database import ADAPTERS, conninfo, stands_behind_pooler
 from service.rows import Check, Uuid
 from service.statements import Statements
 
@@ -38,7 +38,7 @@ def audit(dsn: str, statements: Statements) -> Iterator[Audit]:
         psycopg.Error: what PostgreSQL or the connection had to say.
     """
     done, after = Audit(), FIRST
-    with _snapshot(dsn) as connection:
+    with _snapshot(dsn, statements) as connection:
         while True:
             page = {"after": after, "page_size": limits.AUDIT_EVENTS}
             events = connection.execute(statements["list_event_ids"].query, page).fetchall()
@@ -53,10 +53,11 @@ def audit(dsn: str, statements: Statements) -> Iterator[Audit]:
 
 
 @contextmanager
-def _snapshot(dsn: str) -> Iterator[psycopg.Connection]:
+def _snapshot(dsn: str, statements: Statements) -> Iterator[psycopg.Connection]:
     """Give a connection on which everything is read as of one moment, however long it takes."""
+    pooled = stands_behind_pooler(dsn, statements)
     with psycopg.connect(
-        conninfo(dsn, statement_seconds=0), context=ADAPTERS, prepare_threshold=None
+        conninfo(dsn, statement_seconds=0, pooled=pooled), context=ADAPTERS, prepare_threshold=None
     ) as connection:
         connection.isolation_level = IsolationLevel.REPEATABLE_READ
         connection.read_only = True

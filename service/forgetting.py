@@ -9,7 +9,7 @@ import secrets
 import psycopg
 
 from service import limits
-from service.database import conninfo
+from service.database import conninfo, stands_behind_pooler
 from service.statements import Statements
 
 
@@ -29,7 +29,10 @@ def forget(dsn: str, statements: Statements, user_fingerprint: str) -> tuple[int
     who = {"user_fingerprint": user_fingerprint}
     replacement = secrets.token_urlsafe(limits.FINGERPRINT_BYTES)
     forgotten = 0
-    with psycopg.connect(conninfo(dsn), autocommit=True) as connection:
+    pooled = stands_behind_pooler(dsn, statements)
+    with psycopg.connect(
+        conninfo(dsn, pooled=pooled), autocommit=True, prepare_threshold=None
+    ) as connection:
         events = connection.execute(statements["list_user_events"].query, who).fetchall()
         for (event_id,) in events:
             locked = {"event_ids": [event_id], "ticket_ids": [], "reservation_ids": []}
