@@ -203,24 +203,13 @@ class Server(NamedTuple):
     clock: float
     """In seconds of Unix time."""
     date_style: str
-    process: int
-    """The pid of the process that answered."""
-
-
-def find_server(connection: psycopg.Connection, statements: Statements) -> Server:
-    """Return what there is to know of the server that answers."""
-    row = connection.execute(statements["check_server"].query).fetchone()
-    assert row is not None  # noqa: S101 - a select without from has one row
-    return Server(*row)
 
 
 def is_pooled(connection: psycopg.Connection, statements: Statements) -> bool:
-    """Whether a pooler, such as PgBouncer, stands between a connection and PostgreSQL.
-
-    A server names at a connection's start the process that will answer. A pooler has as many
-    as it likes, and names none of them.
-    """
-    return find_server(connection, statements).process != connection.info.backend_pid
+    """Whether a pooler, such as PgBouncer, stands between a connection and PostgreSQL."""
+    named = {"process": connection.info.backend_pid}
+    row = connection.execute(statements["find_pooler"].query, named).fetchone()
+    return bool(row and row[0])
 
 
 def stands_behind_pooler(dsn: str, statements: Statements) -> bool:
@@ -237,7 +226,9 @@ def check_database(
     Raises:
         DatabaseUnfit: for what could lose a ticket that a buyer was already told is theirs.
     """
-    server = find_server(connection, statements)
+    row = connection.execute(statements["check_server"].query).fetchone()
+    assert row is not None  # noqa: S101 - a select without from has one row
+    server = Server(*row)
     refuse_what_loses_tickets(server)
     needed = workers * limits.CONNECTIONS
     if server.connections < needed:

@@ -22,5 +22,4 @@ select
     current_setting('max_connections')::integer
     - current_setting('superuser_reserved_connections')::integer as connections,
     extract(epoch from clock_timestamp())::double precision as clock,
-    current_setting('DateStyle') as date_style,
-    pg_backend_pid() as process;
+    current_setting('DateStyle') as date_style;

@@ -78,6 +78,7 @@ PARAMETERS: dict[str, Mapping[str, Any]] = {
     "expire_tickets": {**CONCERNED, "most": 10},
     "find_events": {"event_ids": [E1, E2, UNKNOWN]},
     "find_free_events": {"event_ids": [E1, E2, UNKNOWN]},
+    "find_pooler": {"process": 0},
     "find_ledger_at": {"event_id": E1, "at": "2040-01-01 00:00+00"},
     "find_repeats": {**RESERVING, "idempotency_keys": ["k", "k", "", "", "", "k"]},
     "find_reservations": {"reservation_ids": [T2, T3, UNKNOWN]},
@@ -130,7 +131,7 @@ def masked(rows: list[list[str]]) -> list[list[str]]:
         value = re.sub(r"\b(?!018f0000)[0-9a-f]{8}-\S{4}-7\S{3}-\S{4}-\S{12}\b", "<new id>", value)
         value = re.sub(r"\b20(?!20|30|40)\d\d-\d\d-\d\d \d\d:\d\d:\d\d(\.\d+)?\+00", "<now>", value)
         value = re.sub(r"-?\d+ days -?\d\d:\d\d:\d\d", "<time left>", value)
-        return re.sub(r"^\d(\.\d+|e-\d+|\.\d+e-\d+)$", "<seconds>", value)
+        return re.sub(r"^\d+(\.\d+|e-\d+|\.\d+e-\d+)$", "<seconds>", value)
 
     return [[mask(value) for value in row] for row in rows]
 
