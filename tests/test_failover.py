@@ -5,6 +5,7 @@ Patroni does with ``synchronous_mode``: a standby is waited for once it has caug
 one that was waited for is promoted, and a primary that has no standby waits for none.
 """
 
+import logging
 import os
 import random
 import secrets
@@ -42,6 +43,8 @@ from tests.harness import (
     serving,
     wait_until,
 )
+
+log = logging.getLogger(__name__)
 
 PASSWORD = secrets.token_hex()
 BUYERS = 16
@@ -350,16 +353,13 @@ def holds_what_it_promised(database: Database, client: Client, event: str, buyer
     assert audited.returncode == 0, audited.stdout + audited.stderr
 
 
-def fail_over(cluster: Cluster, buyers: Buyers, *, cut_off: bool) -> float:
+def fail_over(cluster: Cluster, buyers: Buyers, *, cut_off: bool) -> None:
     """Kill the primary under the crowd and promote the standby.
 
     Args:
         cluster: whose.
         buyers: who are buying.
         cut_off: whether the standby has lost the primary before, and buyers wait for it.
-
-    Returns:
-        How many seconds after the promotion a buyer was served again.
     """
     buyers.wait_until_more_are_served()
     if cut_off:
@@ -367,22 +367,19 @@ def fail_over(cluster: Cluster, buyers: Buyers, *, cut_off: bool) -> float:
         wait_until(lambda: cluster.primary.ask(WAITING) != [])
     cluster.primary.kill()
     seconds = buyers.wait_until_served(after=cluster.promote())
+    log.info("served %.1f s after the promotion; told so far: %s", seconds, buyers.answers)
     assert seconds < GOES_ON_SECONDS
-    return seconds
 
 
-def test_a_failover_loses_nothing_that_was_acknowledged(
-    cluster: Cluster, record_property: Callable[[str, object], None]
-) -> None:
+def test_a_failover_loses_nothing_that_was_acknowledged(cluster: Cluster) -> None:
     database = cluster.database
     with serving(database, workers=2) as client:
         event = client.create_event(tickets=1_000_000)
         buyers = Buyers(str(client.base_url), event)
         with buyers.buying():
-            record_property("seconds", fail_over(cluster, buyers, cut_off=True))
+            fail_over(cluster, buyers, cut_off=True)
             cluster.add_standby()
             buyers.wait_until_more_are_served()
-        record_property("answers", dict(buyers.answers))
         holds_what_it_promised(database, client, event, buyers)
 
 
@@ -396,9 +393,8 @@ def test_where_no_standby_is_waited_for_the_same_failover_loses_tickets(cluster:
             buyers.wait_until_more_are_served()
             cluster.cut_off()
             buyers.wait_until_more_are_served()
-            cluster.primary.kill()
-            buyers._going_home.set()
-            cluster.promote()
+        cluster.primary.kill()
+        cluster.promote()
         unreserved, unpaid = lost(database, buyers)
         assert unreserved
         assert unpaid
@@ -450,17 +446,13 @@ def test_a_commit_that_is_made_to_wait_no_longer_is_unknown_until_the_standby_is
 
 
 @pytest.mark.slow
-def test_ten_failovers_lose_nothing_that_was_acknowledged(
-    cluster: Cluster, record_property: Callable[[str, object], None]
-) -> None:
+def test_ten_failovers_lose_nothing_that_was_acknowledged(cluster: Cluster) -> None:
     database = cluster.database
     with serving(database, workers=2) as client:
         event = client.create_event(tickets=1_000_000)
         buyers = Buyers(str(client.base_url), event)
         with buyers.buying():
             for number in range(10):
-                seconds = fail_over(cluster, buyers, cut_off=number % 2 == 1)
-                record_property(f"seconds of failover {number + 1}", seconds)
+                fail_over(cluster, buyers, cut_off=number % 2 == 1)
                 cluster.add_standby()
-        record_property("answers", dict(buyers.answers))
         holds_what_it_promised(database, client, event, buyers)
