@@ -70,7 +70,7 @@ def server(data_dir: Path) -> Iterator[str]:
 
 @contextmanager
 def pooled(data_dir: Path) -> Iterator[None]:
-    """Run PgBouncer, as its package leaves it but for the mode, before the server of a folder."""
+    """Run PgBouncer, as docs/how-to/pgbouncer.md has it, before the server of a folder."""
     folder = data_dir / "pooler"
     folder.mkdir()
     users = "".join(f'"{user}" ""\n' for user in ("holdfast", SERVICE_ROLE))
@@ -86,6 +86,7 @@ def pooled(data_dir: Path) -> Iterator[None]:
         auth_type = trust
         auth_file = {folder}/users
         max_client_conn = 1000
+        server_login_retry = 1
         """.replace("\n        ", "\n")
     )
     programs = find_programs()
