@@ -5,10 +5,10 @@ camelCase, no spaces, times in UTC with ``Z``; the order of the fields is that o
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.responses import Response
 
 from service.refusals import Refusal
@@ -25,21 +25,25 @@ from service.rows import (
 
 encode = msgspec.json.Encoder().encode
 
+Id = Annotated[Uuid, Meta(extra_json_schema={"format": "uuid"})]
+Moment = Annotated[datetime, Meta(tz=True)]
+Count = Annotated[int, Meta(ge=0)]
+
 
 class EventAnswer(Struct, rename="camel", gc=False):
     """An event as clients see it."""
 
-    id: Uuid
+    id: Id
     name: str
-    date: datetime
-    total_tickets: int
-    allocated_tickets: int
-    available_tickets: int
-    reserved_tickets: int
-    purchased_tickets: int
-    version: int
-    created_at: datetime
-    updated_at: datetime
+    date: Moment
+    total_tickets: Count
+    allocated_tickets: Count
+    available_tickets: Count
+    reserved_tickets: Count
+    purchased_tickets: Count
+    version: Count
+    created_at: Moment
+    updated_at: Moment
 
     @classmethod
     def of(cls, event: Event) -> "EventAnswer":
@@ -70,7 +74,7 @@ class LastEventAnswer(Struct, rename="camel", gc=False):
 
     type: EventChange
     actor: str | None
-    timestamp: datetime
+    timestamp: Moment
 
     @classmethod
     def of(cls, last: LastEvent | EventLedger) -> "LastEventAnswer":
@@ -96,16 +100,16 @@ class WatchedEventAnswer(EventAnswer, rename="camel", gc=False, kw_only=True):
 class LedgerAnswer(Struct, rename="camel", gc=False):
     """A row of the ledger as clients see it."""
 
-    version: int
-    recorded_at: datetime
-    total_tickets: int
-    allocated_tickets: int
-    purchased_tickets: int
-    reserved: int
-    purchased: int
-    expired: int
-    cancelled: int
-    refunded: int
+    version: Count
+    recorded_at: Moment
+    total_tickets: Count
+    allocated_tickets: Count
+    purchased_tickets: Count
+    reserved: Count
+    purchased: Count
+    expired: Count
+    cancelled: Count
+    refunded: Count
     last_event: LastEventAnswer
 
     @classmethod
@@ -154,13 +158,13 @@ class AuditAnswer(Struct, rename="camel", gc=False):
 class TicketAnswer(Struct, rename="camel", gc=False):
     """A ticket as clients see it; the fingerprint is for its owner alone."""
 
-    id: Uuid
-    event_id: Uuid
-    reservation_id: Uuid
+    id: Id
+    event_id: Id
+    reservation_id: Id
     status: AllocationStatus
-    expires_at: datetime | None
-    created_at: datetime
-    updated_at: datetime
+    expires_at: Moment | None
+    created_at: Moment
+    updated_at: Moment
     user_fingerprint: str | UnsetType = UNSET
 
     @classmethod
@@ -181,10 +185,10 @@ class TicketAnswer(Struct, rename="camel", gc=False):
 class ReservationAnswer(Struct, rename="camel", gc=False):
     """A reservation as its owner sees it."""
 
-    id: Uuid
-    event_id: Uuid
+    id: Id
+    event_id: Id
     status: AllocationStatus | Literal["mixed"]
-    expires_at: datetime | None
+    expires_at: Moment | None
     tickets: list[TicketAnswer]
 
     @classmethod
@@ -201,10 +205,81 @@ class ReservationAnswer(Struct, rename="camel", gc=False):
         )
 
 
-def page_answer(data: Sequence[Struct], total: int, page: int, limit: int) -> dict[str, Any]:
-    """Return one page of a list and where it stands among all of them."""
-    meta = {"total": total, "page": page, "limit": limit, "pages": -(-total // limit)}
-    return {"data": data, "meta": meta}
+class PageMeta(Struct, gc=False):
+    """Where a page stands among all of them."""
+
+    total: Count
+    page: Count
+    limit: Count
+    pages: Count
+
+    @classmethod
+    def of(cls, total: int, page: int, limit: int) -> "PageMeta":
+        """Return it for a page of so many at the most."""
+        return cls(total, page, limit, -(-total // limit))
+
+
+class EventPage(Struct, gc=False):
+    """A page of events."""
+
+    data: list[EventAnswer]
+    meta: PageMeta
+
+
+class TicketPage(Struct, gc=False):
+    """A page of tickets."""
+
+    data: list[TicketAnswer]
+    meta: PageMeta
+
+
+class LedgerMeta(Struct, gc=False):
+    """Where a part of a ledger stands; next is what to send as after for the rest."""
+
+    after: Count
+    limit: Count
+    next: Count | None
+
+
+class LedgerPage(Struct, gc=False):
+    """A part of a ledger."""
+
+    data: list[LedgerAnswer]
+    meta: LedgerMeta
+
+
+class FingerprintAnswer(Struct, rename="camel", gc=False):
+    """A fingerprint that nobody guesses."""
+
+    user_fingerprint: str
+
+
+class LiveAnswer(Struct, gc=False):
+    """That the process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class DatabaseHealth(Struct, gc=False):
+    """Whether the database answers."""
+
+    status: Literal["ok", "unreachable"]
+    version: str | UnsetType = UNSET
+
+
+class MigrationsHealth(Struct, gc=False):
+    """Whether the database has all migrations."""
+
+    status: Literal["ok", "pending", "unreachable"]
+    pending: list[str] | UnsetType = UNSET
+
+
+class HealthAnswer(Struct, gc=False):
+    """Whether the service can do its work, and what is wrong."""
+
+    status: Literal["ok", "unavailable"]
+    database: DatabaseHealth
+    migrations: MigrationsHealth
 
 
 def respond(answer: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -214,7 +289,7 @@ def respond(answer: Any, status: int = 200, headers: Mapping[str, str] | None = 
 
 def refuse(refusal: Refusal) -> Response:
     """Return the response for a refusal: the one place that renders any."""
-    body = {"error": refusal.error, "code": refusal.code}
+    body: dict[str, Any] = {"error": refusal.error, "code": refusal.code}
     if refusal.details is not None:
         body["details"] = refusal.details
     return respond(body, refusal.status, refusal.headers)

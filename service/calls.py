@@ -6,7 +6,7 @@ database comes after.
 
 import asyncio
 import hmac
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,16 +14,27 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from service import limits
-from service.fields import BadFields, Reader, fingerprint, identifier, read_object, token
+from service.fields import (
+    ANY_TEXT,
+    FINGERPRINT,
+    BadFields,
+    Reader,
+    identifier,
+    read_object,
+    token,
+)
 from service.protocol import BODY
 from service.refusals import (
     BAD_REQUEST,
+    INTERNAL_SERVER_ERROR,
     PAYLOAD_TOO_LARGE,
     UNAUTHORIZED,
     UNSUPPORTED_MEDIA_TYPE,
+    BadField,
     Refusal,
 )
 from service.rows import Uuid
+from service.settings import Settings
 from service.state import Service
 
 
@@ -32,13 +43,28 @@ class Header:
     """A header that a route reads."""
 
     name: str
-    read: Reader
+    reader: Reader
     required: bool = False
+    is_list: bool = False
+    """Whether it may be there several times, which is the same as once with commas."""
 
 
-KEY = Header("Idempotency-Key", token(limits.MAX_KEY))
-FINGERPRINT = Header("X-User-Fingerprint", fingerprint)
-OWNER = Header("X-User-Fingerprint", fingerprint, required=True)
+KEY = Header("Idempotency-Key", token(limits.MAX_KEY, "order-1"))
+ASKER = Header("X-User-Fingerprint", FINGERPRINT)
+OWNER = Header("X-User-Fingerprint", FINGERPRINT, required=True)
+KNOWN_TAGS = Header("If-None-Match", ANY_TEXT, is_list=True)
+KNOWN_VERSION = Header("Last-Event-ID", ANY_TEXT, is_list=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a route answers that was not refused."""
+
+    status: int
+    type: Any = None
+    """Of the body, as ``answers`` has it; None: there is none."""
+    headers: Sequence[str] = ()
+    media_type: str = "application/json"
 
 
 @dataclass(slots=True)
@@ -67,7 +93,7 @@ class Endpoint:
     """A handler, and what is read and checked before it is called."""
 
     handler: Handler
-    body: Mapping[str, Reader] | Callable[[Service], Mapping[str, Reader]] | None = None
+    body: Mapping[str, Reader] | Callable[[Settings], Mapping[str, Reader]] | None = None
     """The fields of the body; None: there is none, and one that comes is ignored."""
     partial: bool = False
     """Whether fields of the body may be missing."""
@@ -76,11 +102,28 @@ class Endpoint:
     for_organizer: bool = False
     streams: bool = False
     """Whether the answer has no end; such a one has no HEAD."""
+    answers: Sequence[Answer] = ()
+    refusals: Iterable[Refusal] = ()
+    """Those of its handler, besides what reading the request may refuse."""
 
     @property
     def is_private(self) -> bool:
         """Whether its answers are for the one who asks, and no cache may keep them."""
-        return self.for_organizer or FINGERPRINT.name in [header.name for header in self.headers]
+        return self.for_organizer or ASKER.name in [header.name for header in self.headers]
+
+    def fields(self, settings: Settings) -> Mapping[str, Reader] | None:
+        """Return the fields of the body; None where none is read."""
+        return self.body(settings) if callable(self.body) else self.body
+
+    def all_refusals(self, settings: Settings) -> list[Refusal]:
+        """Return whatever it may refuse, with how."""
+        return [
+            *([UNAUTHORIZED] if self.for_organizer and settings.organizer_token else []),
+            *([PAYLOAD_TOO_LARGE, UNSUPPORTED_MEDIA_TYPE] if self.body is not None else []),
+            BAD_REQUEST,
+            *self.refusals,
+            INTERNAL_SERVER_ERROR,
+        ]
 
     async def call(self, service: Service, request: Request) -> Response | Refusal:
         """Read the request, call the handler, and return what it answers."""
@@ -88,18 +131,17 @@ class Endpoint:
             return UNAUTHORIZED
         body: dict[str, Any] = {}
         try:
-            if self.body is not None:
+            if (fields := self.fields(service.settings)) is not None:
                 raw = await _read_body(request)
                 if isinstance(raw, Refusal):
                     return raw
-                fields = self.body if isinstance(self.body, Mapping) else self.body(service)
                 body = read_object(raw, fields, self.partial)
             query = _read_query(request, self.query)
             path_id = request.path_params.get("id")
             try:
                 id_ = identifier(path_id) if path_id is not None else Uuid("")
             except ValueError:
-                return BAD_REQUEST.because([{"field": "id", "message": "must be a UUID"}])
+                return BAD_REQUEST.because([BadField("id", "must be a UUID")])
             headers = {header.name: _read_header(request, header) for header in self.headers}
             return await self.handler(Call(service, request, id_, query, body, headers))
         except BadFields as bad:
@@ -155,6 +197,8 @@ def _read_header(request: Request, header: Header) -> Any:
         BadHeader: when it cannot be used, or is there twice with different values.
     """
     values = set(request.headers.getlist(header.name))
+    if header.is_list and values:
+        values = {",".join(request.headers.getlist(header.name))}
     if len(values) > 1:
         raise BadHeader(f"The header {header.name} is given twice")
     if not values:
@@ -163,14 +207,15 @@ def _read_header(request: Request, header: Header) -> Any:
         return None
     try:
         # Blanks around a value are not of it (RFC 9110, section 5.5).
-        return header.read(values.pop().strip(" \t"))
+        return header.reader.read(values.pop().strip(" \t"))
     except ValueError as error:
         raise BadHeader(f"The header {header.name} {error}") from None
 
 
 def _read_query(request: Request, readers: Mapping[str, Reader]) -> dict[str, Any]:
+    defaults = {name: reader.default for name, reader in readers.items()}
     if not request.scope["query_string"]:
-        return {}
+        return defaults
     bad: dict[str, str] = {}
     values: dict[str, Any] = {}
     for name, value in request.query_params.multi_items():
@@ -180,10 +225,10 @@ def _read_query(request: Request, readers: Mapping[str, Reader]) -> dict[str, An
             bad[name] = "is given twice"
         else:
             try:
-                values[name] = readers[name](value)
+                values[name] = readers[name].read(value)
             except ValueError as error:
                 values[name] = None
                 bad[name] = str(error)
     if bad:
-        raise BadFields([{"field": name, "message": why} for name, why in bad.items()])
-    return values
+        raise BadFields([BadField(name, why) for name, why in bad.items()])
+    return defaults | values

@@ -11,7 +11,7 @@ from service.answers import refuse
 from service.calls import Endpoint
 from service.refusals import BAD_REQUEST, Refusal
 
-READ_HEADERS = ("Authorization", "If-None-Match", "Last-Event-ID", "X-Request-Id")
+READ_HEADERS = ("Authorization", "X-Request-Id")
 """What a page may send beside the headers that the routes name."""
 
 SHOWN_HEADERS = ("ETag", "Location", "Idempotency-Replayed", "Retry-After", "X-Request-Id")

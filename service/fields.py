@@ -1,19 +1,33 @@
 """The fields: what a client may send, one kind of value each, and reading whole bodies of them.
 
-Every bad field of a body is named at once. A reader takes what JSON or a query gave, returns
-the value, and raises ValueError with what a person should know.
+Every bad field of a body is named at once. What a reader takes and what it says that it takes
+are made of the same bounds, here, so that the two cannot part.
 """
 
 import json
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from service import limits
+from service.refusals import BadField
 from service.rows import Uuid
 
-Reader = Callable[[Any], Any]
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads one kind of value."""
+
+    read: Callable[[Any], Any]
+    """Takes what JSON, a query or a header gave, and returns the value; raises ValueError with
+    what a person should know."""
+    schema: Mapping[str, Any]
+    """The same in JSON Schema, with an example."""
+    default: Any = None
+    """The value of a parameter that was not sent."""
+
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
@@ -26,7 +40,7 @@ _TIME = re.compile(
 class BadFields(Exception):
     """A body that cannot be used; ``details`` names every bad field, once."""
 
-    def __init__(self, details: list[dict[str, str]]) -> None:
+    def __init__(self, details: list[BadField]) -> None:
         super().__init__(details)
         self.details = details
 
@@ -59,7 +73,7 @@ def read_object(
     values: dict[str, Any] = {}
     for name, value in given.items():
         try:
-            values[name] = fields[name](value)
+            values[name] = fields[name].read(value)
         except KeyError:
             bad[_printable(name)] = "is not known"
         except ValueError as error:
@@ -69,11 +83,11 @@ def read_object(
     elif not given:
         bad[""] = f"has none of {', '.join(fields)}"
     if bad:
-        raise BadFields([{"field": name, "message": why} for name, why in bad.items()])
+        raise BadFields([BadField(name, why) for name, why in bad.items()])
     return values
 
 
-def integer(lowest: int, highest: int) -> Reader:
+def integer(lowest: int, highest: int, example: int) -> Reader:
     """Return a reader of whole numbers; ``1.0`` is one, as JSON Schema has it."""
     message = f"must be a whole number from {lowest} to {highest}"
 
@@ -84,10 +98,10 @@ def integer(lowest: int, highest: int) -> Reader:
             raise ValueError(message)
         return value
 
-    return read
+    return Reader(read, _whole_number(lowest, highest, example))
 
 
-def number_in_query(lowest: int, highest: int) -> Reader:
+def number_in_query(lowest: int, highest: int, default: int) -> Reader:
     """Return a reader of whole numbers that are written in digits, as in a query."""
     message = f"must be a whole number from {lowest} to {highest}"
 
@@ -99,10 +113,14 @@ def number_in_query(lowest: int, highest: int) -> Reader:
             raise ValueError(message)
         return int(text)
 
-    return read
+    return Reader(read, _whole_number(lowest, highest, default), default)
 
 
-def token(longest: int) -> Reader:
+def _whole_number(lowest: int, highest: int, example: int) -> dict[str, Any]:
+    return {"type": "integer", "minimum": lowest, "maximum": highest, "examples": [example]}
+
+
+def token(longest: int, example: str) -> Reader:
     """Return a reader of what a client makes up itself: visible ASCII that a header can carry."""
     message = f"must be 1 to {longest} visible ASCII characters"
 
@@ -111,31 +129,45 @@ def token(longest: int) -> Reader:
             raise ValueError(message)
         return value
 
-    return read
+    schema = {"type": "string", "minLength": 1, "maxLength": longest, "pattern": "^[!-~]+$"}
+    return Reader(read, {**schema, "examples": [example]})
 
 
-fingerprint = token(limits.MAX_FINGERPRINT)
+FINGERPRINT = token(limits.MAX_FINGERPRINT, "alice")
 """Reads what proves whose a ticket is."""
 
 
-def event_name(value: Any) -> str:
-    """Read an event's name."""
+def _event_name(value: Any) -> str:
     if not isinstance(value, str) or not 1 <= len(value) <= limits.MAX_EVENT_NAME:
         raise ValueError(f"must be 1 to {limits.MAX_EVENT_NAME} characters")
     if not value.strip():
         raise ValueError("must not be blank")
-    return storable(value)
+    return _storable(value)
 
 
-def storable(value: str) -> str:
-    """Read a text that PostgreSQL can store: no NUL, no half of a surrogate pair."""
+def _storable(value: str) -> str:
     if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
         raise ValueError("must not hold NUL or lone surrogates")
     return value
 
 
-def moment(value: Any) -> datetime:
-    """Read a time with its offset (RFC 3339) and return it in UTC, cut to microseconds."""
+EVENT_NAME = Reader(
+    _event_name,
+    {
+        "type": "string",
+        "minLength": 1,
+        "maxLength": limits.MAX_EVENT_NAME,
+        "pattern": r"^[^\u0000]*[^\s\u0000][^\u0000]*$",
+        "examples": ["Opening night"],
+    },
+)
+PART_OF_NAME = Reader(
+    _storable, {"type": "string", "pattern": r"^[^\u0000]*$", "examples": ["night"]}, default=""
+)
+"""Reads a text that PostgreSQL can store: no NUL, no half of a surrogate pair."""
+
+
+def _moment(value: Any) -> datetime:
     found = _TIME.fullmatch(value) if isinstance(value, str) else None
     if found is None:
         raise ValueError("must be a time with an offset, such as 2030-01-01T20:00:00Z")
@@ -147,6 +179,18 @@ def moment(value: Any) -> datetime:
         raise ValueError("must be a time from year 1 to 9999") from None
 
 
+MOMENT = Reader(
+    _moment,
+    {
+        "type": "string",
+        "format": "date-time",
+        "description": "A time with its offset, years 1 to 9999.",
+        "examples": ["2030-01-01T20:00:00Z"],
+    },
+)
+"""Reads a time with its offset (RFC 3339) and returns it in UTC, cut to microseconds."""
+
+
 def one_of(*words: str) -> Reader:
     """Return a reader of one of a few words."""
     message = f"must be one of {', '.join(words)}"
@@ -156,14 +200,19 @@ def one_of(*words: str) -> Reader:
             raise ValueError(message)
         return str(value)
 
-    return read
+    return Reader(read, {"type": "string", "enum": list(words), "examples": [words[0]]})
 
 
-def yes_or_no(text: str) -> bool:
-    """Read ``true`` or ``false`` as a query has it."""
+def _yes_or_no(text: str) -> bool:
     if text not in ("true", "false"):
         raise ValueError("must be true or false")
     return text == "true"
+
+
+YES_OR_NO = Reader(_yes_or_no, {"type": "boolean", "examples": [True]}, default=False)
+"""Reads ``true`` or ``false`` as a query has it."""
+ANY_TEXT = Reader(str, {"type": "string"})
+"""Reads whatever stands in a header."""
 
 
 def identifier(text: str) -> Uuid:
@@ -171,6 +220,16 @@ def identifier(text: str) -> Uuid:
     if not _UUID.fullmatch(text):
         raise ValueError("must be a UUID")
     return Uuid(text.lower())
+
+
+IDENTIFIER = Reader(
+    identifier,
+    {
+        "type": "string",
+        "format": "uuid",
+        "examples": ["01a20215-b4e0-7fbd-9e48-55cf6e62953a"],
+    },
+)
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -194,7 +253,7 @@ def _printable(name: str) -> str:
 
 
 def _bad(field: str, message: str) -> BadFields:
-    return BadFields([{"field": field, "message": message}])
+    return BadFields([BadField(field, message)])
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_constant=_no_constant)

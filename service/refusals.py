@@ -5,9 +5,39 @@ the same things in one word each; the tables at the end say, verb by verb, which
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+
+from msgspec import Struct
 
 from service import limits
+from service.rows import Uuid
+
+
+class BadField(Struct, gc=False):
+    """A field, parameter or id that cannot be used, and why."""
+
+    field: str
+    message: str
+
+
+class Available(Struct, rename="camel", gc=False):
+    """How many tickets are left."""
+
+    available_tickets: int
+
+
+class Allocated(Struct, rename="camel", gc=False):
+    """How many tickets are allocated."""
+
+    allocated_tickets: int
+
+
+class InTheWay(Struct, rename="camel", gc=False):
+    """The first ticket of a reservation that stands in the way."""
+
+    ticket_id: Uuid
+
+
+Details = list[BadField] | Available | Allocated | InTheWay
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,17 +47,24 @@ class Refusal:
     status: int
     code: str
     error: str
-    details: Any = None
+    details: Details | None = None
     headers: dict[str, str] = field(default_factory=dict)
+    such_as: Details | None = None
+    """An example of the details that it may have, and so their type."""
 
-    def because(self, details: Any) -> "Refusal":
+    def because(self, details: Details) -> "Refusal":
         """Return the same refusal with its details."""
         return replace(self, details=details)
 
 
 _RETRY = {"Retry-After": str(limits.RETRY_AFTER_SECONDS)}
 
-BAD_REQUEST = Refusal(400, "BAD_REQUEST", "The request is not understood")
+BAD_REQUEST = Refusal(
+    400,
+    "BAD_REQUEST",
+    "The request is not understood",
+    such_as=[BadField("id", "must be a UUID")],
+)
 UNAUTHORIZED = Refusal(
     401, "UNAUTHORIZED", "The organizer's token is required", headers={"WWW-Authenticate": "Bearer"}
 )
@@ -45,11 +82,18 @@ IDEMPOTENCY_KEY_REUSED = Refusal(
     422, "IDEMPOTENCY_KEY_REUSED", "The idempotency key stands for another quantity"
 )
 HOLD_EXPIRED = Refusal(410, "HOLD_EXPIRED", "Ticket allocation has expired")
-TICKETS_SOLD_OUT = Refusal(409, "TICKETS_SOLD_OUT", "Not enough tickets available")
-NOT_ENOUGH_TICKETS = Refusal(409, "NOT_ENOUGH_TICKETS", "Not enough tickets available")
+TICKETS_SOLD_OUT = Refusal(
+    409, "TICKETS_SOLD_OUT", "Not enough tickets available", such_as=Available(0)
+)
+NOT_ENOUGH_TICKETS = Refusal(
+    409, "NOT_ENOUGH_TICKETS", "Not enough tickets available", such_as=Available(2)
+)
 EVENT_EXISTS = Refusal(409, "EVENT_EXISTS", "There is an event of this name on this date")
 CAPACITY_BELOW_ALLOCATED = Refusal(
-    409, "CAPACITY_BELOW_ALLOCATED", "More tickets than that are allocated"
+    409,
+    "CAPACITY_BELOW_ALLOCATED",
+    "More tickets than that are allocated",
+    such_as=Allocated(100),
 )
 NOT_PURCHASED = Refusal(409, "NOT_PURCHASED", "Can only refund purchased tickets")
 ALREADY_REFUNDED = Refusal(409, "ALREADY_REFUNDED", "Ticket is refunded already")
@@ -62,6 +106,9 @@ OUTCOME_UNKNOWN = Refusal(
 )
 INTERNAL_SERVER_ERROR = Refusal(500, "INTERNAL_SERVER_ERROR", "Internal server error")
 
+UNSURE = (BUSY, OUTCOME_UNKNOWN)
+"""What may become of a write."""
+
 _ENDED = ("already_purchased", "already_cancelled", "already_refunded")
 CANNOT_PAY = {
     "not_found": TICKET_NOT_FOUND,
@@ -72,8 +119,16 @@ CANNOT_PAY = {
 CANNOT_CANCEL = CANNOT_PAY | {
     word: Refusal(409, word.upper(), "Can only cancel reserved tickets") for word in _ENDED
 }
-CANNOT_PAY_RESERVATION = CANNOT_PAY | {"not_found": RESERVATION_NOT_FOUND}
-CANNOT_CANCEL_RESERVATION = CANNOT_CANCEL | {"not_found": RESERVATION_NOT_FOUND}
+_IN_THE_WAY = InTheWay(Uuid("01a20215-b4f6-76a2-94fd-e3bce2dcb5c5"))
+CANNOT_PAY_RESERVATION = {
+    word: replace(refusal, such_as=_IN_THE_WAY) for word, refusal in CANNOT_PAY.items()
+} | {"not_found": RESERVATION_NOT_FOUND}
+CANNOT_CANCEL_RESERVATION = {
+    word: replace(refusal, such_as=_IN_THE_WAY) for word, refusal in CANNOT_CANCEL.items()
+} | {"not_found": RESERVATION_NOT_FOUND}
+CANNOT_FIND_RESERVATION = {
+    word: CANNOT_PAY_RESERVATION[word] for word in ("not_found", "wrong_fingerprint")
+}
 CANNOT_REFUND = {
     "not_found": TICKET_NOT_FOUND,
     "not_purchased": NOT_PURCHASED,

@@ -6,27 +6,41 @@ import msgspec
 from starlette.responses import Response
 
 from service import limits
-from service.answers import EventAnswer, page_answer, respond
-from service.calls import Call
+from service.answers import EventAnswer, EventPage, PageMeta, respond
+from service.calls import KNOWN_TAGS, Call
 from service.changes import Update
-from service.fields import event_name, integer, moment, number_in_query, storable, yes_or_no
-from service.refusals import BAD_REQUEST, CANNOT_UPDATE, EVENT_NOT_FOUND, Refusal
+from service.fields import (
+    EVENT_NAME,
+    MOMENT,
+    PART_OF_NAME,
+    YES_OR_NO,
+    integer,
+    number_in_query,
+)
+from service.refusals import (
+    BAD_REQUEST,
+    CANNOT_UPDATE,
+    EVENT_NOT_FOUND,
+    Allocated,
+    BadField,
+    Refusal,
+)
 from service.shared_reads import Shown
 
 EVENT_FIELDS = {
-    "name": event_name,
-    "date": moment,
-    "totalTickets": integer(1, limits.MAX_INTEGER),
+    "name": EVENT_NAME,
+    "date": MOMENT,
+    "totalTickets": integer(1, limits.MAX_INTEGER, example=100),
 }
 LIST_QUERY = {
-    "page": number_in_query(1, limits.MAX_INTEGER),
-    "limit": number_in_query(1, limits.MAX_PAGE_SIZE),
-    "from": moment,
-    "to": moment,
-    "q": storable,
-    "available": yes_or_no,
+    "page": number_in_query(1, limits.MAX_INTEGER, default=1),
+    "limit": number_in_query(1, limits.MAX_PAGE_SIZE, default=10),
+    "from": MOMENT,
+    "to": MOMENT,
+    "q": PART_OF_NAME,
+    "available": YES_OR_NO,
 }
-FIND_QUERY = {"at": moment}
+FIND_QUERY = {"at": MOMENT}
 
 
 async def create_event(call: Call) -> Response | Refusal:
@@ -41,20 +55,21 @@ async def create_event(call: Call) -> Response | Refusal:
 
 async def list_events(call: Call) -> Response | Refusal:
     """List events by date, a page at a time."""
-    page, limit = call.query.get("page", 1), call.query.get("limit", 10)
+    page, limit = call.query["page"], call.query["limit"]
     events, total = await call.service.listing.list_events(
-        dates=_dates(call.query.get("from"), call.query.get("to")),
-        q=call.query.get("q", ""),
-        available=call.query.get("available", False),
+        dates=_dates(call.query["from"], call.query["to"]),
+        q=call.query["q"],
+        available=call.query["available"],
         page_size=limit,
         skip=(page - 1) * limit,
     )
-    return respond(page_answer([EventAnswer.of(event) for event in events], total, page, limit))
+    data = [EventAnswer.of(event) for event in events]
+    return respond(EventPage(data, PageMeta.of(total, page, limit)))
 
 
 async def find_event(call: Call) -> Response | Refusal:
     """Find an event, as it is or as it was; unchanged since the caller last looked: a 304."""
-    if at := call.query.get("at"):
+    if at := call.query["at"]:
         return await _find_event_at(call, at)
     shown = await call.service.reads.find_event(call.id)
     return EVENT_NOT_FOUND if shown is None else _respond(call, shown)
@@ -66,15 +81,15 @@ async def _find_event_at(call: Call, at: datetime) -> Response | Refusal:
         return EVENT_NOT_FOUND
     entry = await call.service.queries.find_ledger_at(call.id, at)
     if entry is None:
-        return BAD_REQUEST.because([{"field": "at", "message": "is before the event existed"}])
+        return BAD_REQUEST.because([BadField("at", "is before the event existed")])
     return _respond(call, Shown.of(EventAnswer.of(event.as_of(entry))))
 
 
 def _respond(call: Call, shown: Shown) -> Response:
     """Return an event, unless it is what the caller has."""
     headers = {"ETag": shown.etag}
-    known = call.request.headers.getlist("if-none-match")
-    if known and _matches(",".join(known), shown.etag):
+    known = call.headers[KNOWN_TAGS.name]
+    if known and _matches(known, shown.etag):
         return Response(status_code=304, headers=headers)
     return Response(shown.body, headers=headers, media_type="application/json")
 
@@ -93,8 +108,8 @@ async def update_event(call: Call) -> Response | Refusal:
     if outcome.event is not None and outcome.word == "granted":
         return respond(EventAnswer.of(outcome.event))
     refusal = CANNOT_UPDATE[outcome.word]
-    if outcome.word == "capacity_below_allocated":
-        return refusal.because({"allocatedTickets": outcome.detail})
+    if outcome.word == "capacity_below_allocated" and isinstance(outcome.detail, int):
+        return refusal.because(Allocated(outcome.detail))
     return refusal
 
 

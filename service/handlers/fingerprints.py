@@ -5,10 +5,10 @@ import secrets
 from starlette.responses import Response
 
 from service import limits
-from service.answers import respond
+from service.answers import FingerprintAnswer, respond
 from service.calls import Call
 
 
 async def create_fingerprint(_: Call) -> Response:
     """Make a fingerprint; nothing of it is kept."""
-    return respond({"userFingerprint": secrets.token_urlsafe(limits.FINGERPRINT_BYTES)}, 201)
+    return respond(FingerprintAnswer(secrets.token_urlsafe(limits.FINGERPRINT_BYTES)), 201)

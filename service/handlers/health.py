@@ -4,7 +4,7 @@ import psycopg
 from starlette.responses import Response
 
 from service import metrics
-from service.answers import respond
+from service.answers import DatabaseHealth, HealthAnswer, LiveAnswer, MigrationsHealth, respond
 from service.calls import Call
 from service.database import NO_ANSWER
 from service.migrations import migration_names
@@ -18,18 +18,16 @@ async def check_health(call: Call) -> Response | Refusal:
         version = await queries.server_version()
         applied = set(await queries.list_applied_migrations())
     except (psycopg.OperationalError, *NO_ANSWER):
-        unreachable = {"status": "unreachable"}
-        return respond(
-            {"status": "unavailable", "database": unreachable, "migrations": unreachable}, 503
-        )
+        nothing = (DatabaseHealth("unreachable"), MigrationsHealth("unreachable"))
+        return respond(HealthAnswer("unavailable", *nothing), 503)
     pending = [name for name in migration_names() if name not in applied]
     is_ready = not pending and not call.service.leaving.has_begun
-    body = {
-        "status": "ok" if is_ready else "unavailable",
-        "database": {"status": "ok", "version": version},
-        "migrations": {"status": "pending" if pending else "ok", "pending": pending},
-    }
-    return respond(body, 200 if is_ready else 503)
+    answer = HealthAnswer(
+        "ok" if is_ready else "unavailable",
+        DatabaseHealth("ok", version),
+        MigrationsHealth("pending" if pending else "ok", pending),
+    )
+    return respond(answer, 200 if is_ready else 503)
 
 
 async def show_metrics(_: Call) -> Response | Refusal:
@@ -39,4 +37,4 @@ async def show_metrics(_: Call) -> Response | Refusal:
 
 async def check_live(_: Call) -> Response | Refusal:
     """Tell that the process answers, and nothing else."""
-    return respond({"status": "ok"})
+    return respond(LiveAnswer())

@@ -8,9 +8,11 @@ from service import limits
 from service.answers import (
     AuditAnswer,
     LedgerAnswer,
+    LedgerMeta,
+    LedgerPage,
     respond,
 )
-from service.calls import Call
+from service.calls import KNOWN_VERSION, Call
 from service.fields import number_in_query
 from service.refusals import BUSY, EVENT_NOT_FOUND, Refusal
 from service.rows import Event
@@ -18,22 +20,22 @@ from service.streams import EventStream
 from service.watchers import News, Watcher
 
 LIST_QUERY = {
-    "after": number_in_query(0, limits.MAX_BIGINT),
-    "limit": number_in_query(1, limits.MAX_LEDGER_PAGE_SIZE),
+    "after": number_in_query(0, limits.MAX_BIGINT, default=0),
+    "limit": number_in_query(1, limits.MAX_LEDGER_PAGE_SIZE, default=100),
 }
 
 
 async def list_ledger(call: Call) -> Response | Refusal:
     """List an event's ledger, from a version on."""
-    after, limit = call.query.get("after", 0), call.query.get("limit", 100)
+    after, limit = call.query["after"], call.query["limit"]
     # One more than is shown tells whether there is more.
     entries = await call.service.listing.list_ledger(call.id, after, limit + 1)
     if not entries and await call.service.queries.find_event(call.id) is None:
         return EVENT_NOT_FOUND
     shown = entries[:limit]
     following = shown[-1].version if len(entries) > limit else None
-    meta = {"after": after, "limit": limit, "next": following}
-    return respond({"data": [LedgerAnswer.of(entry) for entry in shown], "meta": meta})
+    data = [LedgerAnswer.of(entry) for entry in shown]
+    return respond(LedgerPage(data, LedgerMeta(after, limit, following)))
 
 
 async def check_event(call: Call) -> Response | Refusal:
@@ -59,7 +61,7 @@ async def stream_event(call: Call) -> Response | Refusal:
 
 async def _missed(call: Call, watcher: Watcher, event: Event) -> list[News]:
     """Return what a watcher is told first, and have it told nothing older afterwards."""
-    known = call.request.headers.get("last-event-id", "")
+    known = call.headers[KNOWN_VERSION.name] or ""
     told = int(known) if known.isascii() and known.isdigit() and len(known) < 19 else None
     if told == event.version:
         watcher.version = told

@@ -12,6 +12,7 @@ from service.refusals import (
     CANNOT_PAY_RESERVATION,
     RESERVATION_NOT_FOUND,
     WRONG_FINGERPRINT,
+    InTheWay,
     Refusal,
 )
 
@@ -24,7 +25,7 @@ async def find_reservation(call: Call) -> Response | Refusal:
         return RESERVATION_NOT_FOUND
     for ticket in tickets:
         if ticket.user_fingerprint != owner:
-            return WRONG_FINGERPRINT.because({"ticketId": ticket.id})
+            return WRONG_FINGERPRINT.because(InTheWay(ticket.id))
     return respond(ReservationAnswer.of(tickets, owner))
 
 
@@ -54,4 +55,5 @@ def _answer(
     if outcome.word == "granted":
         return respond(ReservationAnswer.of(outcome.tickets, owner))
     refusal = refusals[outcome.word]
-    return refusal.because({"ticketId": outcome.detail}) if outcome.detail else refusal
+    ticket = outcome.detail
+    return refusal.because(InTheWay(ticket)) if isinstance(ticket, str) else refusal

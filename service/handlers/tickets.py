@@ -7,10 +7,10 @@ from typing import get_args
 from starlette.responses import Response
 
 from service import limits
-from service.answers import TicketAnswer, page_answer, respond
-from service.calls import FINGERPRINT, KEY, OWNER, Call
+from service.answers import PageMeta, TicketAnswer, TicketPage, respond
+from service.calls import ASKER, KEY, OWNER, Call
 from service.changes import Cancel, Outcome, Pay, Refund, Reserve
-from service.fields import Reader, fingerprint, integer, number_in_query, one_of
+from service.fields import FINGERPRINT, Reader, integer, number_in_query, one_of
 from service.refusals import (
     CANNOT_CANCEL,
     CANNOT_PAY,
@@ -18,27 +18,28 @@ from service.refusals import (
     CANNOT_RESERVE,
     EVENT_NOT_FOUND,
     TICKET_NOT_FOUND,
+    Available,
     Refusal,
 )
 from service.rows import AllocationStatus, TicketAllocation
-from service.state import Service
+from service.settings import Settings
 
-OWNER_FIELDS: dict[str, Reader] = {"userFingerprint": fingerprint}
+OWNER_FIELDS: dict[str, Reader] = {"userFingerprint": FINGERPRINT}
 LIST_QUERY = {
     "status": one_of(*get_args(AllocationStatus)),
-    "page": number_in_query(1, limits.MAX_INTEGER),
-    "limit": number_in_query(1, limits.MAX_PAGE_SIZE),
+    "page": number_in_query(1, limits.MAX_INTEGER, default=1),
+    "limit": number_in_query(1, limits.MAX_PAGE_SIZE, default=10),
 }
 
 
-def reservation_fields(service: Service) -> dict[str, Reader]:
+def reservation_fields(settings: Settings) -> dict[str, Reader]:
     """Return the fields of a reservation; how many tickets one may want is a setting."""
-    return _reservation_fields(service.settings.max_tickets_per_request)
+    return _reservation_fields(settings.max_tickets_per_request)
 
 
 @cache
 def _reservation_fields(most: int) -> dict[str, Reader]:
-    return {"quantity": integer(1, most), **OWNER_FIELDS}
+    return {"quantity": integer(1, most, example=1), **OWNER_FIELDS}
 
 
 async def reserve_tickets(call: Call) -> Response | Refusal:
@@ -52,9 +53,8 @@ async def reserve_tickets(call: Call) -> Response | Refusal:
         return outcome
     if outcome.word not in ("granted", "replayed"):
         refusal = CANNOT_RESERVE[outcome.word]
-        if outcome.detail is None:
-            return refusal
-        return refusal.because({"availableTickets": outcome.detail})
+        left = outcome.detail
+        return refusal.because(Available(left)) if isinstance(left, int) else refusal
     tickets = [TicketAnswer.of(ticket, owner) for ticket in outcome.tickets]
     replayed = {"Idempotency-Replayed": "true"} if outcome.word == "replayed" else None
     return respond(tickets, 201, replayed)
@@ -63,7 +63,7 @@ async def reserve_tickets(call: Call) -> Response | Refusal:
 async def find_ticket(call: Call) -> Response | Refusal:
     """Find a ticket; whoever names its fingerprint is shown it."""
     for ticket in await call.service.queries.find_tickets([call.id]):
-        return respond(TicketAnswer.of(ticket, call.headers[FINGERPRINT.name]))
+        return respond(TicketAnswer.of(ticket, call.headers[ASKER.name]))
     return TICKET_NOT_FOUND
 
 
@@ -110,14 +110,14 @@ async def refund_ticket(call: Call) -> Response | Refusal:
 
 def _page(call: Call) -> tuple[str, int, int]:
     """Return what part of a list is asked for: status, page, limit."""
-    return call.query.get("status", ""), call.query.get("page", 1), call.query.get("limit", 10)
+    return call.query["status"] or "", call.query["page"], call.query["limit"]
 
 
 def _respond_page(
     tickets: Sequence[TicketAllocation], asked_by: str | None, total: int, page: int, limit: int
 ) -> Response:
     data = [TicketAnswer.of(ticket, asked_by) for ticket in tickets]
-    return respond(page_answer(data, total, page, limit))
+    return respond(TicketPage(data, PageMeta.of(total, page, limit)))
 
 
 def _answer(
