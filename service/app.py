@@ -33,15 +33,17 @@ from service.answers import (
     TicketAnswer,
     TicketPage,
     WatchedEventAnswer,
+    encode,
     refuse,
 )
 from service.calls import ASKER, KEY, KNOWN_TAGS, KNOWN_VERSION, OWNER, Answer, Endpoint
 from service.cors import Cors
 from service.database import NO_ANSWER, STEADY_PLANS, open_pool, told
 from service.fields import identifier
-from service.handlers import events, fingerprints, health, ledger, reservations, tickets
+from service.handlers import docs, events, fingerprints, health, ledger, reservations, tickets
 from service.leaving import Leaving
 from service.logs import REQUEST_ID, RequestLog, request_id
+from service.openapi import describe
 from service.queries import Queries
 from service.refusals import (
     BUSY,
@@ -224,6 +226,7 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
             health.show_metrics, answers=[Answer(200, str, media_type=metrics.CONTENT_TYPE)]
         ),
     },
+    "/openapi.json": {"GET": Endpoint(docs.show_openapi, answers=[Answer(200, dict)])},
 }
 """Every route of the service: by path, then by method. HEAD works wherever GET does."""
 
@@ -353,6 +356,7 @@ def create_app(settings: Settings, dsn: str, *, pooled: bool = False) -> Starlet
         BrokenStatement: when a file of ``sql/`` breaks a rule.
     """
     statements = load_statements(settings.sql_dir)
+    description = encode(describe(ROUTES, settings))
     request_log = RequestLog(
         settings.log_level in ("debug", "info"), settings.log_format == "json", sys.stderr
     )
@@ -397,6 +401,7 @@ def create_app(settings: Settings, dsn: str, *, pooled: bool = False) -> Starlet
                     watchers,
                     request_log,
                     leaving,
+                    description,
                 )
                 yield {"service": app.state.service}
             finally:

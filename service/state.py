@@ -26,3 +26,5 @@ class Service:
     watchers: Watchers
     request_log: RequestLog
     leaving: Leaving
+    description: bytes
+    """In OpenAPI, as it is sent."""

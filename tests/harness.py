@@ -159,6 +159,11 @@ class RunLog:
 
 RUN_LOG = RunLog()
 
+SEEN: set[tuple[str, str, int, str]] = set()
+"""What the clients of a test run were answered: method, path, status, code; ids as ``{id}``."""
+
+_ANY_ID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
 
 def wait_until(holds: Callable[[], bool]) -> None:
     """Look again and again until something holds; it must, within WAIT_SECONDS."""
@@ -175,12 +180,19 @@ class Client(httpx2.Client):
     """The service, where it is a process of its own."""
 
     def request(self, *arguments: Any, **options: Any) -> httpx2.Response:
-        """Send a request, and remember the fingerprint in it."""
+        """Send a request, and remember the fingerprint in it and what was answered."""
         body, headers = options.get("json"), options.get("headers")
         for given, name in ((body, "userFingerprint"), (headers, "X-User-Fingerprint")):
             if isinstance(given, dict) and isinstance(given.get(name), str):
                 RUN_LOG.fingerprints.add(given[name])
-        return super().request(*arguments, **options)
+        answer = super().request(*arguments, **options)
+        # Without it the HTTP server has refused, before there was a request.
+        if "X-Request-Id" in answer.headers:
+            path, method = _ANY_ID.sub("{id}", answer.request.url.path), answer.request.method
+            is_refusal = answer.status_code >= 400 and answer.content
+            told = answer.json().get("code", "") if is_refusal else ""
+            SEEN.add((method, path, answer.status_code, told))
+        return answer
 
     def create_event(self, tickets: int = 10, name: str = "Opening night", **fields: Any) -> str:
         """Make an event and return its id."""

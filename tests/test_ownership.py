@@ -52,6 +52,7 @@ MAY = {
     ("GET", "/health"): ANYBODY,
     ("GET", "/health/live"): ANYBODY,
     ("GET", "/metrics"): ANYBODY,
+    ("GET", "/openapi.json"): ANYBODY,
 }
 ALL = [(method, path) for path, methods in ROUTES.items() for method in methods]
 HEADS = [path for method, path in ALL if method == "GET" and not ROUTES[path]["GET"].streams]
