@@ -50,7 +50,7 @@ def write_dictionary(path: Path, words: Iterable[str]) -> None:
     path.write_text("\n".join(f'"{word}"' for word in words))
 
 
-def test_a_thousand_requests_find_nothing(
+def test_hundreds_of_requests_find_nothing(
     database: Database, start: Starter, tmp_path: Path
 ) -> None:
     assert try_service(database, start, tmp_path, examples=5) == ""
@@ -59,7 +59,7 @@ def test_a_thousand_requests_find_nothing(
 
 
 @pytest.mark.slow
-def test_ten_thousand_requests_find_nothing(
+def test_thousands_of_requests_find_nothing(
     database: Database, start: Starter, tmp_path: Path
 ) -> None:
-    assert try_service(database, start, tmp_path, examples=300) == ""
+    assert try_service(database, start, tmp_path, examples=200) == ""
