@@ -132,7 +132,9 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
             ledger.stream_event,
             headers=[KNOWN_VERSION],
             streams=True,
-            answers=[Answer(200, WatchedEventAnswer, media_type=EventStream.media_type)],
+            answers=[
+                Answer(200, WatchedEventAnswer, ["Cache-Control"], EventStream.media_type),
+            ],
             refusals=[BUSY, EVENT_NOT_FOUND],
         ),
     },
@@ -224,6 +226,14 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
     "/metrics": {
         "GET": Endpoint(
             health.show_metrics, answers=[Answer(200, str, media_type=metrics.CONTENT_TYPE)]
+        ),
+    },
+    "/docs": {
+        "GET": Endpoint(
+            docs.show_docs,
+            answers=[
+                Answer(200, str, ["Content-Security-Policy"], media_type="text/html; charset=utf-8")
+            ],
         ),
     },
     "/openapi.json": {"GET": Endpoint(docs.show_openapi, answers=[Answer(200, dict)])},

@@ -42,6 +42,7 @@ HEADERS = {
     "ETag": "Changes whenever the event's answer does.",
     "Location": "Where the event is.",
     "Idempotency-Replayed": "`true` where the key had reserved before.",
+    "Content-Security-Policy": "What the page may do.",
     "Retry-After": "Seconds until it is worth another try.",
     "WWW-Authenticate": "How to prove to be the organizer.",
 }

@@ -1,5 +1,7 @@
 """The description: a true one of every route, and the service does as it says."""
 
+import base64
+import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -177,7 +179,7 @@ def test_every_example_is_what_its_schema_says(told: Json) -> None:
                 shown += [content["example"]] if "example" in content else []
                 for one in shown:
                     check(told, content["schema"], one)
-                assert shown or path in ("/openapi.json", "/metrics"), path
+                assert shown or path in ("/openapi.json", "/docs", "/metrics"), path
 
 
 def test_a_link_leads_to_a_route_that_reads_what_it_gives(told: Json) -> None:
@@ -285,7 +287,7 @@ def test_a_sale_is_answered_as_described(client: Client, told: Json) -> None:
         assert code(buyer.event_tickets(first[0]["id"])) == (404, "NOT_FOUND")
         assert code(buyer.get("/events", params={"page": "0"})) == (400, "BAD_REQUEST")
         assert buyer.post("/events", content="{}").status_code == 415
-        for path in ("/health", "/health/live", "/metrics", "/openapi.json"):
+        for path in ("/health", "/health/live", "/metrics", "/docs", "/openapi.json"):
             assert buyer.get(path).status_code == 200
         # All but the stream, which has no end.
         assert buyer.asked == ALL - {("GET", "/events/{id}/stream")}
@@ -297,12 +299,25 @@ def test_a_message_of_the_stream_is_as_described(client: Client, told: Json) -> 
     ((media_type, content),) = described["content"].items()
     with client.stream("GET", f"/events/{event}/stream") as stream:
         assert stream.headers["Content-Type"].partition(";")[0] == media_type
+        assert described["headers"].keys() <= {name.title() for name in stream.headers}
         lines = [line for line, _ in zip(stream.iter_lines(), range(4), strict=False)]
     message = dict(line.split(": ", 1) for line in lines[2:])
     check(told, content["schema"], message)
     schema = content["schema"]["properties"]["data"]["contentSchema"]
     for data in (message["data"], content["example"]["data"]):
         check(closed(told), schema, json.loads(data))
+
+
+def test_the_page_asks_nobody_but_the_service(client: Client) -> None:
+    page = client.get("/docs")
+    policy = page.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "connect-src 'self'" in policy
+    # The browser is told to run this script and no other.
+    (script,) = re.findall("<script>(.*?)</script>", page.text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert not re.search(r"\w://|\bsrc=|@import|innerHTML", page.text)
 
 
 def test_it_says_what_is_set(database: Database, start: Starter) -> None:

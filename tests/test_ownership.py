@@ -53,6 +53,7 @@ MAY = {
     ("GET", "/health/live"): ANYBODY,
     ("GET", "/metrics"): ANYBODY,
     ("GET", "/openapi.json"): ANYBODY,
+    ("GET", "/docs"): ANYBODY,
 }
 ALL = [(method, path) for path, methods in ROUTES.items() for method in methods]
 HEADS = [path for method, path in ALL if method == "GET" and not ROUTES[path]["GET"].streams]
