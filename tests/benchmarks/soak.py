@@ -88,7 +88,7 @@ async def _buy(
     buyer: Buyer, events: list[str], span: Span, numbers: "count[int]", pause: list[float]
 ) -> None:
     """Buy for ever."""
-    dice = random.Random(next(numbers))  # noqa: S311 - nothing is secret here
+    dice = random.Random(next(numbers))
 
     async def ask(method: str, path: str, body: object = None, headers: str = "") -> bytes:
         if pause[0]:
