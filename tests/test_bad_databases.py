@@ -4,7 +4,7 @@ import psycopg
 import pytest
 
 from service.limits import TRIES
-from tests.harness import Client, Database, Starter, code, wait_until
+from tests.harness import Client, Database, Starter, code, not_pooled, wait_until
 
 FAILING = """
 create sequence tries;
@@ -89,6 +89,7 @@ def test_a_server_that_is_read_only_after_a_failover_is_busy_until_it_is_not(
         wait_until(lambda: client.reserve(event).status_code == 201)
 
 
+@not_pooled("it says so as if a connection had broken, and then nobody knows")
 def test_a_server_without_a_connection_to_spare_is_busy_until_it_has_one(
     unbalanced_database: Database, start: Starter
 ) -> None:

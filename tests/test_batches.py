@@ -41,6 +41,7 @@ from tests.harness import (
     Starter,
     at_once,
     code,
+    not_pooled,
     wait_until,
 )
 
@@ -468,6 +469,7 @@ def test_a_connection_that_breaks_under_a_batch_leaves_the_outcome_unknown(
     wait_until(lambda: client.reserve(event).status_code == 201)
 
 
+@not_pooled("a read is given a server that does not stand still")
 def test_nobody_waits_longer_than_the_deadline_for_a_server_that_stands_still(
     service: RunningService, client: Client, database: Database
 ) -> None:

@@ -1,6 +1,6 @@
 """Events: made, found, listed and updated."""
 
-from tests.harness import Client, Database, Starter, at_once, code
+from tests.harness import Client, Database, Starter, at_once, code, not_pooled
 
 FIELDS = [
     "id",
@@ -69,6 +69,7 @@ def test_a_change_by_hand_is_a_change(client: Client, database: Database) -> Non
     assert (answer.status_code, answer.json()["name"]) == (200, "by hand")
 
 
+@not_pooled("a DateStyle that is not ISO is refused at the start")
 def test_the_servers_defaults_change_nothing(database: Database, start: Starter) -> None:
     name = database.psql("select current_database()")[0]
     for setting, value in {

@@ -65,6 +65,17 @@ def undone_and_tried_again(client: Client) -> list[str]:
     )
 
 
+def holdfast(database: Database, command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command as a person would, on the database as the service reaches it."""
+    return subprocess.run(
+        [sys.executable, "-m", "service", command],
+        env={**os.environ, "DATABASE_URL": database.service_dsn},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 def test_postgresql_itself_is_no_pooler(database: Database) -> None:
     with psycopg.connect(database.dsn) as connection:
         assert not is_pooled(connection, STATEMENTS)
@@ -129,13 +140,23 @@ def test_a_pooler_is_noticed(database: Database) -> None:
 
 
 @BY_WAY_OF_ONE
+def test_a_date_style_that_cannot_be_read_is_refused(database: Database) -> None:
+    name = database.psql("select current_database()")[0]
+    database.psql(f"alter database {name} set DateStyle = 'SQL, DMY'")
+    done = holdfast(database, "serve")
+    assert done.returncode == 1
+    assert "its DateStyle is SQL, DMY, and a pooler lets us set none" in done.stderr
+
+
+@BY_WAY_OF_ONE
+def test_an_audit_goes_by_way_of_a_pooler(database: Database, client: Client) -> None:
+    client.hold(client.create_event())
+    done = holdfast(database, "audit")
+    assert done.returncode == 0, done.stderr
+
+
+@BY_WAY_OF_ONE
 def test_nobody_migrates_by_way_of_a_pooler(database: Database) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "service", "migrate"],
-        env={**os.environ, "DATABASE_URL": database.service_dsn},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = holdfast(database, "migrate")
     assert done.returncode == 1
     assert "a pooler stands in front of the database" in done.stderr
