@@ -52,9 +52,18 @@ READS_WAITING = 500
 SETTLE_SECONDS = 10
 """For the requests under way when the service stops."""
 
+MAX_HEAD_BYTES = 32 * 1024
+"""Of a request's header, its path included: what nginx takes, and more than most."""
+HEAD_SECONDS = 10.0
+"""For a header to arrive, and for a new connection to send one."""
 MAX_BODY_BYTES = 64 * 1024
 BODY_SECONDS = 5.0
 """For a body to arrive; the deadline begins when it is there."""
+MAX_DROPPED_BYTES = 1024 * 1024
+"""Of a body, with what frames its parts, until nobody looks at it any more."""
+PIECE_BYTES = 4096
+"""Of what a connection sends, until the answers are gone that it has already to get: the
+requests that fit into a piece, some two hundred, are the most that wait behind one another."""
 MAX_EVENT_NAME = 255
 MAX_FINGERPRINT = 512
 MAX_KEY = 255
