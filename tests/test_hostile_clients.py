@@ -242,35 +242,40 @@ def test_ten_thousand_malformed_requests_harm_nobody(client: Client, event: str)
     requests = malformed(event)
     told: list[int] = []
     with unharmed(client, event):
-        for _ in range(50):
+        for _ in range(20):
             with ExitStack() as stack:
                 waiting = []
-                for request in islice(requests, 200):
+                for request in islice(requests, 500):
                     connection = stack.enter_context(connect(client))
                     connection.sendall(request)
                     waiting.append(connection)
                 client.hold(event)
-                # Those whose request has no end get no answer.
-                while ready := select.select(waiting, [], [], 0.05)[0]:
-                    for connection in ready:
-                        waiting.remove(connection)
+                # A request that has no end gets no answer; the first of them is waited for, and
+                # while it is, the others are answered.
+                deadline = time.monotonic() + 0.1
+                for connection in waiting:
+                    left = max(deadline - time.monotonic(), 0)
+                    if select.select([connection], [], [], left)[0]:
                         with suppress(ConnectionResetError):
                             told += statuses(connection.recv(65_536))
-    assert len(told) > 5000
+    assert len(told) > 2000
     assert {status // 100 for status in told} <= {2, 4}
 
 
 def test_hundreds_of_pipelined_requests_are_answered_in_their_order(
     client: Client, event: str
 ) -> None:
-    requests = [reservation(event, f"p{n}", f"X-Request-Id: n{n}") for n in range(300)]
+    requests = [reservation(event, f"p{n}", f"X-Request-Id: n{n}") for n in range(100)]
+    requests += [
+        b"GET /health/live HTTP/1.1\r\nX-Request-Id: n%d\r\n\r\n" % n for n in range(100, 900)
+    ]
     requests.append(b"GET /health/live HTTP/1.1\r\nX-Request-Id: last\r\nConnection: close\r\n\r\n")
     with unharmed(client, event), connect(client) as connection:
         connection.sendall(b"".join(requests))
         told = read_all(connection)
-    assert statuses(told) == [201] * 300 + [200]
+    assert statuses(told) == [201] * 100 + [200] * 801
     names = re.findall(rb"^x-request-id: (\w+)", told, re.M)
-    assert names == [*(f"n{n}".encode() for n in range(300)), b"last"]
+    assert names == [*(f"n{n}".encode() for n in range(900)), b"last"]
 
 
 def test_who_pipelines_without_end_and_reads_nothing_is_not_waited_for(
@@ -283,7 +288,7 @@ def test_who_pipelines_without_end_and_reads_nothing_is_not_waited_for(
             connection = stack.enter_context(connect(client))
             connection.setblocking(False)
             sent = 0
-            for number in range(100):
+            for number in range(60):
                 try:
                     sent += connection.send(flood[sent % len(request) :])
                 except BlockingIOError:
