@@ -13,7 +13,9 @@ COPY --from=build /holdfast /holdfast
 ENV PATH=/holdfast/bin:$PATH USER=holdfast HOST=0.0.0.0 PORT=8000
 USER 10001:10001
 EXPOSE 8000
+# The slim image has no curl. A status of 503 is an error to urlopen, too.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=10s \
-    CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/health')"]
+    CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"PORT\"]}/health')"]
+# `migrate` in the place of `serve`, on the same DATABASE_URL, is the step before a new version.
 ENTRYPOINT ["holdfast"]
 CMD ["serve"]
