@@ -122,5 +122,8 @@ KEEP_ALIVE_SECONDS = 30
 """For an idle connection of a client."""
 LEAVE_SECONDS = 1.0
 """From SIGTERM on, for a proxy's health check to learn that no more is to be sent."""
+LAST_SECONDS = 0.2
+"""For a request that was on its way, on a connection that was kept, when the service was told
+to stop."""
 DRAIN_SECONDS = 7
 """For what was accepted before the service was told to stop."""

@@ -70,6 +70,8 @@ class Protocol(HttpToolsProtocol):
     """What has come and is looked at when the requests before it are answered."""
     _is_deaf = False
     """Whether anything that still comes is dropped."""
+    _is_ending = False
+    """Whether the next answer is the last one."""
     _timer: asyncio.TimerHandle | None = None
     """Closes the connection, unless the header or the body comes to its end before."""
 
@@ -102,6 +104,8 @@ class Protocol(HttpToolsProtocol):
             return
         super().on_headers_complete()
         self.headers = NOWHERE  # type: ignore[assignment]
+        if self._is_ending:
+            self.cycle.keep_alive = False
         self._awaits_head, self._has_moved = False, True
         if self._timer is not None:
             self._stop_waiting()
@@ -139,7 +143,12 @@ class Protocol(HttpToolsProtocol):
         """
         if service := self.app_state.get("service"):
             service.watchers.close()
-        super().shutdown()
+        if self.cycle is not None and self.cycle.response_complete:
+            # A kept connection, on which a request may be on its way just now: it is answered.
+            self._is_ending = True
+            self.loop.call_later(limits.LAST_SECONDS, super().shutdown)
+        else:
+            super().shutdown()
 
     def _catch_up(self) -> None:
         """Take what lies behind, until there is a request that has to wait for another."""

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from service import limits
 from service.settings import PACKAGE
 from tests.harness import (
     WAIT_SECONDS,
@@ -306,8 +307,23 @@ def test_one_service_stops_and_the_other_goes_on(
             services[0].stop()
 
         at_once(stop, *[buy] * 4)
-        # A kept connection may be closed just when something is sent on it: nothing else is lost.
+        # What had come to the kernel and not to the service is lost, and told to be.
         assert set(refused) <= {(503, "OUTCOME_UNKNOWN")}
         assert len(refused) <= 4
     with services[1].client() as client:
         assert client.event(event)["allocatedTickets"] >= 80 - len(refused)
+
+
+def test_what_comes_on_a_kept_connection_just_at_the_end_is_answered(
+    database: Database, start: Starter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "LAST_SECONDS", WAIT_SECONDS)
+    service = start(database)
+    with service.client() as client:
+        event = client.create_event()
+        stopping = threading.Thread(target=service.stop)
+        stopping.start()
+        wait_until(lambda: not answers(client))
+        last = client.reserve(event)
+        assert (last.status_code, last.headers["Connection"]) == (201, "close")
+        stopping.join()
