@@ -156,15 +156,17 @@ def _sell(client: Client, database: Database) -> None:
     # A lock that is not to be had in time.
     with database.holding(event):
         assert code(client.reserve(event)) == (503, "BUSY")
-    # A connection that breaks in the middle of a transaction.
-    with ThreadPoolExecutor(1) as pool, database.holding(event):
-        answering = pool.submit(client.reserve, event)
-        database.wait_until_blocked()
-        database.psql(
-            "select pg_terminate_backend(pid) from pg_stat_activity where wait_event_type = 'Lock' "
-            "and application_name = 'holdfast' and datname = current_database()"
-        )
-        assert code(answering.result()) == (503, "OUTCOME_UNKNOWN")
+    # A statement that is ended, and a connection that breaks in the middle of a transaction.
+    for how, told in (("cancel", "BUSY"), ("terminate", "OUTCOME_UNKNOWN")):
+        with ThreadPoolExecutor(1) as pool, database.holding(event) as rival:
+            answering = pool.submit(client.reserve, event)
+            database.wait_until_blocked()
+            rival.execute(
+                f"select pg_{how}_backend(pid) from pg_stat_activity where datname = "
+                "current_database() and wait_event_type = 'Lock' "
+                "and application_name = 'holdfast'".encode()
+            )
+            assert code(answering.result()) == (503, told)
     # An error that there should not be.
     database.psql("alter table ticket_allocations add check (status <> 'purchased') not valid")
     assert code(client.pay(kept)) == (500, "INTERNAL_SERVER_ERROR")
