@@ -205,7 +205,7 @@ def test_a_header_within_the_bound_is_taken_and_one_beyond_it_is_told_so(client:
 
 def malformed(event: str) -> Iterator[bytes]:
     """Return requests without end that are broken somewhere, the same ones in each run."""
-    dice = random.Random(20_261_122)  # noqa: S311 - nothing is to be kept secret
+    dice = random.Random(20_261_122)
     chunked = (
         f"POST /events/{event}/tickets HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
         'Transfer-Encoding: chunked\r\n\r\n2\r\n{"\r\n12\r\nquantity":1,"userF\r\n0\r\nX: y\r\n\r\n'
