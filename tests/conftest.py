@@ -23,10 +23,12 @@ from service.parent import ending_with
 from service.programs import find_programs
 from service.settings import resource
 from service.statements import load_statements
+from tests.described import undescribed
 from tests.harness import (
     PGBOUNCER,
     POOLER_PORT,
     RUN_LOG,
+    SEEN,
     SERVICE_ROLE,
     Client,
     Database,
@@ -45,10 +47,11 @@ def pytest_sessionfinish() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def log() -> Iterator[None]:
-    """The log of the whole run of this process, which must not show whose ticket it was."""
+def whole_run() -> Iterator[None]:
+    """What is to hold of all that the tests of this process have logged and been answered."""
     yield
     assert RUN_LOG.shown() == set()
+    assert undescribed(SEEN) == []
 
 
 @pytest.fixture(scope="session")

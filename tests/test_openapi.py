@@ -16,8 +16,8 @@ from starlette.routing import compile_path
 
 from service.app import ROUTES
 from tests.conftest import created
+from tests.described import Json, answers_of, operations
 from tests.harness import (
-    SEEN,
     WAIT_SECONDS,
     Client,
     Database,
@@ -27,8 +27,6 @@ from tests.harness import (
     settings_for_tests,
 )
 from tests.test_schema_documents import DOCS
-
-Json = dict[str, Any]
 
 TOKEN = "the-organizers-own-token"  # noqa: S105 - of these tests alone
 ALL = {(method, path) for path, methods in ROUTES.items() for method in methods}
@@ -59,35 +57,6 @@ def told(client: Client) -> Json:
     assert answer.headers["Content-Type"] == "application/json"
     found: Json = answer.json()
     return found
-
-
-def operations(told: Json) -> dict[tuple[str, str], Json]:
-    """Return what is said of each route, by method and path."""
-    return {
-        (method.upper(), path): one
-        for path, item in told["paths"].items()
-        for method, one in item.items()
-        if method != "parameters"
-    }
-
-
-def codes_of(told: Json, response: Json) -> set[str]:
-    """Return the codes that an answer may have."""
-    schemas = [content["schema"] for content in response.get("content", {}).values()]
-    named = [one for schema in schemas for one in schema.get("oneOf", [schema])]
-    whole = [told["components"]["schemas"].get(one.get("$ref", "")[21:], {}) for one in named]
-    return {
-        one["properties"]["code"]["const"] for one in whole if "code" in one.get("properties", {})
-    }
-
-
-def answers_of(told: Json, operation: Json) -> set[tuple[int, str]]:
-    """Return each status that a route answers, with each of its codes; '' where it has none."""
-    return {
-        (int(status), code)
-        for status, response in operation["responses"].items()
-        for code in codes_of(told, response) or {""}
-    }
 
 
 def check(told: Json, schema: Json, value: Any) -> None:
@@ -331,18 +300,3 @@ def test_it_says_what_is_set(database: Database, start: Starter) -> None:
     for operation in operations(told).values():
         assert "security" not in operation
         assert "401" not in operation["responses"]
-
-
-def test_every_answer_is_described_of_this_whole_run(client: Client, told: Json) -> None:
-    assert client.get("/events").status_code == 200
-    described = operations(told)
-    undescribed = []
-    for method, path, status, told_code in sorted(SEEN):
-        route = next((one for one in ROUTES if compile_path(one)[0].match(path)), None)
-        if route is None or method not in ROUTES[route]:
-            assert (status, told_code) in [(404, "NOT_FOUND"), (405, "METHOD_NOT_ALLOWED")] or (
-                method in ("HEAD", "OPTIONS")
-            )
-        elif (status, told_code) not in answers_of(told, described[method, route]):
-            undescribed.append((method, route, status, told_code))
-    assert undescribed == []
