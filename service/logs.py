@@ -10,6 +10,7 @@ import itertools
 import logging
 import os
 import re
+import select
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -87,11 +88,22 @@ class RequestLog:
         self._lines.append(self._render(line))
 
     def flush(self) -> None:
-        """Write what there is."""
+        """Write what there is, in pieces that a pipe takes whole beside those of other workers."""
         lines, self._lines = self._lines, []
-        if lines:
-            self._out.write((b"\n".join(lines) + b"\n").decode())
-            self._out.flush()
+        piece = bytearray()
+        for line in lines:
+            if piece and len(piece) + len(line) >= select.PIPE_BUF:
+                self._write(piece)
+                piece.clear()
+            piece += line
+            piece += b"\n"
+        if piece:
+            self._write(piece)
+
+    def _write(self, piece: bytes | bytearray) -> None:
+        view = memoryview(bytes(piece))
+        while view:
+            view = view[os.write(self._out.fileno(), view) :]
 
 
 def configure_logs(level: str, as_json: bool) -> None:

@@ -93,6 +93,12 @@ if _FOLDER not in os.environ:
     ProcessCollector(registry=REGISTRY)
 
 
+# From 0, so that the first of them is an increase.
+for change in ("reserved", "purchased", "expired", "user_cancelled", "refunded"):
+    TICKETS.labels(change)
+BATCHES_FAILED.labels("lost")
+
+
 @contextmanager
 def collecting() -> Iterator[None]:
     """Give the workers that are started in the block a folder to count in."""

@@ -32,6 +32,7 @@ from service.lanes import (
     take_batch,
     tell_all,
 )
+from service.logs import REQUEST_ID
 from service.queries import Queries
 from service.refusals import BUSY, INTERNAL_SERVER_ERROR, OUTCOME_UNKNOWN, Refusal
 from service.rows import Uuid
@@ -163,6 +164,7 @@ class WritePath:
         # Events that are apart never take all connections: the shared lane has one.
         turn = self._apart if lane.key != SHARED else contextlib.nullcontext()
         loop = asyncio.get_running_loop()
+        REQUEST_ID.set("")  # what goes wrong with a batch is no one request's
         while lane.waiting and lane.runner is runner:
             async with turn:
                 if batch := take_batch(lane.waiting):
