@@ -243,6 +243,15 @@ def test_who_asks_too_often_is_told_busy_and_others_are_served(
             assert other.reserve(event).status_code == 201
 
 
+def test_the_metrics_are_not_for_the_world(proxy: Proxy, service: RunningService) -> None:
+    ours = {"nginx": "allow 127.0.0.1;", "haproxy": " !{ src 127.0.0.0/8 ::1 }"}[proxy.program]
+    assert proxy.text.count(ours) == 1
+    proxy.text = proxy.text.replace(ours, "")
+    with proxy.before(address(service)) as client:
+        for path in ("/metrics", "/%6detrics", "/metrics?x"):
+            assert client.get(path).status_code in (403, 404)
+
+
 class Unreliable:
     """A server that takes requests and closes the connection without an answer."""
 
