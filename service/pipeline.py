@@ -35,6 +35,10 @@ class NotReplicated(psycopg.OperationalError):
     """
 
 
+class NotSent(Exception):
+    """A connection ended before anything was sent on it: nothing was done."""
+
+
 class Pipeline:
     """Sends statements, each as one transaction with others.
 
@@ -55,6 +59,7 @@ class Pipeline:
             psycopg.Error: the first error; nothing is committed. One without an SQLSTATE, or
                 of class 08, is the end of the connection, and nobody knows what is committed.
             NotReplicated: it is committed, and nobody knows whether for good.
+            NotSent: nothing was sent.
         """
         if connection not in self._prepared:
             await self._prepare(connection)
@@ -80,13 +85,14 @@ class Pipeline:
     async def _prepare(self, connection: AsyncConnection) -> None:
         pgconn = connection.pgconn
         if not self._pooled:
-            await self._exchange(
-                connection,
-                [
-                    partial(pgconn.send_prepare, statement.name.encode(), statement.numbered)
-                    for statement in self._statements
-                ],
-            )
+            prepare = [
+                partial(pgconn.send_prepare, statement.name.encode(), statement.numbered)
+                for statement in self._statements
+            ]
+            try:
+                await self._exchange(connection, prepare)
+            except psycopg.OperationalError as error:
+                raise NotSent from error
         warned: list[bool] = []
 
         def take_down(notice: psycopg.errors.Diagnostic) -> None:

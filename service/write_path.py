@@ -33,6 +33,7 @@ from service.lanes import (
     tell_all,
 )
 from service.logs import REQUEST_ID
+from service.pipeline import NotSent
 from service.queries import Queries
 from service.refusals import BUSY, INTERNAL_SERVER_ERROR, OUTCOME_UNKNOWN, Refusal
 from service.rows import Uuid
@@ -204,7 +205,7 @@ class WritePath:
                 changes = [one.change for one in batch]
                 with metrics.BATCH_SECONDS.time():
                     outcomes = await self._transactions.run(connection, changes, lock_seconds)
-        except NO_CONNECTION:
+        except (*NO_CONNECTION, NotSent):
             tell_all(batch, BUSY)
         except psycopg.Error as error:
             giving_up.cancel()
