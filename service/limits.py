@@ -16,9 +16,10 @@ SHARED_LOCK_SECONDS = 0.1
 """For the locks of a batch over many events: it would rather be dealt out than hold them up."""
 STATEMENT_SECONDS = 2.0
 RETRY_AFTER_SECONDS = 1
-TURN_AWAY_SECONDS = 1.0
+TURN_AWAY_SECONDS = 2.0
 """Until somebody is told that the queue is full, which those who come at once again would
-otherwise hear ten thousand times a second, and the queue would not be served."""
+otherwise hear ten thousand times a second, and the queue would not be served. For each half as
+much more or less, so that they do not all come back at once."""
 TURNED_AWAY = 10_000
 """How many may wait to hear it; whoever comes then hears it at once."""
 

@@ -14,6 +14,7 @@ a change that cannot be carried out takes no neighbour with it.
 import asyncio
 import contextlib
 import logging
+import random
 from collections.abc import Coroutine, Sequence
 from operator import attrgetter
 from typing import Any
@@ -110,7 +111,7 @@ class WritePath:
         if self.turned_away < limits.TURNED_AWAY:
             self.turned_away += 1
             try:
-                await asyncio.sleep(limits.TURN_AWAY_SECONDS)
+                await asyncio.sleep(limits.TURN_AWAY_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311
             finally:
                 self.turned_away -= 1
         return BUSY
