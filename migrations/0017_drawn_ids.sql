@@ -13,7 +13,9 @@ set local lock_timeout = '2s';
 set local statement_timeout = '10min';
 
 -- The id of the nth ticket of a request, or with 0 of the request's reservation. Version 7
--- and variant 8 stand where the third and the fourth group of a UUID begin.
+-- and variant 8 stand where the third and the fourth group of a UUID begin. The numbers are
+-- cast: without that || is only stable, and the function would not be planned as if its
+-- query stood there.
 create function drawn_id(drawn uuid, request bigint, nth integer) returns uuid
 language sql
 immutable
@@ -22,7 +24,10 @@ as $$
     select
         (
             left(drawn::text, 14) || overlay(
-                overlay(left(md5(drawn::text || request || '.' || nth), 20) placing '7' from 1)
+                overlay(
+                    left(md5(drawn::text || request::text || '.' || nth::text), 20)
+                    placing '7' from 1
+                )
                 placing '8' from 5
             )
         )::uuid
