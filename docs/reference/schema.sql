@@ -33,7 +33,10 @@ CREATE FUNCTION public.drawn_id(drawn uuid, request bigint, nth integer) RETURNS
     select
         (
             left(drawn::text, 14) || overlay(
-                overlay(left(md5(drawn::text || request || '.' || nth), 20) placing '7' from 1)
+                overlay(
+                    left(md5(drawn::text || request::text || '.' || nth::text), 20)
+                    placing '7' from 1
+                )
                 placing '8' from 5
             )
         )::uuid
