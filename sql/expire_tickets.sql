@@ -52,9 +52,10 @@ due as (
 expired as (
     update ticket_allocations as tickets
     set status = 'expired'
-    from due
-    -- text: found by its id, and not by an index of all that are reserved
-    where tickets.id = due.id and tickets.status::text = 'reserved'
+    where
+        -- an array: each looked up by its id, however many the planner thinks are due
+        tickets.id = any(array(select due.id from due))
+        and tickets.status::text = 'reserved' -- text: not by an index of all that are
     returning tickets.event_id
 ),
 

@@ -17,7 +17,7 @@ from tests.test_sql_files import literal
 STATEMENTS = load_statements(resource("sql"))
 TICKETS_PER_EVENT = 200
 
-# As after a sale: most are sold, some lapsed or came back, a few are held.
+# As after a sale: most are sold, some lapsed or came back, a few are held, one of them too long.
 FILL = """
 insert into events (name, date, total_tickets, allocated_tickets, purchased_tickets)
 select 'event-' || n, '2030-01-01'::timestamptz + n * interval '1 h', 300, 160, 150
@@ -33,7 +33,10 @@ select
         when n <= 180 then 'expired'
         else 'user_cancelled'
     end::allocation_status,
-    case when n > 150 then '2040-01-01'::timestamptz end
+    case
+        when n = 160 then '2020-01-01'::timestamptz
+        when n > 150 then '2040-01-01'
+    end
 from events
 cross join generate_series(1, 200) as n
 where events.name like 'event-%';
@@ -198,7 +201,31 @@ vacuum analyze;
 """
 
 
-@pytest.mark.parametrize("before", ["", SEASONS], ids=["empty", "with sold seasons and no hold"])
+# Minutes into a hot sale with short holds, just analysed: all tickets are of one event of many,
+# and since what is over has lapsed, the planner takes what is held to be due.
+HOT_EVENT = """
+insert into events (name, date, total_tickets, allocated_tickets)
+select 'hot-' || n, '2030-01-01', 100000, case n when 1 then 20000 else 0 end
+from generate_series(1, 200) as n;
+
+insert into ticket_allocations (event_id, user_fingerprint, status, expires_at)
+select
+    id,
+    name || n,
+    (case when n <= 20000 then 'reserved' else 'expired' end)::allocation_status,
+    case when n <= 20000 then '2040-01-01' else '2020-01-01' end::timestamptz
+from events cross join generate_series(1, 30000) as n
+where name = 'hot-1';
+
+vacuum analyze;
+"""
+
+
+@pytest.mark.parametrize(
+    "before",
+    ["", SEASONS, HOT_EVENT],
+    ids=["empty", "with sold seasons and no hold", "with a crowd of holds"],
+)
 def test_a_plan_made_before_the_sale_is_good_in_the_midst_of_it(
     server: str, template: str, before: str
 ) -> None:
