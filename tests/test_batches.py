@@ -409,14 +409,14 @@ def test_a_poisoned_request_takes_no_neighbour_with_it(client: Client, database:
 
 
 def test_more_than_may_wait_is_told_busy(database: Database, start: Starter) -> None:
-    with start(database, queue_limit=3).client() as client:
+    service = start(database, queue_limit=3)
+    with service.client() as client, ThreadPoolExecutor(3) as pool:
         event = client.create_event(tickets=10)
-        with ThreadPoolExecutor(10) as pool:
-            with database.holding(event):
-                first = [pool.submit(client.reserve, event) for _ in range(3)]
-                database.wait_until_blocked()
-                wait_until(lambda: code(client.reserve(event)) == (503, "BUSY"))
-            assert {answer.result().status_code for answer in first} == {201}
+        with database.holding(event):
+            first = [pool.submit(client.reserve, event) for _ in range(3)]
+            service.wait_until_accepted(3)
+            assert code(client.reserve(event)) == (503, "BUSY")
+        assert {answer.result().status_code for answer in first} == {201}
 
 
 def test_first_come_is_first_served_across_batches(database: Database) -> None:
