@@ -75,8 +75,9 @@ class Buyer(asyncio.Protocol):
         self._body += body
 
     def on_message_complete(self) -> None:
-        """Hand the answer over."""
-        self._answer.set_result(None)
+        """Hand the answer over, unless its buyer has gone."""
+        if not self._answer.done():
+            self._answer.set_result(None)
 
     def connection_lost(self, error: Exception | None) -> None:
         """Fail whoever waits."""
@@ -85,14 +86,16 @@ class Buyer(asyncio.Protocol):
 
 
 async def _buy(
-    buyer: Buyer, events: list[str], span: Span, numbers: "count[int]", pause: list[float]
+    buyer: Buyer, events: list[str], span: Span, numbers: "count[int]", apart: list[float]
 ) -> None:
-    """Buy for ever."""
+    """Buy for ever, with requests so many seconds apart."""
     dice = random.Random(next(numbers))
+    begun = 0.0
 
     async def ask(method: str, path: str, body: object = None, headers: str = "") -> bytes:
-        if pause[0]:
-            await asyncio.sleep(dice.uniform(0, 2 * pause[0]))
+        nonlocal begun
+        due = begun + dice.uniform(0, 2 * apart[0])
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
         begun = time.perf_counter()
         answer = await buyer.ask(method, path, body, headers)
         span.waits.append(time.perf_counter() - begun)
@@ -116,13 +119,12 @@ async def _buy(
 
 async def _crowd(url: str, events: list[str], minutes: int, look: "Look") -> None:
     host, port = url.removeprefix("http://").split(":")
-    loop, span, numbers, pause = asyncio.get_running_loop(), Span(), count(), [0.0]
+    loop, span, numbers, apart = asyncio.get_running_loop(), Span(), count(), [0.0]
     buyers = [(await loop.create_connection(Buyer, host, int(port)))[1] for _ in range(CLIENTS)]
-    tasks = [asyncio.create_task(_buy(one, events, span, numbers, pause)) for one in buyers]
+    tasks = [asyncio.create_task(_buy(one, events, span, numbers, apart)) for one in buyers]
     await asyncio.sleep(BEST_SECONDS)
     best = len(span.waits) / BEST_SECONDS
-    # Half of it: each of the clients rests as long again as its share of the other half.
-    pause[0] = CLIENTS / (best / 2) - CLIENTS / best
+    apart[0] = CLIENTS / (best / 2)
     look.best = best
     for minute in range(1, minutes + 1):
         span.waits.clear()
