@@ -18,14 +18,13 @@ from service.rows import (
     Event,
     EventChange,
     EventLedger,
+    Id,
     LastEvent,
     TicketAllocation,
-    Uuid,
 )
 
 encode = msgspec.json.Encoder().encode
 
-Id = Annotated[Uuid, Meta(extra_json_schema={"format": "uuid"})]
 Moment = Annotated[datetime, Meta(tz=True)]
 Count = Annotated[int, Meta(ge=0)]
 
@@ -97,7 +96,7 @@ class WatchedEventAnswer(EventAnswer, rename="camel", gc=False, kw_only=True):
         )
 
 
-class LedgerAnswer(Struct, rename="camel", gc=False):
+class LedgerEntryAnswer(Struct, rename="camel", gc=False):
     """A row of the ledger as clients see it."""
 
     version: Count
@@ -113,7 +112,7 @@ class LedgerAnswer(Struct, rename="camel", gc=False):
     last_event: LastEventAnswer
 
     @classmethod
-    def of(cls, entry: EventLedger) -> "LedgerAnswer":
+    def of(cls, entry: EventLedger) -> "LedgerEntryAnswer":
         """Return the answer for a row."""
         return cls(
             entry.version,
@@ -187,7 +186,7 @@ class ReservationAnswer(Struct, rename="camel", gc=False):
 
     id: Id
     event_id: Id
-    status: AllocationStatus | Literal["mixed"]
+    status: Literal[AllocationStatus, "mixed"]
     expires_at: Moment | None
     tickets: list[TicketAnswer]
 
@@ -244,7 +243,7 @@ class LedgerMeta(Struct, gc=False):
 class LedgerPage(Struct, gc=False):
     """A part of a ledger."""
 
-    data: list[LedgerAnswer]
+    data: list[LedgerEntryAnswer]
     meta: LedgerMeta
 
 
@@ -257,7 +256,7 @@ class FingerprintAnswer(Struct, rename="camel", gc=False):
 class LiveAnswer(Struct, gc=False):
     """That the process answers."""
 
-    status: Literal["ok"] = "ok"
+    status: Literal["ok"]
 
 
 class DatabaseHealth(Struct, gc=False):

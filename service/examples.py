@@ -10,7 +10,7 @@ from service.answers import (
     EventPage,
     FingerprintAnswer,
     HealthAnswer,
-    LedgerAnswer,
+    LedgerEntryAnswer,
     LedgerMeta,
     LedgerPage,
     LiveAnswer,
@@ -77,11 +77,13 @@ EXAMPLES: dict[Any, Any] = {
     TicketAnswer: TicketAnswer.of(_TICKET, _OWNER),
     TicketPage: TicketPage([TicketAnswer.of(_TICKET, None)], _META),
     ReservationAnswer: ReservationAnswer.of([_TICKET], _OWNER),
-    LedgerPage: LedgerPage([LedgerAnswer.of(_ENTRY)], LedgerMeta(after=1, limit=100, next=None)),
+    LedgerPage: LedgerPage(
+        [LedgerEntryAnswer.of(_ENTRY)], LedgerMeta(after=1, limit=100, next=None)
+    ),
     AuditAnswer: AuditAnswer.of([_CHECK]),
     FingerprintAnswer: FingerprintAnswer("xWCBqDMtcoS8lCVHmIWWLRmVgdFdcqsj5e1xOQtO7zM"),
     HealthAnswer: HealthAnswer("ok", DatabaseHealth("ok", "18.4"), MigrationsHealth("ok", [])),
-    LiveAnswer: LiveAnswer(),
+    LiveAnswer: LiveAnswer("ok"),
     # A message of the stream.
     WatchedEventAnswer: {
         "id": str(_EVENT.version),

@@ -6,6 +6,7 @@ route table names for the route. ``tests/test_openapi.py`` holds the service to 
 """
 
 import inspect
+import re
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from itertools import groupby
@@ -19,7 +20,7 @@ from service.answers import EventAnswer, ReservationAnswer, TicketAnswer, refuse
 from service.calls import ASKER, Answer, Endpoint
 from service.examples import EXAMPLES
 from service.fields import ANY_TEXT, IDENTIFIER, Reader
-from service.refusals import BadField, Details, Refusal
+from service.refusals import BAD_REQUEST, BadField, Details, Refusal
 from service.settings import Settings
 from service.streams import EventStream
 
@@ -59,6 +60,9 @@ _LINKED: dict[Any, list[tuple[str, str]]] = {
 }
 """Under which path one goes on with an answer, and where in it the id stands."""
 
+_ANSWER = re.compile(rb'\b([A-Z]\w+)Answer"')
+"""The end of a name that ``answers`` has given, or of a reference to it."""
+
 
 def describe(routes: Routes, settings: Settings) -> Json:
     """Return the description of all routes, with the bounds that are settings."""
@@ -69,18 +73,18 @@ class _Description:
     def __init__(self, routes: Routes, settings: Settings) -> None:
         self._routes = routes
         self._settings = settings
-        types = {
-            answer.type: None
-            for methods in routes.values()
-            for endpoint in methods.values()
-            for answer in endpoint.answers
-            if answer.type is not None
-        }
-        told = [*types, *Details.__args__]
-        schemas, self._components = msgspec.json.schema_components(
+        endpoints = [one for methods in routes.values() for one in methods.values()]
+        types = [answer.type for one in endpoints for answer in one.answers if answer.type]
+        told = [*dict.fromkeys(types), *Details.__args__]
+        schemas, components = msgspec.json.schema_components(
             told, ref_template="#/components/schemas/{name}"
         )
+        # A client's code says Event, not EventAnswer: it has no rows to tell it from.
+        named = _ANSWER.sub(rb'\1"', msgspec.json.encode([schemas, components]))
+        schemas, self._components = msgspec.json.decode(named)
         self._schemas = dict(zip(told, schemas, strict=True))
+        refusals = [refusal for one in endpoints for refusal in one.all_refusals(settings)]
+        self._without_details = {one.code for one in refusals if one.such_as is None}
 
     def whole(self) -> Json:
         tags = {_tag(one): one.handler for path in self._routes.values() for one in path.values()}
@@ -140,7 +144,7 @@ class _Description:
         if (fields := endpoint.fields(self._settings)) is not None:
             operation["requestBody"] = {
                 "required": True,
-                "content": {"application/json": _body(fields, endpoint.partial)},
+                "content": {"application/json": self._body(endpoint, fields)},
             }
         operation["responses"] = self._responses(endpoint)
         if endpoint.for_organizer and self._settings.organizer_token:
@@ -194,19 +198,35 @@ class _Description:
             content["example"] = msgspec.to_builtins(EXAMPLES[answer.type])
         return {"content": {answer.media_type: content}}
 
+    def _body(self, endpoint: Endpoint, fields: Mapping[str, Reader]) -> Json:
+        schema: Json = {
+            "type": "object",
+            "properties": {name: reader.schema for name, reader in fields.items()},
+            "additionalProperties": False,
+        }
+        schema |= {"minProperties": 1} if endpoint.partial else {"required": list(fields)}
+        name = endpoint.handler.__name__.title().replace("_", "") + "Body"
+        example = {name: reader.schema["examples"][0] for name, reader in fields.items()}
+        return {"schema": self._named(name, schema), "example": example}
+
     def _refusal(self, refusal: Refusal) -> Json:
-        """Return the schema of a refusal, kept under its code and the type of its details."""
+        """Return the schema of a refusal, kept under its code.
+
+        Where it has details, and has none elsewhere, the type of them is in the name.
+        """
         properties: Json = {"error": {"type": "string"}, "code": {"const": refusal.code}}
         name = refusal.code.title().replace("_", "")
         if refusal.such_as is not None:
-            details = self._schemas[_type_of(refusal.such_as)]
-            properties["details"] = details
-            name += details.get("$ref", "").rpartition("/")[2]
-        self._components[name] = {
-            "type": "object",
-            "properties": properties,
-            "required": ["error", "code"],
-        }
+            properties["details"] = self._schemas[_type_of(refusal.such_as)]
+            if refusal.code in self._without_details:
+                name += type(refusal.such_as).__name__
+        # A bad header is told in the text alone; all other details are always there.
+        required = [one for one in properties if one != "details" or refusal != BAD_REQUEST]
+        return self._named(name, {"type": "object", "properties": properties, "required": required})
+
+    def _named(self, name: str, schema: Json) -> Json:
+        """Keep a schema under a name, which is what generated code calls it."""
+        self._components[name] = schema
         return {"$ref": f"#/components/schemas/{name}"}
 
     def _links(self, source: Endpoint, answer: Answer) -> Iterator[tuple[str, Json]]:
@@ -230,7 +250,9 @@ def _type_of(details: Details) -> Any:
 
 
 def _name(endpoint: Endpoint) -> str:
-    return endpoint.handler.__name__
+    """Return the handler's name, written as all names on the wire are: reserveTickets."""
+    first, *others = endpoint.handler.__name__.split("_")
+    return first + "".join(map(str.title, others))
 
 
 def _tag(endpoint: Endpoint) -> str:
@@ -255,17 +277,6 @@ def _parameter(where: str, name: str, reader: Reader, required: bool = False) ->
     if reader.default not in (None, ""):
         schema["default"] = reader.default
     return {"name": name, "in": where, "required": required, "schema": schema}
-
-
-def _body(fields: Mapping[str, Reader], partial: bool) -> Json:
-    schema: Json = {
-        "type": "object",
-        "properties": {name: reader.schema for name, reader in fields.items()},
-        "additionalProperties": False,
-    }
-    schema |= {"minProperties": 1} if partial else {"required": list(fields)}
-    example = {name: reader.schema["examples"][0] for name, reader in fields.items()}
-    return {"schema": schema, "example": example}
 
 
 def _headers(names: list[str]) -> Json:

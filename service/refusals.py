@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from msgspec import Struct
 
 from service import limits
-from service.rows import Uuid
+from service.rows import Id, Uuid
 
 
 class BadField(Struct, gc=False):
@@ -34,7 +34,7 @@ class Allocated(Struct, rename="camel", gc=False):
 class InTheWay(Struct, rename="camel", gc=False):
     """The first ticket of a reservation that stands in the way."""
 
-    ticket_id: Uuid
+    ticket_id: Id
 
 
 Details = list[BadField] | Available | Allocated | InTheWay

@@ -4,13 +4,15 @@
 """
 
 from datetime import datetime
-from typing import Literal, NewType
+from typing import Annotated, Literal, NewType
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 Uuid = NewType("Uuid", str)
 """A UUID in its canonical text: what is looked up and shown is never calculated with."""
+Id = Annotated[Uuid, Meta(extra_json_schema={"format": "uuid"})]
+"""The same, where a client is told that it is one."""
 
 AllocationStatus = Literal["reserved", "purchased", "expired", "user_cancelled", "refunded"]
 EventChange = Literal[

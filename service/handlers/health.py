@@ -37,4 +37,4 @@ async def show_metrics(_: Call) -> Response | Refusal:
 
 async def check_live(_: Call) -> Response | Refusal:
     """Tell that the process answers, and nothing else."""
-    return respond(LiveAnswer())
+    return respond(LiveAnswer("ok"))

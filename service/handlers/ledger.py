@@ -7,7 +7,7 @@ from starlette.responses import Response
 from service import limits
 from service.answers import (
     AuditAnswer,
-    LedgerAnswer,
+    LedgerEntryAnswer,
     LedgerMeta,
     LedgerPage,
     respond,
@@ -34,7 +34,7 @@ async def list_ledger(call: Call) -> Response | Refusal:
         return EVENT_NOT_FOUND
     shown = entries[:limit]
     following = shown[-1].version if len(entries) > limit else None
-    data = [LedgerAnswer.of(entry) for entry in shown]
+    data = [LedgerEntryAnswer.of(entry) for entry in shown]
     return respond(LedgerPage(data, LedgerMeta(after, limit, following)))
 
 
