@@ -1,0 +1,14 @@
+"""Writes docs/reference/sql.md anew, from the headers: ``python -m tests.write_sql_reference``.
+
+Whoever calls a file stays as the page has it, and so does the order of the page.
+"""
+
+from tests.test_sql_reference import ENTRY, PAGE, entry
+
+PAGE.write_text(
+    ENTRY.sub(
+        lambda found: entry(found["name"], found["callers"].replace("\n  ", " ")) + "\n\n",
+        PAGE.read_text(),
+    ).rstrip("\n")
+    + "\n"
+)
