@@ -1,10 +1,13 @@
 """The settings: understood, or refused with one line that names them."""
 
+import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from service.settings import SettingsError, read_settings
+from tests.test_schema_documents import DOCS
 
 
 def test_without_any_variable_the_defaults_hold() -> None:
@@ -57,3 +60,19 @@ def test_a_database_url_that_is_not_understood_is_not_repeated() -> None:
     with pytest.raises(SettingsError) as refused:
         read_settings({"DATABASE_URL": "mysql://me:secret@db/tickets"})
     assert "secret" not in str(refused.value)
+
+
+def test_the_reference_lists_every_setting_with_its_default() -> None:
+    table = (DOCS / "reference" / "settings.md").read_text().partition("\n## Commands")[0]
+    listed = {
+        name: default
+        for names, defaults in re.findall(r"^\| (`[A-Z].*?) \| (.*?) \|", table, re.M)
+        for name, default in zip(names.split(", "), defaults.split(", "), strict=False)
+    }
+    settings = asdict(read_settings({}))
+    assert list(listed) == [f"`{name.upper()}`" for name in settings]
+    of_the_machine = ("data_dir", "sql_dir")
+    for name, value in settings.items():
+        if name not in of_the_machine:
+            shown = listed[f"`{name.upper()}`"]
+            assert shown.startswith(f"`{str(value).lower()}`" if value else "none"), name
