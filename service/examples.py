@@ -65,9 +65,9 @@ _ENTRY = EventLedger(
     cancelled=0,
     refunded=0,
     last_event="reserved",
-    actor="3q2-7wEjRWc",
+    actor="3f9a1c07be",
 )
-_CHECK = Check(_EVENT_ID, "Opening night", "allocated_tickets_are_the_tickets", 1, 1)
+_CHECK = Check(_EVENT_ID, "Opening night", "allocated = its tickets", 1, 1)
 _META = PageMeta.of(total=1, page=1, limit=10)
 
 EXAMPLES: dict[Any, Any] = {
