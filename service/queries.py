@@ -28,7 +28,8 @@ class Queries:
         self, pool: AsyncConnectionPool, statements: Statements, *, pooled: bool = False
     ) -> None:
         self._pool = pool
-        self._pipeline = Pipeline([], pooled=True) if pooled else None
+        self._pooled = pooled
+        self._pipeline = Pipeline([], pooled=True)
         self._limit_waits = statements["limit_waits"]
         self._find_events = statements["find_events"]
         self._list_events = statements["list_events"]
@@ -80,7 +81,9 @@ class Queries:
         """Make an event and return it."""
         try:
             rows = await self._ask(
-                self._create_event, {"name": name, "date": date, "total_tickets": total_tickets}
+                self._create_event,
+                {"name": name, "date": date, "total_tickets": total_tickets},
+                changes=True,
             )
         except TimeoutError:
             return OUTCOME_UNKNOWN
@@ -171,15 +174,24 @@ class Queries:
         return [row[0] for row in rows]
 
     async def _ask(
-        self, statement: Statement, parameters: dict[str, Any], seconds: float = limits.READ_SECONDS
+        self,
+        statement: Statement,
+        parameters: dict[str, Any],
+        seconds: float = limits.READ_SECONDS,
+        *,
+        changes: bool = False,
     ) -> list[Row]:
-        """Run one statement and return its rows.
+        """Run one statement, which changes something or does not, and return its rows.
 
         Raises:
+            NotReplicated: it has changed something, and nobody knows whether for good.
             TimeoutError: when there is no answer in time. The statement is left to its own
                 timeout: a server that does not answer does not answer a cancel, either.
         """
-        asking = asyncio.ensure_future(self._run(statement, parameters))
+        whole = changes or self._pooled
+        asking = asyncio.ensure_future(
+            (self._run_whole if whole else self._run)(statement, parameters)
+        )
         done, _ = await asyncio.wait([asking], timeout=seconds)
         if not done:
             asking.add_done_callback(_forget)
@@ -188,10 +200,12 @@ class Queries:
 
     async def _run(self, statement: Statement, parameters: dict[str, Any]) -> list[Row]:
         async with self._pool.connection() as connection:
-            if self._pipeline is None:
-                return await (await connection.execute(statement.query, parameters)).fetchall()
-            # The connection itself has no bound: a pooler would not have passed it on.
-            bounded = [(self._limit_waits, _WAITS), (statement, parameters)]
+            return await (await connection.execute(statement.query, parameters)).fetchall()
+
+    async def _run_whole(self, statement: Statement, parameters: dict[str, Any]) -> list[Row]:
+        """Run it in a transaction that bounds itself: a pooler does not pass on a connection's."""
+        bounded = [(self._limit_waits, _WAITS), (statement, parameters)]
+        async with self._pool.connection() as connection:
             _, rows = await self._pipeline.run(connection, bounded)
             return rows
 

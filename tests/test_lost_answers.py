@@ -143,3 +143,15 @@ def test_a_commit_that_no_standby_has_confirmed_is_unknown(
         again = client.reserve(event, 1, "bob", key="k")
         assert again.headers["Idempotency-Replayed"] == "true"
         assert client.event(event)["allocatedTickets"] == 1
+
+
+def test_an_event_that_no_standby_has_confirmed_is_unknown(alone: Database, start: Starter) -> None:
+    asked = {"name": "Opening night", "date": "2030-01-01T20:00:00Z", "totalTickets": 5}
+    with start(alone, sweeps=False).client() as client, ThreadPoolExecutor(1) as pool:
+        answering = pool.submit(client.post, "/events", json=asked)
+        wait_until(lambda: alone.psql(WAITS) != [])
+        alone.psql(f"select pg_cancel_backend(pid) from ({WAITS}) as waiting")
+        assert code(answering.result()) == (503, "OUTCOME_UNKNOWN")
+        alone.psql("alter system reset synchronous_standby_names; select pg_reload_conf()")
+        # It was made: asking again tells so, and makes no second one.
+        assert code(client.post("/events", json=asked)) == (409, "EVENT_EXISTS")
