@@ -14,8 +14,8 @@ from service.refusals import BAD_REQUEST, Refusal
 READ_HEADERS = ("Authorization", "X-Request-Id")
 """What a page may send beside the headers that the routes name."""
 
-SHOWN_HEADERS = ("ETag", "Location", "Idempotency-Replayed", "Retry-After", "X-Request-Id")
-"""What a page may read of an answer."""
+SHOWN_HEADERS = ("Date", "ETag", "Location", "Idempotency-Replayed", "Retry-After", "X-Request-Id")
+"""What a page may read of an answer; by the date it knows how long a hold lasts."""
 
 
 class Cors(CORSMiddleware):
