@@ -93,6 +93,9 @@ class Pipeline:
                 await self._exchange(connection, prepare)
             except psycopg.OperationalError as error:
                 raise NotSent from error
+            except psycopg.Error:
+                await connection.close()  # it knows some of the names, and would not take them again
+                raise
         warned: list[bool] = []
 
         def take_down(notice: psycopg.errors.Diagnostic) -> None:

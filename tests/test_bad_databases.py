@@ -118,3 +118,14 @@ def end_connections(database: Database) -> None:
             "select pg_terminate_backend(pid) from pg_stat_activity "
             "where datname = current_database() and application_name = 'holdfast'"
         )
+
+
+@not_pooled("behind a pooler nothing is prepared")
+def test_a_connection_that_cannot_prepare_all_is_not_kept_with_a_half(
+    client: Client, database: Database
+) -> None:
+    event = client.create_event()
+    database.psql("alter table ticket_allocations rename position to placed")
+    assert code(client.reserve(event)) == (500, "INTERNAL_SERVER_ERROR")
+    database.psql("alter table ticket_allocations rename placed to position")
+    assert client.reserve(event).status_code == 201
