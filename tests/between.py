@@ -40,6 +40,8 @@ class Between:
     def __exit__(self, *_: object) -> None:
         self._ended = True
         self.heard.set()
+        with suppress(OSError):
+            self._listening.shutdown(socket.SHUT_RDWR)  # else accept would let in one more
         self._listening.close()
         self.cut()
 
