@@ -24,6 +24,15 @@ CONTENDERS: dict[str, Sequence[str]] = {
     "no database": (*UVICORN, "--log-level", "error", "tests.benchmarks.no_database:app"),
 }
 """What each is started with, behind ``python``."""
+ALTERNATIVES: dict[str, Sequence[str]] = {
+    name: (*UVICORN, "--log-level", "error", f"tests.benchmarks.{module}:app")
+    for name, module in (
+        ("redis", "redis_tickets"),
+        ("queue", "queued"),
+        ("ticket rows", "ticket_rows"),
+    )
+}
+"""Contenders of the trial of that name alone."""
 
 
 @contextmanager
@@ -45,7 +54,7 @@ def serving(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    arguments = CONTENDERS[contender]
+    arguments = {**CONTENDERS, **ALTERNATIVES}[contender]
     if contender != "holdfast":
         arguments = (*arguments, "--port", str(port))
     process = subprocess.Popen(

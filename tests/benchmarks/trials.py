@@ -16,8 +16,11 @@ from rich.table import Table
 from service.migrations import migrate
 from service.settings import resource
 from service.statements import load_statements
+from tests.benchmarks.alternatives import alternatives
 from tests.benchmarks.contenders import own_database, peak_megabytes, serving
 from tests.benchmarks.load import Result, load
+from tests.benchmarks.redis_ends import killed, moved
+from tests.benchmarks.row_costs import ticket_rows
 from tests.benchmarks.soak import soak
 from tests.benchmarks.workloads import make_events, reservations
 
@@ -153,6 +156,10 @@ TRIALS: dict[str, Callable[[], Iterator[tuple[str, ...]]]] = {
     "overload": overload,
     "stuck-event": stuck_event,
     "soak": lambda: soak(30),
+    "alternatives": alternatives,
+    "redis-killed": killed,
+    "redis-moved": moved,
+    "ticket-rows": ticket_rows,
 }
 
 
