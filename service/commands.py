@@ -93,7 +93,8 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--trial",
         metavar="NAME",
-        help="full-table, ten-minutes, overload, stuck-event or soak instead",
+        help="full-table, ten-minutes, overload, stuck-event, soak, alternatives, redis-killed, "
+        "redis-moved or ticket-rows instead",
     )
     psql = add("psql", _psql, "open psql on the database, with all that follows as its arguments")
     psql.add_argument("arguments", nargs=argparse.REMAINDER, help="of psql itself")
