@@ -67,16 +67,19 @@ def ticket_rows() -> Iterator[tuple[str, ...]]:
                     stranger.execute("select 1 from events limit 1")
                 yield heading, *_loaded(dsn, event, ours, 409 if "refusals" in heading else 201)
         yield (
-            "of them dead then",
+            "tickets that are dead rows then",
             *(
-                "{:,} rows".format(*_row(database, DEAD, table))
+                "{:,}".format(*_row(database, DEAD, table))
                 for table in ("ticket_rows", "ticket_allocations")
             ),
         )
         crowds = [_crowds(dsn, database, serves) for serves in ("ticket rows", "holdfast")]
-        yield "crowds that left tickets unsold", *(f"{n} of {CROWDS}" for n, _ in crowds)
+        yield (
+            "crowds of 60 who want 10 each of 100 and left some",
+            *(f"{n} of {CROWDS}" for n, _ in crowds),
+        )
         yield "tickets that they left", *(f"{left:,} of {CROWDS * 100:,}" for _, left in crowds)
-        yield "asking while the last is held by one who gives up", *_given_up(dsn, database)
+        yield "who asks while one has the last who gives it up is told", *_given_up(dsn, database)
 
 
 def _row(database: psycopg.Connection, statement: str, *parameters: object) -> tuple[int, ...]:

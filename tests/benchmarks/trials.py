@@ -1,7 +1,8 @@
 """The trials: what the service alone is put through, one at a time and for long.
 
 A full table, ten minutes on end, more clients than the queue has room for, an event that a
-stranger holds. Each prints a table as it goes; what counts are the ratios within it.
+stranger holds; and what one could have built instead. Each prints a table as it goes; what counts
+are the ratios within it.
 """
 
 import statistics
