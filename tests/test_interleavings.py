@@ -331,6 +331,7 @@ def test_with_a_row_per_ticket_and_skip_locked_sold_out_is_told_of_a_ticket_that
         assert a.connection.execute(TAKE, [event, 1, "alice", 1]).rowcount == 1
         assert b.connection.execute(TAKE, [event, 1, "bob", 1]).rowcount == 0  # "sold out"
         a.connection.rollback()
+        assert b.connection.execute(TAKE, [event, 2, "bob", 2]).rowcount == 0
         assert b.connection.execute(TAKE, [event, 1, "bob", 1]).rowcount == 1
 
 
