@@ -7,8 +7,8 @@ from typing import Any
 from starlette.routing import compile_path
 
 from service.answers import encode
-from service.app import ROUTES
 from service.openapi import describe
+from service.routes import ROUTES
 from tests.harness import settings_for_tests
 
 Json = dict[str, Any]
