@@ -36,6 +36,9 @@ from service.refusals import (
 )
 from service.streams import EventStream
 
+PAGE = Answer(200, str, ["Content-Security-Policy"], "text/html; charset=utf-8")
+"""A page for people."""
+
 ROUTES: dict[str, dict[str, Endpoint]] = {
     # Looked through in this order: first what a crowd asks for.
     "/events/{id}/tickets": {
@@ -187,14 +190,8 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
             health.show_metrics, answers=[Answer(200, str, media_type=metrics.CONTENT_TYPE)]
         ),
     },
-    "/docs": {
-        "GET": Endpoint(
-            docs.show_docs,
-            answers=[
-                Answer(200, str, ["Content-Security-Policy"], media_type="text/html; charset=utf-8")
-            ],
-        ),
-    },
+    "/": {"GET": Endpoint(docs.show_index, answers=[PAGE])},
+    "/docs": {"GET": Endpoint(docs.show_docs, answers=[PAGE])},
     "/openapi.json": {"GET": Endpoint(docs.show_openapi, answers=[Answer(200, dict)])},
 }
 """Every route of the service: by path, then by method. HEAD works wherever GET does."""

@@ -271,7 +271,7 @@ def test_json_with_a_charset_is_json(client: Client) -> None:
 
 
 def test_what_is_no_route_is_not_found_in_the_same_shape(client: Client) -> None:
-    for path in ("/", "/event", "/events/", "/events/x/y/z"):
+    for path in ("/index.html", "/event", "/events/", "/events/x/y/z"):
         assert code(client.get(path)) == (404, "NOT_FOUND")
 
 

@@ -168,7 +168,7 @@ def test_every_example_is_what_its_schema_says(told: Json) -> None:
                 shown += [content["example"]] if "example" in content else []
                 for one in shown:
                     check(told, content["schema"], one)
-                assert shown or path in ("/openapi.json", "/docs", "/metrics"), path
+                assert shown or path in ("/openapi.json", "/", "/docs", "/metrics"), path
 
 
 def test_a_link_leads_to_a_route_that_reads_what_it_gives(told: Json) -> None:
@@ -276,7 +276,7 @@ def test_a_sale_is_answered_as_described(client: Client, told: Json) -> None:
         assert code(buyer.event_tickets(first[0]["id"])) == (404, "NOT_FOUND")
         assert code(buyer.get("/events", params={"page": "0"})) == (400, "BAD_REQUEST")
         assert buyer.post("/events", content="{}").status_code == 415
-        for path in ("/health", "/health/live", "/metrics", "/docs", "/openapi.json"):
+        for path in ("/health", "/health/live", "/metrics", "/", "/docs", "/openapi.json"):
             assert buyer.get(path).status_code == 200
         # All but the stream, which has no end.
         assert buyer.asked == ALL - {("GET", "/events/{id}/stream")}
@@ -297,16 +297,30 @@ def test_a_message_of_the_stream_is_as_described(client: Client, told: Json) -> 
         check(closed(told), schema, json.loads(data))
 
 
-def test_the_page_asks_nobody_but_the_service(client: Client) -> None:
-    page = client.get("/docs")
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_a_page_asks_nobody_but_the_service(client: Client, path: str) -> None:
+    page = client.get(path)
     policy = page.headers["Content-Security-Policy"]
     assert "default-src 'none'" in policy
     assert "connect-src 'self'" in policy
-    # The browser is told to run this script and no other.
-    (script,) = re.findall("<script>(.*?)</script>", page.text, re.DOTALL)
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    assert f"script-src 'sha256-{digest}'" in policy
+    # The browser is told to run the page's script and no other.
+    digests = [
+        base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        for script in re.findall("<script>(.*?)</script>", page.text, re.DOTALL)
+    ]
+    assert len(digests) == (path == "/docs")
+    assert policy.partition("script-src")[2] == "".join(f" 'sha256-{one}'" for one in digests)
     assert not re.search(r"\w://|\bsrc=|@import|innerHTML", page.text)
+
+
+def test_the_root_says_what_this_is_and_leads_on(client: Client, told: Json) -> None:
+    page = client.get("/").text
+    assert told["info"]["description"].partition("\n")[0] in page
+    links = re.findall('href="(.*?)">(.*?)<', page)
+    assert [name for _, name in links] == ["/docs", "/openapi.json", "/health", "/metrics"]
+    for link, name in links:
+        assert client.get(f"/{link}").url.path == name
+        assert client.get(f"/{link}").status_code == 200
 
 
 def test_it_says_what_is_set(database: Database, start: Starter) -> None:

@@ -52,6 +52,7 @@ MAY = {
     ("GET", "/health"): ANYBODY,
     ("GET", "/health/live"): ANYBODY,
     ("GET", "/metrics"): ANYBODY,
+    ("GET", "/"): ANYBODY,
     ("GET", "/openapi.json"): ANYBODY,
     ("GET", "/docs"): ANYBODY,
 }

@@ -9,17 +9,19 @@ from starlette.responses import Response
 
 from service.calls import Call
 
-PAGE = Path(__file__).parent.parent.joinpath("docs.html").read_text()
+FOLDER = Path(__file__).parent.parent
+INDEX = FOLDER.joinpath("index.html").read_text()
+PAGE = FOLDER.joinpath("docs.html").read_text()
 
-_scripts = [
-    f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
-    for script in re.findall("<script>(.*?)</script>", PAGE, re.DOTALL)
-]
-POLICY = (
-    "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; base-uri 'none'; "
-    f"form-action 'none'; frame-ancestors 'none'; script-src {' '.join(_scripts)}"
-)
-"""What the page may do: run its own script, and ask the service that it came from."""
+
+async def show_index(_: Call) -> Response:
+    """Show what this service is, and where one reads on."""
+    return _shown(INDEX)
+
+
+async def show_docs(_: Call) -> Response:
+    """Show a page on which the routes can be read and tried."""
+    return _shown(PAGE)
 
 
 async def show_openapi(call: Call) -> Response:
@@ -27,6 +29,14 @@ async def show_openapi(call: Call) -> Response:
     return Response(call.service.description, media_type="application/json")
 
 
-async def show_docs(_: Call) -> Response:
-    """Show a page on which the routes can be read and tried."""
-    return Response(PAGE, headers={"Content-Security-Policy": POLICY}, media_type="text/html")
+def _shown(page: str) -> Response:
+    """Answer a page, which may run the scripts in it, if any, and ask the service it came from."""
+    scripts = "".join(
+        f" 'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+        for script in re.findall("<script>(.*?)</script>", page, re.DOTALL)
+    )
+    policy = (
+        "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; base-uri 'none'; "
+        f"form-action 'none'; frame-ancestors 'none'; script-src{scripts}"
+    )
+    return Response(page, headers={"Content-Security-Policy": policy}, media_type="text/html")
