@@ -37,6 +37,9 @@ that nothing was done. What is no path of ours is 404 `NOT_FOUND`; what is no me
 the stream. A body is `application/json` of at most {limits.MAX_BODY_BYTES} bytes. A field or
 parameter that is not known is refused."""
 
+TAGS = ["events", "tickets", "reservations", "ledger", "fingerprints", "health", "docs"]
+"""As one reads them, which is as a sale goes."""
+
 HEADERS = {
     "X-Request-Id": "The request's name in the service's log: its own, where it brought one.",
     "Cache-Control": "`no-store`: the answer is for the one who asked.",
@@ -109,7 +112,7 @@ class _Description:
             "servers": [{"url": "/"}],
             "tags": [
                 {"name": name, "description": _first_line(inspect.getmodule(handler))}
-                for name, handler in tags.items()
+                for name, handler in sorted(tags.items(), key=lambda one: TAGS.index(one[0]))
             ],
             "paths": paths,
             "components": {

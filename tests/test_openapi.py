@@ -310,7 +310,7 @@ def test_a_page_asks_nobody_but_the_service(client: Client, path: str) -> None:
     ]
     assert len(digests) == (path == "/docs")
     assert policy.partition("script-src")[2] == "".join(f" 'sha256-{one}'" for one in digests)
-    assert not re.search(r"\w://|\bsrc=|@import|innerHTML", page.text)
+    assert not re.search(r"\w://|[\"'=(]//|\bsrc=|<link|@import|innerHTML", page.text)
 
 
 def test_the_root_says_what_this_is_and_leads_on(client: Client, told: Json) -> None:

@@ -11,7 +11,7 @@ from service.calls import Call
 
 FOLDER = Path(__file__).parent.parent
 INDEX = FOLDER.joinpath("index.html").read_text()
-PAGE = FOLDER.joinpath("docs.html").read_text()
+DOCS = FOLDER.joinpath("docs.html").read_text()
 
 
 async def show_index(_: Call) -> Response:
@@ -21,7 +21,7 @@ async def show_index(_: Call) -> Response:
 
 async def show_docs(_: Call) -> Response:
     """Show a page on which the routes can be read and tried."""
-    return _shown(PAGE)
+    return _shown(DOCS)
 
 
 async def show_openapi(call: Call) -> Response:
