@@ -23,28 +23,31 @@ def shown_audit(parts: Iterable[Audit]) -> Audit:
     return done
 
 
-def print_audit(done: Audit, *, as_json: bool) -> None:
-    """Print what an audit has found."""
-    if as_json:
-        failed = [
-            {
-                "eventId": check.event_id,
-                "eventName": check.name,
-                "name": check.rule,
-                "expected": check.expected,
-                "found": check.found,
-            }
-            for check in done.failed
-        ]
-        body = {"ok": not failed, "events": done.events, "failed": failed}
-        print(msgspec.json.encode(body).decode())
-        return
+def print_audit(done: Audit, console: Console) -> None:
+    """Print what an audit has found, for people."""
     if done.failed:
         table = Table("event", "name", "rule", "expected", "found")
         for check in done.failed:
             table.add_row(
                 check.event_id, check.name, check.rule, str(check.expected), str(check.found)
             )
-        Console().print(table)
+        console.print(table)
     broken = len({check.event_id for check in done.failed})
-    print(f"{done.events} event(s): {f'{broken} do not add up' if broken else 'all add up'}")
+    said = f"{broken} do not add up" if broken else "all add up"
+    console.print(f"{done.events} event(s): {said}", highlight=False)
+
+
+def audit_as_json(done: Audit) -> str:
+    """Return what an audit has found, for programs."""
+    failed = [
+        {
+            "eventId": check.event_id,
+            "eventName": check.name,
+            "name": check.rule,
+            "expected": check.expected,
+            "found": check.found,
+        }
+        for check in done.failed
+    ]
+    body = {"ok": not failed, "events": done.events, "failed": failed}
+    return msgspec.json.encode(body).decode()

@@ -152,11 +152,6 @@ def test_sql_explains_a_statement_and_undoes_it(database: Database) -> None:
     assert database.psql("select count(*) from events") == ["0"]
 
 
-@pytest.mark.parametrize("arguments", [["no_such"], ["find_events", "x=1"], ["find_events", "x"]])
-def test_sql_refuses_what_it_does_not_know(arguments: list[str]) -> None:
-    refused(holdfast("sql", *arguments))
-
-
 @pytest.mark.parametrize(
     ("host", "token", "warned"),
     [("127.0.0.1", "", False), ("0.0.0.0", "", True), ("0.0.0.0", "secret", False)],  # noqa: S104
@@ -168,10 +163,6 @@ def test_the_start_says_when_everybody_may_organize(
     with serving(database, host=host, organizer_token=token):
         said = RUN_LOG.told()[before:]
     assert ("everybody who can reach it may organise" in said) == warned
-
-
-def test_what_is_no_command_is_refused() -> None:
-    assert holdfast("sell").returncode == 2
 
 
 @pytest.mark.parametrize("setting", ["fsync", "full_page_writes", "synchronous_commit"])
