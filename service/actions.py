@@ -24,6 +24,7 @@ from rich.console import Console
 from service.audit_report import audit_as_json, print_audit, shown_audit
 from service.auditing import audit
 from service.database import DatabaseUnfit
+from service.demo import demo
 from service.embedded import EmbeddedPostgres
 from service.forgetting import forget
 from service.grants import TooManyRights, grant
@@ -174,6 +175,10 @@ def _bench(settings: Settings, parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _demo(settings: Settings, parsed: argparse.Namespace) -> int:
+    return 0 if demo(parsed.seconds, settings.sql_dir, parsed.picture) else 1
+
+
 def _grant(settings: Settings, parsed: argparse.Namespace) -> int:
     with _database(settings) as dsn:
         try:
@@ -227,6 +232,7 @@ def _database(settings: Settings) -> Iterator[str]:
 
 ACTIONS: Mapping[str, Callable[[Settings, argparse.Namespace], int]] = {
     "serve": _serve,
+    "demo": _demo,
     "migrate": _migrate,
     "psql": _psql,
     "dsn": _dsn,

@@ -101,6 +101,15 @@ def build_parser() -> Parser:
 
 def _add_arguments(to: dict[str, Parser]) -> None:
     """Add what each command takes."""
+    add = to["demo"].add_argument
+    add(
+        "--seconds",
+        type=_whole(3, 600),
+        default=20,
+        metavar="N",
+        help="so long the crowd comes (20)",
+    )
+    add("--picture", type=Path, metavar="FILE", help="draw what was shown, as SVG")
     to["psql"].add_argument("arguments", nargs=argparse.REMAINDER, help="of psql itself")
     to["dsn"].add_argument("--yoyo", action="store_true", help="in the form that yoyo takes")
     add = to["sql"].add_argument

@@ -116,6 +116,31 @@ PAGES = {
             2: NOT_UNDERSTOOD,
         },
     ),
+    "demo": Page(
+        "sell out a few events to a crowd, and watch it",
+        """
+        Starts a PostgreSQL and a service of its own in a temporary folder, with short holds, and
+        sends a crowd to it over HTTP. Some pay, some give back, some let their hold run out, some
+        send everything twice. It ends with the audit, and compares what the crowd was told with
+        what the ledger has.
+
+        It never touches other data and leaves nothing behind, also after Ctrl-C. It needs
+        PostgreSQL's programs: the extra embedded brings them. Where stdout is no terminal it
+        prints a line each second in the place of the table.
+        """,
+        (
+            "holdfast demo",
+            "holdfast demo --seconds 60",
+            "SQL_DIR=changed-sql holdfast demo    # does it still hold?",
+        ),
+        ("SQL_DIR",),
+        {
+            0: "every ticket was sold once, and all books add up",
+            1: "they do not, or it could not start; what is wrong is printed",
+            2: NOT_UNDERSTOOD,
+            130: "stopped by Ctrl-C",
+        },
+    ),
     "migrate": Page(
         "bring the database to this version's schema",
         """
@@ -239,6 +264,7 @@ Without a command it serves. Settings are environment variables; the help of
 each command names those that it reads, docs/reference/settings.md has them all.
 
 examples:
+  holdfast demo            a crowd to watch, half a minute, leaves nothing behind
   holdfast serve           a service, with a PostgreSQL of its own
   holdfast audit           whether all books add up
   holdfast sql --help      the help of a command

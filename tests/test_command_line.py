@@ -34,6 +34,8 @@ NOT_UNDERSTOOD = {
     "sql find_events x": "sql: x is not understood: key=value is",
     "bench --rounds -3": "bench: --rounds: -3 is not understood: a whole number from 1 to 99 is",
     "bench --trial sprint": "bench: --trial: invalid choice: 'sprint' (choose from",
+    "demo --seconds 1.5": "demo: --seconds: 1.5 is not understood: a whole number from 3 to 600 is",
+    "demo --seconds": "demo: --seconds: expected one argument; holdfast demo --help",
 }
 
 
