@@ -154,6 +154,15 @@ def test_in_a_terminal_the_table_lives_and_ctrl_c_leaves_nothing_behind() -> Non
     assert not folder_in(seen).exists()
 
 
+def test_the_picture_in_the_readme_shows_the_figures_that_its_text_tells() -> None:
+    root = Path(__file__).parent.parent
+    (told,) = re.findall(r"!\[(.*)\]\(docs/images/demo\.svg\)", (root / "README.md").read_text())
+    drawn = (root / "docs/images/demo.svg").read_text()
+    figures = re.findall(r"\d[\d,]*\d", told)
+    assert len(figures) == 4
+    assert [figure for figure in figures if figure not in drawn] == []
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_killed_it_takes_its_servers_with_it(how: signal.Signals) -> None:
     source, output = os.pipe()
