@@ -109,7 +109,7 @@ def _add_arguments(to: dict[str, Parser]) -> None:
         metavar="N",
         help="so long the crowd comes (20)",
     )
-    add("--picture", type=Path, metavar="FILE", help="draw what was shown, as SVG")
+    add("--picture", type=_file, metavar="FILE", help="draw what was shown, as SVG")
     to["psql"].add_argument("arguments", nargs=argparse.REMAINDER, help="of psql itself")
     to["dsn"].add_argument("--yoyo", action="store_true", help="in the form that yoyo takes")
     add = to["sql"].add_argument
@@ -122,7 +122,7 @@ def _add_arguments(to: dict[str, Parser]) -> None:
     to["forget"].add_argument("fingerprint", metavar="FINGERPRINT", help="as the requests had it")
     add = to["bench"].add_argument
     add("--json", action="store_true", help="the figures as JSON")
-    add("--plot", type=Path, metavar="FILE", help="draw tickets over clients, too (SVG, PNG)")
+    add("--plot", type=_file, metavar="FILE", help="draw tickets over clients, too (SVG, PNG)")
     add("--rounds", type=_whole(1, 99), default=3, metavar="N", help="of which the median (3)")
     add("--seconds", type=_whole(1, 600), default=5, metavar="N", help="for each load (5)")
     add("--trial", choices=TRIALS, metavar="NAME", help=f"one of {', '.join(TRIALS)} instead")
@@ -137,6 +137,12 @@ def _whole(lowest: int, highest: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def _file(text: str) -> Path:
+    if not Path(text).parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {Path(text).parent}")
+    return Path(text)
 
 
 def _statement_names(**_: object) -> list[str]:

@@ -80,13 +80,17 @@ async def _sale(
             await show.create(client)
         begun = loop.time()
         crowd = asyncio.create_task(Crowd(client, shows, seconds, hold_seconds).come())
-        with screen.watching():
-            while not crowd.done():
-                for show in shows:
-                    await show.look(client)
-                screen.show(shows, loop.time() - begun, seconds)
-                await asyncio.wait([crowd], timeout=LOOK_SECONDS)
-        await crowd
+        try:
+            with screen.watching():
+                while not crowd.done():
+                    for show in shows:
+                        await show.look(client)
+                    screen.show(shows, loop.time() - begun, seconds)
+                    await asyncio.wait([crowd], timeout=LOOK_SECONDS)
+            await crowd
+        finally:  # nobody is to send anything once the client is closed
+            crowd.cancel()
+            await asyncio.wait([crowd])
         moved: Counter[str] = Counter()
         for show in shows:
             await show.look(client)

@@ -9,8 +9,11 @@ import http.client
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
+
+from service.serving import CannotServe
 
 CONNECTIONS = 48
 ANSWER_SECONDS = 10
@@ -53,10 +56,22 @@ class Client:
             answer = await loop.run_in_executor(
                 self._threads, self._send, method, path, body, headers or {}
             )
-            if answer.status != http.HTTPStatus.SERVICE_UNAVAILABLE:
+            if answer.status != HTTPStatus.SERVICE_UNAVAILABLE:
                 break
             await asyncio.sleep(1)
         return answer
+
+    async def ask(self, method: str, path: str, body: object = None) -> Any:
+        """Send a request that nothing should refuse, and return the JSON of its answer.
+
+        Raises:
+            CannotServe: when something does.
+        """
+        answer = await self.send(method, path, body)
+        if answer.status >= HTTPStatus.BAD_REQUEST:
+            told = f"{answer.status} {answer.code}"
+            raise CannotServe(f"the demo's service answers {method} {path} with {told}")
+        return answer.body
 
     def _send(self, method: str, path: str, body: object, headers: dict[str, str]) -> Answer:
         if not hasattr(self._own, "connection"):
@@ -70,4 +85,4 @@ class Client:
             return Answer(answer.status, json.loads(answer.read()))
         except (OSError, http.client.HTTPException):
             connection.close()  # the next request opens it anew
-            return Answer(http.HTTPStatus.SERVICE_UNAVAILABLE, {"code": "NO_ANSWER"})
+            return Answer(HTTPStatus.SERVICE_UNAVAILABLE, {"code": "NO_ANSWER"})

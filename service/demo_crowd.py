@@ -56,16 +56,14 @@ class Show:
     async def create(self, client: Client) -> None:
         """Make the event."""
         body = {"name": self.name, "date": "2030-01-01T20:00:00Z", "totalTickets": self.total}
-        answer = await client.send("POST", "/events", body)
-        self.event_id = answer.body["id"]
+        self.event_id = (await client.ask("POST", "/events", body))["id"]
 
     async def look(self, client: Client) -> None:
         """Ask the service how the event stands."""
-        answer = await client.send("GET", f"/events/{self.event_id}")
-        if answer.status == HTTPStatus.OK:
-            self.available = answer.body["availableTickets"]
-            self.reserved = answer.body["reservedTickets"]
-            self.purchased = answer.body["purchasedTickets"]
+        event = await client.ask("GET", f"/events/{self.event_id}")
+        self.available = event["availableTickets"]
+        self.reserved = event["reservedTickets"]
+        self.purchased = event["purchasedTickets"]
         self.looks.append((asyncio.get_running_loop().time(), self.told["reserved"]))
 
     async def moved(self, client: Client) -> Counter[str]:
@@ -74,7 +72,7 @@ class Show:
         after: int | None = 0
         while after is not None:
             path = f"/events/{self.event_id}/ledger?after={after}&limit=1000"
-            page = (await client.send("GET", path)).body
+            page = await client.ask("GET", path)
             for entry in page["data"]:
                 for kind in ("reserved", "purchased", "cancelled", "expired"):
                     moved[kind] += entry[kind]

@@ -35,6 +35,7 @@ NOT_UNDERSTOOD = {
     "bench --rounds -3": "bench: --rounds: -3 is not understood: a whole number from 1 to 99 is",
     "bench --trial sprint": "bench: --trial: invalid choice: 'sprint' (choose from",
     "demo --seconds 1.5": "demo: --seconds: 1.5 is not understood: a whole number from 3 to 600 is",
+    "demo --picture no/such.svg": "demo: --picture: there is no folder no; holdfast demo --help",
     "demo --seconds": "demo: --seconds: expected one argument; holdfast demo --help",
 }
 
@@ -71,6 +72,12 @@ def test_every_example_in_the_help_is_understood(command: str) -> None:
         for line in words:
             typed = shlex.split(line.rstrip('"'))[1:] or ["serve"]
             assert build_parser().parse_args(typed).command in PAGES
+
+
+@pytest.mark.parametrize("typed", ["-wXyZ_0123", "--json", "-- --help"])
+def test_a_fingerprint_may_begin_with_a_dash(typed: str) -> None:
+    parsed = build_parser().parse_args(["forget", *typed.split()])
+    assert parsed.fingerprint == typed.split()[-1]
 
 
 def test_every_command_has_a_page_and_an_action_and_every_setting_its_words() -> None:
