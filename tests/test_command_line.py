@@ -98,6 +98,7 @@ def test_the_reference_has_every_command_option_and_exit_code_and_no_other() -> 
             assert meaning in EXITS.values() or f"| {code} |" in section, (command, code)
     for code in EXITS:
         assert f"| {code} |" in text
+    assert [trial for trial in TRIALS if f"`{trial}`" not in text] == []
 
 
 def test_the_settings_page_has_every_setting_and_no_other() -> None:
