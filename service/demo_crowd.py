@@ -14,8 +14,9 @@ from itertools import count
 
 from service.demo_client import Answer, Client
 
-PEOPLE = 1000
-"""Of one show, under way at once: with more the next ones wait outside."""
+ASKING = 12
+"""People who ask for tickets of one show at once. On a slow machine the others come later, and
+those who want to pay do not wait behind them until their holds are over."""
 RATE_LOOKS = 5
 """Tickets a second are counted between the first and the last of so many looks."""
 
@@ -114,7 +115,7 @@ class Crowd:
         self._hold_seconds = hold_seconds
         # Who comes later pays, or the last hold would lapse with nobody there to buy it.
         self._everybody_pays_after = seconds * 0.7
-        self._gives_up_after = seconds * 3 + 10
+        self._gives_up_after = seconds * 3 + 30
 
     async def come(self) -> None:
         """Come to all shows; return when all are sold and everybody has gone home."""
@@ -125,7 +126,7 @@ class Crowd:
     async def _come_to(self, show: Show, group: asyncio.TaskGroup) -> None:
         loop = asyncio.get_running_loop()
         begun = loop.time()
-        room = asyncio.Semaphore(PEOPLE)
+        room = asyncio.Semaphore(ASKING)
         for number in count():
             await asyncio.sleep(begun + number / show.people_a_second - loop.time())
             passed = loop.time() - begun
@@ -133,12 +134,15 @@ class Crowd:
                 return
             who = person(show.name, number, self._hold_seconds)
             await room.acquire()
-            visit = group.create_task(self._visit(show, who, passed > self._everybody_pays_after))
-            visit.add_done_callback(lambda _: room.release())
+            pays = passed > self._everybody_pays_after
+            group.create_task(self._visit(show, who, room, pays=pays))
 
-    async def _visit(self, show: Show, who: Person, pays: bool) -> None:
+    async def _visit(self, show: Show, who: Person, room: asyncio.Semaphore, *, pays: bool) -> None:
         """Want tickets, and do with them what one does."""
-        reservation_id = await self._reserve(show, who)
+        try:
+            reservation_id = await self._reserve(show, who)
+        finally:
+            room.release()
         if reservation_id is None:
             return
         show.told["reserved"] += who.quantity

@@ -92,7 +92,7 @@ def test_it_sells_each_ticket_once_and_tells_the_figures_of_its_books(
     picture = tmp_path / "demo.svg"
     # Settings of another service are none of its business.
     done = holdfast(
-        *DEMO, "--picture", picture, database_url=database.dsn, hold_seconds=9000, workers=2
+        *DEMO, "--picture", str(picture), seconds=120, database_url=database.dsn, workers=2
     )
     assert (done.returncode, done.stderr) == (0, "")
     looks = [[int(one) for one in told] for told in LINE.findall(done.stdout)]
@@ -123,7 +123,7 @@ def test_it_tells_when_the_books_do_not_add_up(tmp_path: Path) -> None:
     right = "'user_cancelled', freed.tickets,"
     assert right in cancel.read_text()
     cancel.write_text(cancel.read_text().replace(right, right.replace("tickets", "tickets + 1")))
-    done = holdfast(*DEMO, sql_dir=tmp_path)
+    done = holdfast(*DEMO, seconds=120, sql_dir=tmp_path)
     assert done.returncode == 1
     assert "3 event(s): 3 do not add up" in done.stdout
     assert "the audit has found what does not add up" in done.stdout
