@@ -264,7 +264,7 @@ Without a command it serves. Settings are environment variables; the help of
 each command names those that it reads, docs/reference/settings.md has them all.
 
 examples:
-  holdfast demo            a crowd to watch, half a minute, leaves nothing behind
+  holdfast demo            a crowd to watch, for half a minute; nothing is left
   holdfast serve           a service, with a PostgreSQL of its own
   holdfast audit           whether all books add up
   holdfast sql --help      the help of a command

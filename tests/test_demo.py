@@ -72,7 +72,7 @@ def selling(output: int) -> Iterator[subprocess.Popen[bytes]]:
 
 def read_until(source: int, what: bytes) -> str:
     """Read until something comes, or with nothing to wait for to the end."""
-    seen, deadline = b"", time.monotonic() + WAIT_SECONDS
+    seen, deadline = b"", time.monotonic() + 3 * WAIT_SECONDS  # a start and a sale
     while not (what and re.search(what, seen)):
         assert time.monotonic() < deadline, seen
         if select.select([source], [], [], 0.1)[0]:
