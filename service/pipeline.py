@@ -94,7 +94,8 @@ class Pipeline:
             except psycopg.OperationalError as error:
                 raise NotSent from error
             except psycopg.Error:
-                await connection.close()  # it knows some of the names, and would not take them again
+                # It knows some of the names, and would not take them again.
+                await connection.close()
                 raise
         warned: list[bool] = []
 

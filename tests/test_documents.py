@@ -88,7 +88,7 @@ def look_at_a_sale(reader: Reader) -> Iterator[None]:
         wait_until(lambda: reader.database.psql(expired) == ["2"])
         yield
 
-    reader.blurs = {r"\b\d{3,7}\b(?= *(\||\n))": "<pid>"}
+    reader.blurs = {r"(?<!\.)\b\d{3,7}\b(?= *(\||\n))": "<pid>"}
     reader.replaced |= {"date_trunc('minute'": "date_trunc('century'"}  # one row, not two
     reader.meanwhile = {
         "1. How many are left?": sale,
@@ -195,8 +195,11 @@ PAGES: dict[str, Callable[[Reader], AbstractContextManager[None]]] = {
 NOT_RUN = {
     "docs/explanation/guarantees.md": "the slow tests, from within a test",
     "docs/how-to/deploy.md": "users and services of the machine itself, and Docker",
+    "docs/how-to/generate-a-client.md": "tests/test_generated_clients.py runs it",
+    "docs/reference/command-line.md": "tests/test_demo.py and tests/test_command_line.py run it",
+    "docs/examples/README.md": "tests/test_checkout_command.py and …_in_a_browser.py run it",
 }
-"""Pages with commands that no test may run, and why."""
+"""Pages whose commands are run by other tests, or by none, and why."""
 
 
 @pytest.mark.skipif(which("curl") is None, reason="there is no curl here")

@@ -7,8 +7,8 @@ import pytest
 
 from service import refusals
 from service.answers import refuse
-from service.app import ROUTES
 from service.refusals import Refusal
+from service.routes import ROUTES
 from tests.harness import settings_for_tests
 from tests.test_schema_documents import DOCS
 

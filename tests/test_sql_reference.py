@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from service.app import ROUTES
 from service.changes import IN_ORDER
 from service.commands import main
+from service.routes import ROUTES
 from service.settings import resource
 from service.sql_headers import SECTIONS
 from service.statements import load_statements
@@ -172,7 +172,7 @@ def requests(client: Client, log: ServerLog) -> Iterator[str]:
     yield "GET /tickets"
     client.post("/fingerprints")
     yield "POST /fingerprints"
-    for path in ("/health", "/health/live", "/metrics", "/docs", "/openapi.json"):
+    for path in ("/", "/health", "/health/live", "/metrics", "/docs", "/openapi.json"):
         client.get(path)
         yield f"GET {path}"
     with client.stream("GET", f"/events/{event}/stream"):
