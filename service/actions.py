@@ -24,7 +24,7 @@ from rich.console import Console
 from service.audit_report import audit_as_json, print_audit, shown_audit
 from service.auditing import audit
 from service.database import DatabaseUnfit
-from service.demo import demo
+from service.demo.demo import demo
 from service.embedded import EmbeddedPostgres
 from service.forgetting import forget
 from service.grants import TooManyRights, grant

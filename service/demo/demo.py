@@ -22,9 +22,9 @@ from types import FrameType
 
 from service.audit_report import shown_audit
 from service.auditing import audit
-from service.demo_client import Client
-from service.demo_crowd import Crowd, Show
-from service.demo_report import Screen, what_is_wrong, what_was_shown
+from service.demo.client import Client
+from service.demo.crowd import Crowd, Show
+from service.demo.report import Screen, what_is_wrong, what_was_shown
 from service.embedded import EmbeddedPostgres
 from service.parent import ending_with
 from service.serving import CannotServe

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from service.audit_report import print_audit
 from service.auditing import Audit
-from service.demo_crowd import Show
+from service.demo.crowd import Show
 
 BAR, BAR_FROM = 22, 100
 """How wide the bar of an event is, and the terminal has to be for it."""

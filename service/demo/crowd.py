@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from itertools import count
 
-from service.demo_client import Answer, Client
+from service.demo.client import Answer, Client
 
 ASKING = 12
 """People who ask for tickets of one show at once. On a slow machine the others come later, and

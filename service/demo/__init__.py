@@ -1,0 +1,1 @@
+"""What `holdfast demo` shows: a crowd that one can watch."""
