@@ -11,8 +11,8 @@ from tests.browser import Browser
 from tests.checkouts import EXAMPLES
 from tests.harness import Database, Starter
 
-IS_HELD = "!held.hidden && /^1[45]:[0-9]{2}$/.test(left.textContent)"
-"""The parts of the page are found by their ids."""
+IS_HELD = "window.held?.hidden === false && /^1[45]:[0-9]{2}$/.test(left.textContent)"
+"""The parts of the page are found by their ids, once they are there."""
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -41,13 +41,13 @@ def test_the_page_sells_in_a_browser_at_an_origin_of_its_own(
             event = client.create_event(tickets=3, name="Opening night")
 
             page.open(f"{origin}/checkout.html?service={service.url}&event={event}")
-            page.wait_for("available.textContent === '3'")
+            page.wait_for("window.available?.textContent === '3'")
             assert page.value("document.getElementById('name').textContent") == "Opening night"
 
             page.value("quantity.value = 2")
             page.click("#reserve")
             page.wait_for(IS_HELD)
-            page.wait_for("available.textContent === '1'")
+            page.wait_for("window.available?.textContent === '1'")
 
             # Who loads the page anew finds what they hold.
             page.value("window.before = true")

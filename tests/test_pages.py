@@ -62,8 +62,8 @@ def test_the_root_leads_to_a_page_with_every_route_and_no_other_host_is_asked(
         described = operations(client.get("/openapi.json").json())
         assert sorted(map(tuple, shown)) == sorted(described)
         page.value("for (const one of document.querySelectorAll('details')) one.open = true")
-        assert '"status": "ok"' in page.send("check_health")
-        assert f"curl -i '{service.url}/'\n\n200 OK" in page.send("show_index")
+        assert '"status": "ok"' in page.send("checkHealth")
+        assert f"curl -i '{service.url}/'\n\n200 OK" in page.send("showIndex")
     assert page.complaints == []
     assert page.addresses() == {host(service)}
 
@@ -105,17 +105,17 @@ def test_one_goes_through_a_sale_with_nothing_but_its_buttons(
     page: Page, service: RunningService, database: Database
 ) -> None:
     page.show(service)
-    assert "201 Created" in page.send("create_event")
-    page.click("#create_event a[href='#reserve_tickets']")
-    page.wait_for("document.querySelector('#reserve_tickets').open")
-    assert "201 Created" in page.send("reserve_tickets")
-    assert '"status": "purchased"' in page.send("pay_ticket")
+    assert "201 Created" in page.send("createEvent")
+    page.click("#createEvent a[href='#reserveTickets']")
+    page.wait_for("document.querySelector('#reserveTickets').open")
+    assert "201 Created" in page.send("reserveTickets")
+    assert '"status": "purchased"' in page.send("payTicket")
     # A refusal is shown whole.
-    refused = page.send("cancel_ticket")
+    refused = page.send("cancelTicket")
     assert "409 Conflict" in refused
     assert '"code": "ALREADY_PURCHASED"' in refused
     assert "x-request-id: " in refused
-    assert '"purchasedTickets": 1' in page.send("find_event")
+    assert '"purchasedTickets": 1' in page.send("findEvent")
     assert database.psql("select status, user_fingerprint from ticket_allocations") == [
         "purchased|alice"
     ]
@@ -126,11 +126,11 @@ def test_what_is_written_into_a_field_is_sent(
 ) -> None:
     event = client.create_event()
     client.hold(event, quantity=2, user="bob")
-    page.show(service, at="#list_user_tickets")
-    page.write("#list_user_tickets [name='query.page']", "1")
-    page.value("document.querySelector('#list_user_tickets select').value = 'reserved'")
-    page.write("#list_user_tickets [name='header.X-User-Fingerprint']", "bob")
-    told = page.send("list_user_tickets")
+    page.show(service, at="#listUserTickets")
+    page.write("#listUserTickets [name='query.page']", "1")
+    page.value("document.querySelector('#listUserTickets select').value = 'reserved'")
+    page.write("#listUserTickets [name='header.X-User-Fingerprint']", "bob")
+    told = page.send("listUserTickets")
     assert '"total": 2' in told
     # The request is shown as one for a shell.
     assert told.startswith(f"curl -i '{service.url}/tickets?status=reserved&page=1' -H ")
@@ -140,10 +140,10 @@ def test_the_organizers_token_is_sent_where_it_is_asked_for_and_shown_nowhere(
     page: Page, database: Database, start: Starter
 ) -> None:
     page.show(start(database, organizer_token=TOKEN))
-    assert '"code": "UNAUTHORIZED"' in page.send("create_event")
+    assert '"code": "UNAUTHORIZED"' in page.send("createEvent")
     page.write("main > label input", TOKEN)
-    assert "201 Created" in page.send("create_event")
-    assert "200 OK" in page.send("list_events")
+    assert "201 Created" in page.send("createEvent")
+    assert "200 OK" in page.send("listEvents")
     told = str(page.value("document.querySelector('main').textContent"))
     assert TOKEN not in told
     assert told.count("Authorization: Bearer $ORGANIZER_TOKEN") == 1
@@ -153,27 +153,27 @@ def test_a_stream_is_shown_as_it_comes_until_it_is_stopped(
     page: Page, service: RunningService, client: Client
 ) -> None:
     event = client.create_event()
-    page.show(service, at="#stream_event")
-    page.write("#stream_event [name='path.id']", event)
-    page.click("#stream_event form button")
-    shown = "document.querySelector('#stream_event pre').textContent"
+    page.show(service, at="#streamEvent")
+    page.write("#streamEvent [name='path.id']", event)
+    page.click("#streamEvent form button")
+    shown = "document.querySelector('#streamEvent pre').textContent"
     page.wait_for(f"{shown}.includes('\"created\"')")
     client.hold(event)
     page.wait_for(f"{shown}.includes('\"reserved\"')")
-    page.click("#stream_event form button[type=button]")
-    page.wait_for("document.querySelector('#stream_event button[type=button]').hidden")
+    page.click("#streamEvent form button[type=button]")
+    page.wait_for("document.querySelector('#streamEvent button[type=button]').hidden")
 
 
 def test_it_is_used_with_the_keyboard_alone(page: Page, service: RunningService) -> None:
     page.show(service)
-    page.value("document.querySelector('#create_event > summary').focus()")
+    page.value("document.querySelector('#createEvent > summary').focus()")
     page.press("Enter")
-    page.wait_for("document.querySelector('#create_event').open")
+    page.wait_for("document.querySelector('#createEvent').open")
     # Past X-Request-Id and the body, to the button.
     for _ in range(3):
         page.press("Tab")
     page.press("Enter")
-    page.wait_for("document.querySelector('#create_event pre').textContent.includes('201')")
+    page.wait_for("document.querySelector('#createEvent pre').textContent.includes('201')")
 
 
 def test_on_a_phone_nothing_is_wider_than_the_screen(page: Page, service: RunningService) -> None:
@@ -181,5 +181,5 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(page: Page, service: Runnin
     page.ask("Emulation.setDeviceMetricsOverride", **screen)
     page.show(service)
     page.value("for (const one of document.querySelectorAll('details')) one.open = true")
-    assert "201 Created" in page.send("create_event")
+    assert "201 Created" in page.send("createEvent")
     assert page.value("document.documentElement.scrollWidth") == 360
