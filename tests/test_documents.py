@@ -1,5 +1,6 @@
 """Every command in the documents runs, and shows what its page says that it shows."""
 
+import re
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -217,6 +218,15 @@ def test_every_command_of_a_page_runs_and_shows_what_the_page_shows(
     reader = Reader(ROOT / page, folder, unused_port)
     with PAGES[page](reader):
         reader.follow()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_nothing_is_lost_between_two_blocks_of_a_page(page: str) -> None:
+    """A fence in the midst of a line is none, and what follows goes into the block before it."""
+    text = (ROOT / page).read_text()
+    assert re.findall(r"^.+```.*$", text, re.MULTILINE) == []
+    numbers = [int(number) for number in re.findall(r"^## (\d+)\. ", text, re.MULTILINE)]
+    assert numbers == list(range(1, len(numbers) + 1))
 
 
 def test_no_page_with_commands_is_forgotten() -> None:
