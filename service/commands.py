@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
-from service.manual import DESCRIPTION, EPILOG, PAGES
+from service.manual import DESCRIPTION, EPILOG, PAGES, SETTINGS
 
 TRIALS = (
     *("full-table", "ten-minutes", "overload", "stuck-event", "soak"),
@@ -21,6 +21,7 @@ TRIALS = (
 )
 TAKE_ALL = ("psql", "forget")
 """What begins with a dash is theirs: psql's options, and a fingerprint may be anything."""
+ARE_SETTINGS = ": settings are environment variables"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -58,14 +59,18 @@ def parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
     """Understand what was typed, or leave."""
     first = next(iter(words), "serve")
     if first.startswith("-"):
-        if first not in ("-h", "--help", "--version"):
-            parser.error(f"{first} is not understood: settings are environment variables")
+        known = ("-h", "--help", "--version")
+        if first not in known:
+            remedy = _nearest(first, known) or ARE_SETTINGS
+            parser.error(f"{first} is not understood{remedy}")
     elif first not in PAGES:
         parser.error(f"there is no command {first}{_nearest(first, PAGES)}")
     parsed, rest = parser.parse_known_args(words)
     if rest:
         options = re.findall(r"--\w+", parsed.parser.format_usage())
-        parsed.parser.error(f"{rest[0]} is not understood{_nearest(rest[0], options)}")
+        name = rest[0].partition("=")[0].removeprefix("--").replace("-", "_").upper()
+        remedy = ARE_SETTINGS if name in SETTINGS else _nearest(rest[0], options)
+        parsed.parser.error(f"{rest[0]} is not understood{remedy}")
     if first in TAKE_ALL and list(words[1:]) == ["--help"]:
         parsed.parser.print_help()
         parser.exit()

@@ -160,7 +160,8 @@ def bind(settings: Settings) -> socket.socket:
         listening.bind((settings.host, settings.port))
     except OSError as error:
         raise CannotServe(
-            f"HOST={settings.host} PORT={settings.port} cannot be listened on: {error.strerror}"
+            f"HOST={settings.host} PORT={settings.port} cannot be listened on: {error.strerror}; "
+            "set others"
         ) from None
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         # Each connection inherits it: who takes nothing any more is not waited for.

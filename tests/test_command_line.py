@@ -24,6 +24,8 @@ NOT_UNDERSTOOD = {
     "sell": "there is no command sell; holdfast --help",
     "audti": "there is no command audti; the nearest is audit; holdfast --help",
     "--port 80": "--port is not understood: settings are environment variables; holdfast --help",
+    "serve --port 80": "serve: --port is not understood: settings are environment variables; holdf",
+    "--verson": "--verson is not understood; the nearest is --version; holdfast --help",
     "audit --jso": "audit: --jso is not understood; the nearest is --json; holdfast audit --help",
     "migrate now": "migrate: now is not understood; holdfast migrate --help",
     "grant": "grant: ROLE is missing; holdfast grant --help",
