@@ -17,7 +17,7 @@ const AGAIN = new Set(["BUSY", "OUTCOME_UNKNOWN"]);
 
 /** What the buyer is told, for every code that the routes below can give. */
 export const TOLD = {
-  BAD_REQUEST: "The service does not take this order as it is: see the number of tickets.",
+  BAD_REQUEST: "This order is not taken as it is: see the event and the number of tickets.",
   NOT_FOUND: "There is no such event, or no such order.",
   PAYLOAD_TOO_LARGE: "The shop has made a mistake: it sent too much.",
   UNSUPPORTED_MEDIA_TYPE: "The shop has made a mistake: it did not send JSON.",

@@ -38,7 +38,7 @@ AGAIN = {"BUSY", "OUTCOME_UNKNOWN"}
 """The refusals that are not the end: the same request is sent again."""
 
 TOLD = {
-    "BAD_REQUEST": "The service does not take this order as it is: see the number of tickets.",
+    "BAD_REQUEST": "This order is not taken as it is: see the event and the number of tickets.",
     "NOT_FOUND": "There is no such event, or no such order.",
     "PAYLOAD_TOO_LARGE": "The shop has made a mistake: it sent too much.",
     "UNSUPPORTED_MEDIA_TYPE": "The shop has made a mistake: it did not send JSON.",
