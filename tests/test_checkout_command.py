@@ -87,6 +87,15 @@ def test_a_command_that_is_interrupted_gives_back(
     assert client.event(event)["availableTickets"] == 4
 
 
+def test_a_command_without_a_terminal_buys_nothing(
+    client: Client, service: RunningService, tmp_path: Path
+) -> None:
+    event = client.create_event(tickets=4)
+    with command(tmp_path, event, service.url) as process:
+        assert said(process).endswith("given back\n")
+    assert client.event(event)["availableTickets"] == 4
+
+
 def test_an_order_that_two_begin_at_once_is_one(tmp_path: Path) -> None:
     module = loaded()
     begin = partial(module.Order.open, tmp_path / "order.json", UNKNOWN, 1)

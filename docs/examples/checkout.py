@@ -251,7 +251,9 @@ def sell(checkout: Checkout) -> None:
             left = int(checkout.seconds_left())
             print(f"\rheld for {left // 60}:{left % 60:02d}, Enter pays ", end="", flush=True)
             pays = select.select([sys.stdin], [], [], 1)[0]
-        except KeyboardInterrupt:
+            if pays and not sys.stdin.readline():  # the terminal is gone: nobody presses Enter
+                raise EOFError
+        except (KeyboardInterrupt, EOFError):
             checkout.give_back()
             print("\ngiven back")
             return
