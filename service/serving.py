@@ -115,10 +115,7 @@ def _check(dsn: str, statements: Statements, workers: int) -> bool:
             check_database(connection, statements, workers)
             try:
                 if pending := pending_migrations(connection, statements):
-                    raise CannotServe(
-                        f"the database lacks {len(pending)} migrations, "
-                        f"the first is {pending[0]}: run holdfast migrate"
-                    )
+                    raise CannotServe(f"the database lacks {_named(pending)}: run holdfast migrate")
                 check_statements(connection, statements)
                 lacking = lacks_rights(connection, statements)
             except psycopg.errors.InsufficientPrivilege:
@@ -126,10 +123,21 @@ def _check(dsn: str, statements: Statements, workers: int) -> bool:
             if lacking:
                 role = connection.info.user
                 raise CannotServe(f"{role} lacks rights: run holdfast grant {role} as the owner")
-    except psycopg.OperationalError:
-        # What libpq says may hold the user and every address it tried: it stays inside.
-        raise CannotServe(f"the database cannot be reached: {shown(dsn)}") from None
+    except psycopg.OperationalError as error:
+        raise CannotServe(f"the database cannot be reached: {shown(dsn)}: {_why(error)}") from None
     return pooled
+
+
+def _named(pending: list[str]) -> str:
+    if len(pending) == 1:
+        return f"the migration {pending[0]}"
+    return f"{len(pending)} migrations, the first is {pending[0]}"
+
+
+def _why(error: psycopg.OperationalError) -> str:
+    """Return the reason that libpq gives, without every address that it tried."""
+    said = str(error).strip().splitlines() or [type(error).__name__]
+    return said[0].rpartition(" failed: ")[2].removeprefix("FATAL:").strip()
 
 
 def _listen(settings: Settings, dsn: str, *, pooled: bool = False) -> None:

@@ -1,6 +1,7 @@
 """The commands: what a person types, and what comes back."""
 
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -63,13 +64,20 @@ def test_migrate_takes_a_user_without_a_name(empty_database: Database) -> None:
 
 def test_serve_refuses_a_database_that_lacks_migrations(empty_database: Database) -> None:
     said = refused(holdfast("serve", database_url=empty_database.dsn))
-    assert "0001_events" in said
+    assert f"lacks {len(migration_names())} migrations, the first is 0001_events" in said
     assert "holdfast migrate" in said
 
 
 def test_serve_ends_with_one_line_when_the_database_is_not_there() -> None:
     said = refused(holdfast(database_url="postgresql://me:s3cret@127.0.0.1:1/tickets"))
-    assert "127.0.0.1:1, database tickets" in said
+    assert "127.0.0.1:1, database tickets: Connection refused" in said
+    assert "s3cret" not in said
+
+
+def test_serve_says_why_a_database_that_is_there_cannot_be_reached(database: Database) -> None:
+    dsn = re.sub(r"@/\w+", ":s3cret@/no-such", database.dsn)
+    said = refused(holdfast("serve", database_url=dsn))
+    assert said.endswith(': database "no-such" does not exist\n')
     assert "s3cret" not in said
 
 
