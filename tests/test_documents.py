@@ -147,7 +147,7 @@ def back_up_and_restore(reader: Reader) -> Iterator[None]:
         buy("order-4")
 
     reader.replaced |= {"/var/backups/holdfast": str(backups), "8001": str(unused())}
-    # Right after the copy the receiver may be behind, which a reader would not mind.
+    # Right after the copy the receiver may be behind, as the page says.
     asked = 'holdfast psql -c "select application_name'
     behind = "select flush_lsn < pg_current_wal_lsn() - 1000000 from pg_stat_replication"
     wait = f'until holdfast psql -Atc "{behind}" | grep -q f; do sleep 0.1; done'
