@@ -8,7 +8,7 @@
 --   event_ids          uuid[]
 --   quantities         integer[]
 --   user_fingerprints  text[]
---   idempotency_keys   text[]     '' for none: no row
+--   idempotency_keys   text[]  '' for none: no row
 -- returns: request (from 1), outcome, and a row for each ticket of the key's reservation
 --   outcome: replayed, idempotency_key_reused (the key stands for another quantity)
 -- locks: nothing more; lock_events has the events

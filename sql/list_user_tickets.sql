@@ -4,10 +4,10 @@
 -- are in all.
 --
 -- parameters
---   user_fingerprint  text   whose they are
---   status     text     as shown: a hold whose time is up is expired; '' for all
---   page_size  integer
---   skip       bigint   how many to pass over
+--   user_fingerprint  text     whose they are
+--   status            text     as shown: a hold whose time is up is expired; '' for all
+--   page_size         integer
+--   skip              bigint   how many to pass over
 --
 -- returns: total on every row, and a row of ticket_allocations for each on the page; one row
 --   with total alone when the page is empty

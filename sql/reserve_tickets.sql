@@ -2,7 +2,7 @@
 --
 -- Reserves for a batch: first come first served, whole or not at all.
 --
--- parameters, arrays: an element for each request
+-- parameters: one element of each array for a request
 --   event_ids          uuid[]
 --   quantities         integer[]
 --   user_fingerprints  text[]
