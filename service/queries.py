@@ -147,7 +147,8 @@ class Queries:
         """Return those events that have another version than is known, and what happened."""
         asked = {"event_ids": list(known), "versions": list(known.values())}
         rows = await self._ask(self._list_news, asked)
-        return [(Event(*row[:9]), LastEvent(*row[9:])) for row in rows]
+        width = len(Event.__struct_fields__)
+        return [(Event(*row[:width]), LastEvent(*row[width:])) for row in rows]
 
     async def check_events(self, event_ids: Sequence[Uuid], failed_only: bool) -> list[Check]:
         """Return what the rules say of the books of events."""

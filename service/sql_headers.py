@@ -49,7 +49,8 @@ def parse_header(name: str, text: str) -> Header:
     types = _parameters(lines[2 : places[0]])
     example = _example(lines[places[-1] :], name)
     if set(example) != set(types):
-        raise BrokenHeader("has a psql line that does not set exactly its parameters")
+        odd = ", ".join(sorted(set(example) ^ set(types)))
+        raise BrokenHeader(f"does not set exactly its parameters in its psql line: {odd}")
     prose = " ".join(line.removeprefix("--").strip() for line in lines[2 : places[0]])
     return Header(re.split(r"(?<=\.)\s", prose.strip())[0], types, example)
 

@@ -63,21 +63,30 @@ def test_an_enum_has_the_values_of_the_database(
 
 
 @pytest.mark.parametrize(
-    ("name", "row", "first"),
+    ("name", "types", "first"),
     [
-        ("create_event", rows.Event, 0),
-        ("find_events", rows.Event, 0),
-        ("list_events", rows.Event, 1),
-        ("find_tickets", rows.TicketAllocation, 0),
-        ("find_repeats", rows.TicketAllocation, 2),
-        ("cancel_tickets", rows.TicketAllocation, 2),
-        ("pay_tickets", rows.TicketAllocation, 2),
-        ("refund_tickets", rows.TicketAllocation, 2),
-        ("reserve_tickets", rows.TicketAllocation, 3),
+        ("create_event", [rows.Event], 0),
+        ("find_events", [rows.Event], 0),
+        ("list_events", [rows.Event], 1),
+        ("list_news", [rows.Event, rows.LastEvent], 0),
+        ("find_ledger_at", [rows.EventLedger], 0),
+        ("list_ledger", [rows.EventLedger], 0),
+        ("find_tickets", [rows.TicketAllocation], 0),
+        ("find_reservations", [rows.TicketAllocation], 0),
+        ("list_event_tickets", [rows.TicketAllocation], 1),
+        ("list_user_tickets", [rows.TicketAllocation], 1),
+        ("find_repeats", [rows.TicketAllocation], 2),
+        ("cancel_tickets", [rows.TicketAllocation], 2),
+        ("cancel_reservations", [rows.TicketAllocation], 3),
+        ("pay_tickets", [rows.TicketAllocation], 2),
+        ("pay_reservations", [rows.TicketAllocation], 3),
+        ("refund_tickets", [rows.TicketAllocation], 2),
+        ("reserve_tickets", [rows.TicketAllocation], 3),
+        ("check_events", [rows.Check], 0),
     ],
 )
 def test_a_statement_returns_the_columns_of_its_row(
-    database: Database, name: str, row: type, first: int
+    database: Database, name: str, types: list[type], first: int
 ) -> None:
     statement = load_statements(Path(resource("sql")))[name]
     with psycopg.connect(database.dsn) as connection:
@@ -85,4 +94,5 @@ def test_a_statement_returns_the_columns_of_its_row(
         assert prepared.status == psycopg.pq.ExecStatus.COMMAND_OK, prepared.error_message
         described = connection.pgconn.describe_prepared(b"s")
         names = [(described.fname(n) or b"").decode() for n in range(described.nfields)]
-    assert names[first:] == list(row.__struct_fields__)  # type: ignore[attr-defined]
+    fields = [field for row in types for field in row.__struct_fields__]  # type: ignore[attr-defined]
+    assert names[first:] == fields
