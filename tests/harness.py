@@ -115,7 +115,8 @@ class Database:
                     )[0]
                 )
                 >= how_many
-            )
+            ),
+            f"{of} does not wait for a lock: is the event still locked (sql/lock_events.sql)?",
         )
 
     def adds_up(self) -> None:
@@ -165,11 +166,11 @@ SEEN: set[tuple[str, str, int, str]] = set()
 _ANY_ID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
-def wait_until(holds: Callable[[], bool]) -> None:
+def wait_until(holds: Callable[[], bool], why: str = "it did not come true in time") -> None:
     """Look again and again until something holds; it must, within WAIT_SECONDS."""
     deadline = time.monotonic() + WAIT_SECONDS
     while not holds():
-        assert time.monotonic() < deadline, "it did not come true in time"
+        assert time.monotonic() < deadline, why
         time.sleep(0.01)
 
 

@@ -20,7 +20,7 @@ def take_out(folder: Path, file: str, guard: str, instead: str) -> None:
     """Make a copy of sql/ in which one file lacks a guard."""
     shutil.copytree(resource("sql"), folder, dirs_exist_ok=True)
     text = (folder / file).read_text()
-    assert text.count(guard) == 1
+    assert text.count(guard) == 1, f"{file} does not have once: {guard}"
     (folder / file).write_text(text.replace(guard, instead))
 
 

@@ -134,7 +134,7 @@ def without(folder: Path, *guards: tuple[str, str, str]) -> Path:
     shutil.copytree(resource("sql"), folder, dirs_exist_ok=True)
     for file, guard, instead in guards:
         text = (folder / file).read_text()
-        assert text.count(guard) == 1
+        assert text.count(guard) == 1, f"{file} does not have once: {guard}"
         (folder / file).write_text(text.replace(guard, instead))
     return folder
 

@@ -119,7 +119,8 @@ def test_a_migration_is_not_edited_once_it_has_landed() -> None:
     lines = [line.split("  migrations/") for line in CHECKSUMS.read_text().splitlines()]
     landed = {name: checksum for checksum, name in lines}
     files = {file.name: file for file in FOLDER.glob("*.sql")}
-    assert set(landed) == set(files)
+    new = "sha256sum migrations/NNNN_*.sql >> tests/migrations.sha256, with its number"
+    assert set(landed) == set(files), f"of a new one: {new}"
     changed = [
         name
         for name, file in files.items()

@@ -28,7 +28,7 @@ def test_the_dump_is_what_the_migrations_make(database: Database) -> None:
     """Write it anew with ``python -m tests.write_schema``."""
     if find_programs().major != 18:
         pytest.skip("the dump is written by pg_dump 18, and each version writes it differently")
-    assert dumped(database) == DUMP.read_text()
+    assert dumped(database) == DUMP.read_text(), "run python -m tests.write_schema"
 
 
 def test_the_diagram_has_every_column_and_no_other(database: Database) -> None:

@@ -168,7 +168,9 @@ def in_the_service(database: Database, name: str, parameters: Mapping[str, Any])
 def test_every_statement_is_tried() -> None:
     assert set(PARAMETERS) == set(STATEMENTS)
     for name, parameters in PARAMETERS.items():
-        assert parameters.keys() == STATEMENTS[name].types.keys()
+        assert parameters.keys() == STATEMENTS[name].types.keys(), (
+            f"PARAMETERS has others for {name}"
+        )
 
 
 @pytest.mark.parametrize("state", STATES)

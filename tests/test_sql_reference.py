@@ -84,9 +84,10 @@ def entries() -> dict[str, tuple[str, str]]:
 def test_the_page_says_what_the_headers_say() -> None:
     """Write it anew with ``python -m tests.write_sql_reference``."""
     told = entries()
+    # A new file's entry begins with its heading and its callers, by hand; the rest is written.
     assert set(told) == set(STATEMENTS)
     for name, (text, callers) in told.items():
-        assert text == entry(name, callers)
+        assert text == entry(name, callers), "run python -m tests.write_sql_reference"
 
 
 def test_the_page_has_the_order_in_which_a_transaction_runs_them() -> None:
@@ -224,4 +225,6 @@ def test_the_page_says_who_calls_each_file(
         by = {caller for caller, files in ran.items() if name in files}
         if by >= every_change:
             by = by - every_change | {"every change"}
-        assert set(callers.split(", ")) == (by or {"nobody"}), name
+        assert set(callers.split(", ")) == (by or {"nobody"}), (
+            f"{name}: correct it by hand in {PAGE}"
+        )
