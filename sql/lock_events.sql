@@ -1,9 +1,10 @@
 -- lock_events
 --
--- Locks the events that a batch of changes concerns. It comes first in every transaction
--- that moves a ticket, and alone: what the statements behind it read and count, they read
--- with a snapshot and a clock taken after the lock was held. Counted here, in the statement
--- that waits, it would be the state of before the wait.
+-- Locks the events that a batch of changes concerns. In every transaction that moves a ticket
+-- it comes before all that reads or writes (limit_waits does neither), and alone: what the
+-- statements behind it read and count, they read with a snapshot and a clock taken after the
+-- lock was held. Counted here, in the statement that waits, it would be the state of before
+-- the wait.
 --
 -- parameters
 --   event_ids        uuid[]  the events themselves

@@ -8,11 +8,11 @@
 --   user_fingerprints  text[]
 --   idempotency_keys   text[]  '' for none
 --   hold               interval
--- returns: request, outcome (granted, replayed, not_found, not_enough_tickets or
---   tickets_sold_out), available_tickets, its tickets
--- locks: nothing more than lock_events
+-- returns: request, outcome (granted, replayed, not_found, not_enough_tickets,
+--   tickets_sold_out), available_tickets, its tickets; repeats: find_repeats
+-- locks: nothing more
 -- never oversells: tickets_left hands out what is left under the lock, the
---   count grows by the rows inserted; behind it events_never_oversold
+--   count grows by the rows inserted; last events_never_oversold
 --
 -- holdfast psql -v event_ids='{018f0000-0000-7000-8000-000000000001}' -v quantities='{2}' \
 --   -v user_fingerprints='{bob}' -v idempotency_keys='{k}' -v hold=1h -f sql/reserve_tickets.sql
