@@ -200,6 +200,7 @@ PAGES: dict[str, Callable[[Reader], AbstractContextManager[None]]] = {
 
 NOT_RUN = {
     "docs/explanation/guarantees.md": "the slow tests, from within a test",
+    "docs/how-to/change-the-sql.md": "it changes the clone, and runs tests from within a test",
     "docs/how-to/deploy.md": "users and services of the machine itself, and Docker",
     "docs/how-to/generate-a-client.md": "tests/test_generated_clients.py runs it",
     "docs/reference/command-line.md": "tests/test_demo.py and tests/test_command_line.py run it",
