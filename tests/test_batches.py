@@ -410,13 +410,16 @@ def test_a_poisoned_request_takes_no_neighbour_with_it(client: Client, database:
 
 def test_more_than_may_wait_is_told_busy(database: Database, start: Starter) -> None:
     service = start(database, queue_limit=3)
-    with service.client() as client, ThreadPoolExecutor(3) as pool:
+    with service.client() as client, ThreadPoolExecutor(4) as pool:
         event = client.create_event(tickets=10)
         with database.holding(event):
             first = [pool.submit(client.reserve, event) for _ in range(3)]
             service.wait_until_accepted(3)
-            assert code(client.reserve(event)) == (503, "BUSY")
+            fourth = pool.submit(client.reserve, event)
+            # It is told so slowly: those in the queue must not wait for that, too.
+            wait_until(lambda: service.state.write_path.turned_away == 1)
         assert {answer.result().status_code for answer in first} == {201}
+        assert code(fourth.result()) == (503, "BUSY")
 
 
 def test_first_come_is_first_served_across_batches(database: Database) -> None:
