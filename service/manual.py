@@ -161,7 +161,7 @@ PAGES = {
         """,
         (
             "holdfast psql",
-            "holdfast psql -c 'select name, total_tickets from events'",
+            "holdfast psql -c '\\d events'",
             "holdfast psql -v event_ids='{}' -v ticket_ids='{}' -f sql/lock_events.sql",
         ),
         THE_DATABASE,
