@@ -91,11 +91,11 @@ class Pipeline:
             ]
             try:
                 await self._exchange(connection, prepare)
-            except psycopg.OperationalError as error:
-                raise NotSent from error
-            except psycopg.Error:
-                # It knows some of the names, and would not take them again.
+            except psycopg.Error as error:
+                # It may know some of the names, and would not take them again.
                 await connection.close()
+                if isinstance(error, psycopg.OperationalError):
+                    raise NotSent from error
                 raise
         warned: list[bool] = []
 

@@ -55,7 +55,7 @@ expired as (
     where
         -- an array: each looked up by its id, however many the planner thinks are due
         tickets.id = any(array(select due.id from due))
-        and tickets.status::text = 'reserved' -- text: not by an index of all that are
+        and tickets.status::text = 'reserved' -- text: so that no index by status serves
     returning tickets.event_id
 ),
 
