@@ -28,18 +28,21 @@ from service.demo.demo import demo
 from service.embedded import EmbeddedPostgres
 from service.forgetting import forget
 from service.grants import TooManyRights, grant
-from service.migrations import BehindPooler, MigrationsLocked, migrate, yoyo_url
+from service.migrations import BehindPooler, MadeBefore02, MigrationsLocked, migrate, yoyo_url
 from service.programs import EmbeddedError, find_programs
 from service.serving import CannotServe, serve
 from service.settings import Settings, SettingsError, read_settings
+from service.sql_headers import BrokenHeader, parse_header, psql_line
 from service.statements import BrokenStatement, Statement, Statements, load_statements
 
 ONE_LINERS = (
     BehindPooler,
+    BrokenHeader,
     BrokenStatement,
     CannotServe,
     DatabaseUnfit,
     EmbeddedError,
+    MadeBefore02,
     MigrationsLocked,
     TooManyRights,
     SettingsError,
@@ -106,15 +109,16 @@ def _sql(settings: Settings, parsed: argparse.Namespace) -> int:
     statements = load_statements(settings.sql_dir)
     if parsed.name is None:
         for statement in statements.values():
-            print(f"{statement.name:24} {textwrap.shorten(statement.header.summary, 75)}")
+            summary = textwrap.shorten(parse_header(statement).summary, 75)
+            print(f"{statement.name:24} {summary}")
         return 0
     statement = _statement(statements, parsed.name)
     given = _given(statement, parsed.values)
     if not parsed.explain:
-        print(statement.psql_line(_shown_folder(settings.sql_dir), given))
+        print(psql_line(statement, _shown_folder(settings.sql_dir), given))
         return 0
     with _database(settings) as dsn, psycopg.connect(dsn) as connection:
-        plan = connection.execute(statement.explained, {**statement.header.example, **given})
+        plan = connection.execute(statement.explained, {**parse_header(statement).example, **given})
         for (row,) in plan:
             print(row)
         connection.rollback()

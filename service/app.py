@@ -24,7 +24,7 @@ from service import limits, metrics
 from service.answers import encode, refuse
 from service.calls import Endpoint
 from service.cors import Cors
-from service.database import NO_ANSWER, STEADY_PLANS, open_pool, told
+from service.database import NO_ANSWER, PLAIN, Environment, open_pool, told
 from service.fields import identifier
 from service.leaving import Leaving
 from service.logs import REQUEST_ID, RequestLog, request_id
@@ -158,18 +158,19 @@ async def _report(
         await asyncio.sleep(limits.REPORT_SECONDS)
 
 
-def create_app(settings: Settings, dsn: str, *, pooled: bool = False) -> Starlette:
+def create_app(settings: Settings, dsn: str, environment: Environment = PLAIN) -> Starlette:
     """Return the application; its lifespan opens the database.
 
     Args:
         settings: what can be set from outside.
         dsn: where the database is.
-        pooled: whether a pooler stands in front of it.
+        environment: what it is, as the check at the start has found.
 
     Raises:
         BrokenStatement: when a file of ``sql/`` breaks a rule.
     """
     statements = load_statements(settings.sql_dir)
+    pooled = environment.is_pooled
     description = encode(describe(ROUTES, settings))
     request_log = RequestLog(
         settings.log_level in ("debug", "info"), settings.log_format == "json", sys.stderr
@@ -180,7 +181,7 @@ def create_app(settings: Settings, dsn: str, *, pooled: bool = False) -> Starlet
         pool = partial(open_pool, dsn, pooled=pooled)
         ask = partial(Queries, statements=statements, pooled=pooled)
         reading = pool(limits.READ_CONNECTIONS, limits.READS_WAITING)
-        writing = pool(limits.WRITE_CONNECTIONS, settings.queue_limit, STEADY_PLANS)
+        writing = pool(limits.WRITE_CONNECTIONS, settings.queue_limit, environment.write_options)
         watching = pool(limits.WATCH_CONNECTIONS, limits.READS_WAITING)
         listing = pool(limits.LIST_CONNECTIONS, limits.READS_WAITING)
         pools = {"reads": reading, "writes": writing, "watching": watching, "lists": listing}

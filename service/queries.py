@@ -42,7 +42,7 @@ class Queries:
         self._find_ledger_at = statements["find_ledger_at"]
         self._list_news = statements["list_news"]
         self._check_events = statements["check_events"]
-        self._find_free_events = statements["find_free_events"]
+        self._find_unlocked_events = statements["find_unlocked_events"]
         self._list_due_events = statements["list_due_events"]
         self._check_server = statements["check_server"]
         self._list_applied_migrations = statements["list_applied_migrations"]
@@ -155,10 +155,10 @@ class Queries:
         asked = {"event_ids": list(event_ids), "failed_only": failed_only}
         return [Check(*row) for row in await self._ask(self._check_events, asked)]
 
-    async def find_free_events(self, event_ids: Sequence[Uuid]) -> set[Uuid]:
+    async def find_unlocked_events(self, event_ids: Sequence[Uuid]) -> set[Uuid]:
         """Return those of the events that nobody has locked just now."""
         asked = {"event_ids": list(event_ids)}
-        rows = await self._ask(self._find_free_events, asked, limits.LOOK_UP_SECONDS)
+        rows = await self._ask(self._find_unlocked_events, asked, limits.LOOK_UP_SECONDS)
         return {row[0] for row in rows}
 
     async def list_due_events(self, most: int) -> list[Uuid]:

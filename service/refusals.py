@@ -115,16 +115,19 @@ CANNOT_PAY = {
     "wrong_fingerprint": WRONG_FINGERPRINT,
     "hold_expired": HOLD_EXPIRED,
     **{word: Refusal(409, word.upper(), "Invalid allocation status") for word in _ENDED},
+    "busy": BUSY,
 }
 CANNOT_CANCEL = CANNOT_PAY | {
     word: Refusal(409, word.upper(), "Can only cancel reserved tickets") for word in _ENDED
 }
 _IN_THE_WAY = InTheWay(Uuid("01a20215-b4f6-76a2-94fd-e3bce2dcb5c5"))
 CANNOT_PAY_RESERVATION = {
-    word: replace(refusal, such_as=_IN_THE_WAY) for word, refusal in CANNOT_PAY.items()
+    word: refusal if refusal is BUSY else replace(refusal, such_as=_IN_THE_WAY)
+    for word, refusal in CANNOT_PAY.items()
 } | {"not_found": RESERVATION_NOT_FOUND}
 CANNOT_CANCEL_RESERVATION = {
-    word: replace(refusal, such_as=_IN_THE_WAY) for word, refusal in CANNOT_CANCEL.items()
+    word: refusal if refusal is BUSY else replace(refusal, such_as=_IN_THE_WAY)
+    for word, refusal in CANNOT_CANCEL.items()
 } | {"not_found": RESERVATION_NOT_FOUND}
 CANNOT_FIND_RESERVATION = {
     word: CANNOT_PAY_RESERVATION[word] for word in ("not_found", "wrong_fingerprint")
@@ -133,6 +136,7 @@ CANNOT_REFUND = {
     "not_found": TICKET_NOT_FOUND,
     "not_purchased": NOT_PURCHASED,
     "already_refunded": ALREADY_REFUNDED,
+    "busy": BUSY,
 }
 CANNOT_RESERVE = {
     "not_found": EVENT_NOT_FOUND,

@@ -19,6 +19,8 @@ from uvicorn.supervisors import Multiprocess
 from service import limits, metrics
 from service.app import create_app
 from service.database import (
+    PLAIN,
+    Environment,
     check_database,
     check_statements,
     conninfo,
@@ -36,8 +38,8 @@ from service.statements import Statements, load_statements
 
 _DSN, _PARENT = "HOLDFAST_WORKER_DSN", "HOLDFAST_WORKER_PARENT"
 """Tell the workers where the database is, which is known only once it runs, and who we are."""
-_POOLED = "HOLDFAST_WORKER_POOLED"
-"""Tells them, unless it is empty, that a pooler stands in front of it."""
+_POOLED, _CITUS = "HOLDFAST_WORKER_POOLED", "HOLDFAST_WORKER_CITUS"
+"""Tell them, unless they are empty, that a pooler stands in front of it, and that it is Citus."""
 
 
 class CannotServe(Exception):
@@ -57,10 +59,11 @@ def serve(settings: Settings) -> None:
     configure_logs(settings.log_level, settings.log_format == "json")
     statements = load_statements(settings.sql_dir)
     if settings.database_url is not None:
-        pooled = _check(settings.database_url, statements, settings.workers)
-        behind = ", behind a pooler" if pooled else ""
+        environment = _check(settings.database_url, statements, settings.workers)
+        behind = ", behind a pooler" if environment.is_pooled else ""
+        behind += ", on Citus" if environment.is_citus else ""
         _say(f"database: {shown(settings.database_url)}{behind}")
-        _listen(settings, settings.database_url, pooled=pooled)
+        _listen(settings, settings.database_url, environment)
         return
     with EmbeddedPostgres(settings.data_dir) as postgres:
         dsn = postgres.dsn
@@ -78,7 +81,8 @@ def worker() -> Starlette:
     ending_with(int(os.environ[_PARENT]), signal.SIGTERM)()
     settings = read_settings()
     configure_logs(settings.log_level, settings.log_format == "json")
-    return create_app(settings, os.environ[_DSN], pooled=bool(os.environ[_POOLED]))
+    environment = Environment(bool(os.environ[_POOLED]), bool(os.environ[_CITUS]))
+    return create_app(settings, os.environ[_DSN], environment)
 
 
 def server_config(settings: Settings, app: Starlette | str) -> uvicorn.Config:
@@ -103,16 +107,12 @@ def server_config(settings: Settings, app: Starlette | str) -> uvicorn.Config:
     )
 
 
-def _check(dsn: str, statements: Statements, workers: int) -> bool:
-    """Refuse a database that cannot be reached, cannot be trusted, or is not ready for us.
-
-    Returns:
-        Whether a pooler stands in front of it.
-    """
+def _check(dsn: str, statements: Statements, workers: int) -> Environment:
+    """Refuse a database that cannot be reached, cannot be trusted, or is not ready for us."""
     try:
         pooled = stands_behind_pooler(dsn, statements)
         with psycopg.connect(conninfo(dsn, pooled=pooled), autocommit=True) as connection:
-            check_database(connection, statements, workers)
+            server = check_database(connection, statements, workers)
             try:
                 if pending := pending_migrations(connection, statements):
                     raise CannotServe(f"the database lacks {_named(pending)}: run holdfast migrate")
@@ -125,7 +125,7 @@ def _check(dsn: str, statements: Statements, workers: int) -> bool:
                 raise CannotServe(f"{role} lacks rights: run holdfast grant {role} as the owner")
     except psycopg.OperationalError as error:
         raise CannotServe(f"the database cannot be reached: {shown(dsn)}: {_why(error)}") from None
-    return pooled
+    return Environment(pooled, server.is_citus)
 
 
 def _named(pending: list[str]) -> str:
@@ -140,9 +140,9 @@ def _why(error: psycopg.OperationalError) -> str:
     return said[0].rpartition(" failed: ")[2].removeprefix("FATAL:").strip()
 
 
-def _listen(settings: Settings, dsn: str, *, pooled: bool = False) -> None:
+def _listen(settings: Settings, dsn: str, environment: Environment = PLAIN) -> None:
     if settings.workers == 1:
-        config = server_config(settings, create_app(settings, dsn, pooled=pooled))
+        config = server_config(settings, create_app(settings, dsn, environment))
         listening = bind(settings)
         _announce(settings, listening)
         server = uvicorn.Server(config)
@@ -151,7 +151,8 @@ def _listen(settings: Settings, dsn: str, *, pooled: bool = False) -> None:
             raise CannotServe("the service could not be started")
         return
     os.environ[_DSN], os.environ[_PARENT] = dsn, str(os.getpid())
-    os.environ[_POOLED] = "yes" if pooled else ""
+    os.environ[_POOLED] = "yes" if environment.is_pooled else ""
+    os.environ[_CITUS] = "yes" if environment.is_citus else ""
     config = server_config(settings, "service.serving:worker")
     listening = bind(settings)
     _announce(settings, listening)

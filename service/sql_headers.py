@@ -1,8 +1,8 @@
-"""The headers: what each file of ``sql/`` says of itself before its statement.
+"""The headers of the files of ``sql/``: what each says about its statement.
 
-A header is a comment, and its order is always the same: the file's name, what it does, its
-parameters with their types, what it returns, what it locks, why it never oversells, and last a
-line that runs it in psql, on lines of its own, with literal values.
+A header is a comment: the file's name, what the statement does, its parameters with their types,
+what it returns, what it locks and why it cannot oversell (for those that write), and last a psql
+command that runs the file with literal values. Only the command line and the tests read headers.
 """
 
 import re
@@ -10,9 +10,12 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
+
+from service.statements import Statement
 
 SECTIONS = ("returns", "locks", "never oversells")
-"""What each header has to speak of, in this order, each as ``-- section: …``."""
+"""What a header speaks of behind its parameters, in this order: ``-- section: …``."""
 
 _PARAMETER = re.compile(r"--   (?P<name>\w+) {2,}(?P<type>[a-z]+(?:\[\])?)(?: {2,}\S.*)?")
 _PSQL = re.compile(r"-- (?P<line>(?:holdfast )?psql -.*)")
@@ -34,19 +37,27 @@ class Header:
     """A literal for each parameter, as the psql line has it."""
 
 
-def parse_header(name: str, text: str) -> Header:
-    """Take a header apart.
+def parse_header(statement: Statement) -> Header:
+    """Parse the header of a statement.
 
     Raises:
-        BrokenHeader: when something is missing, or the psql line sets other parameters.
+        BrokenHeader: when a part is missing or does not fit the statement.
     """
-    lines = text.splitlines()
+    name, lines = statement.name, statement.header.splitlines()
+    if not all(line.startswith("--") for line in lines):
+        raise BrokenHeader("does not begin with a comment and an empty line")
     if lines[:2] != [f"-- {name}", "--"]:
         raise BrokenHeader("does not have its own name in line 1 and nothing in line 2")
-    places = [_find(lines, f"-- {section}:") for section in SECTIONS]
+    places = [place for section in SECTIONS if (place := _find(lines, f"-- {section}:"))]
     if places != sorted(places):
         raise BrokenHeader(f"does not have {', '.join(SECTIONS)} in this order")
+    if not _find(lines, "-- returns:"):
+        raise BrokenHeader("does not have a line -- returns:")
     types = _parameters(lines[2 : places[0]])
+    if types != statement.types:
+        raise BrokenHeader(
+            f"has parameters {types} in its header and {dict(statement.types)} in its statement"
+        )
     example = _example(lines[places[-1] :], name)
     if set(example) != set(types):
         odd = ", ".join(sorted(set(example) ^ set(types)))
@@ -55,11 +66,27 @@ def parse_header(name: str, text: str) -> Header:
     return Header(re.split(r"(?<=\.)\s", prose.strip())[0], types, example)
 
 
+def psql_line(statement: Statement, folder: Path, values: Mapping[str, str]) -> str:
+    """Return the command that runs a file of ``sql/`` in psql.
+
+    Args:
+        statement: the file.
+        folder: where it lies.
+        values: literals for parameters; those that are missing come from the header.
+    """
+    example = parse_header(statement).example
+    words = ["holdfast", "psql"]
+    for name in statement.types:
+        words += ["-v", f"{name}={values.get(name, example[name])}"]
+    return shlex.join([*words, "-f", str(folder / f"{statement.name}.sql")])
+
+
 def _find(lines: list[str], beginning: str) -> int:
+    """Return the number of the one line that begins so; 0 if there is none."""
     found = [number for number, line in enumerate(lines) if line.startswith(beginning)]
-    if len(found) != 1:
-        raise BrokenHeader(f"does not have one line {beginning}")
-    return found[0]
+    if len(found) > 1:
+        raise BrokenHeader(f"has {len(found)} lines {beginning}")
+    return found[0] if found else 0
 
 
 def _parameters(lines: list[str]) -> dict[str, str]:

@@ -1,20 +1,14 @@
 """The statements: the files of ``sql/``, as they lie on disk, made ready for the driver.
 
 A file is one statement in psql's notation. Its header, the comment up to the first empty line,
-stays behind; ``:'name'`` becomes a parameter of psycopg; the file's name goes along as a
-comment, so that pg_stat_activity and the server's log tell which file is running.
+is not sent; ``:'name'`` becomes a parameter of psycopg; the file's name is sent as a comment, so
+that pg_stat_activity and the server's log show which file is running.
 """
 
 import re
-import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-from service.sql_headers import BrokenHeader, Header, parse_header
-
-MAX_FILE_BYTES = 4095
-"""psycopg does not keep longer texts, and nobody reads them in one sitting."""
 
 # What psql's own scanner tells apart; a variable counts only outside of all the others.
 _TOKEN = re.compile(
@@ -29,6 +23,9 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+
+
+_HEADER = re.compile(r"(?:--[^\n]*\n)*")
 
 
 class BrokenStatement(Exception):
@@ -46,30 +43,13 @@ class Statement:
     """For PREPARE: ``$1``, ``$2``, … in the order of ``types``."""
     types: Mapping[str, str]
     """The parameters that it uses, in the order of their first use, and what each is cast to."""
-    header: Header
+    header: str
+    """The comment above it, for people."""
 
     @property
     def explained(self) -> bytes:
-        """The statement, so that PostgreSQL runs it and tells how instead of what."""
+        """The statement, so that PostgreSQL runs it and returns the plan in place of the rows."""
         return b"explain (analyze, buffers) " + self.query
-
-    def psql_line(self, folder: Path, given: Mapping[str, str]) -> str:
-        """Return the line that runs the file in psql.
-
-        Args:
-            folder: where the file lies.
-            given: literals for parameters; the header has one for each of the others.
-
-        Raises:
-            BrokenStatement: for a name that is none of its parameters.
-        """
-        for name in given.keys() - self.types.keys():
-            known = ", ".join(self.types) or "none"
-            raise BrokenStatement(f"{self.name} has no parameter {name}; it has {known}")
-        words = ["holdfast", "psql"]
-        for name in self.types:
-            words += ["-v", f"{name}={given.get(name, self.header.example[name])}"]
-        return shlex.join([*words, "-f", str(folder / f"{self.name}.sql")])
 
 
 class Statements(Mapping[str, Statement]):
@@ -105,22 +85,10 @@ def load_statements(folder: Path) -> Statements:
 
 
 def _load(file: Path) -> Statement:
-    raw = file.read_bytes()
-    if len(raw) > MAX_FILE_BYTES:
-        raise BrokenStatement(f"{file} is longer than {MAX_FILE_BYTES} bytes")
-    comment, found, body = raw.decode().partition("\n\n")
-    if not found or not all(line.startswith("--") for line in comment.splitlines()):
-        raise BrokenStatement(f"{file} does not begin with a comment and an empty line")
-    try:
-        header = parse_header(file.stem, comment)
-    except BrokenHeader as broken:
-        raise BrokenStatement(f"{file} {broken}") from None
+    text = file.read_text()
+    header = _HEADER.match(text)[0]  # type: ignore[index]
+    body = text.removeprefix(header)
     query, numbered, types = translate(file.stem, body)
-    for name in header.types.keys() ^ types.keys():
-        raise BrokenStatement(f"{file} has {name} in its header or in its statement alone")
-    for name, type_ in types.items():
-        if header.types[name] != type_:
-            raise BrokenStatement(f"{file} casts {name} to {type_}, unlike its header")
     return Statement(file.stem, query, numbered, types, header)
 
 

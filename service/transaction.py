@@ -5,6 +5,7 @@ expires; then the changes, kind by kind, each with its row of the ledger. Each s
 those before it have done, and reads the clock after the lock was held.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -22,12 +23,14 @@ from service.changes import (
     Update,
     read_outcomes,
 )
-from service.pipeline import Pipeline, Sent
+from service.pipeline import NotRead, Pipeline, Sent
 from service.rows import Event
 from service.statements import Statements
 
+log = logging.getLogger(__name__)
+
 BEFORE = ("limit_waits", "lock_events", "expire_tickets")
-BEHIND = ("find_repeats", "find_events")
+BEHIND = ("find_replays", "find_events")
 """The statements of every batch, and of some, around those of its kinds."""
 
 
@@ -57,7 +60,7 @@ class Transactions:
             if (places := [n for n, change in enumerate(changes) if type(change) is kind])
         ]
         arrays = {kind: kind.arrays([changes[n] for n in places]) for kind, places in kinds}
-        repeats = any(arrays[Reserve]["idempotency_keys"]) if Reserve in arrays else False
+        replays = any(arrays[Reserve]["idempotency_keys"]) if Reserve in arrays else False
         concerned = {
             "event_ids": list({change.event for change in changes if change.event}),
             "ticket_ids": list({change.ticket for change in changes if change.ticket}),
@@ -76,15 +79,20 @@ class Transactions:
             ("expire_tickets", {**concerned, "most": most}),
             *((kind.statement, {**arrays[kind], **self._hold}) for kind, _ in kinds),
         ]
-        if repeats:
-            steps.append(("find_repeats", arrays[Reserve]))
+        if replays:
+            steps.append(("find_replays", arrays[Reserve]))
         if Update in arrays:
             steps.append(("find_events", concerned))
         sent: list[Sent] = [(self._statements[name], values) for name, values in steps]
         told = await self._pipeline.run(connection, sent)
-        rows = {name: found for (name, _), found in zip(steps, told, strict=True)}
-        outcomes = _outcomes(changes, kinds, rows)
-        _count(changes, outcomes, rows)
+        try:
+            rows = {name: found for (name, _), found in zip(steps, told, strict=True)}
+            outcomes = _outcomes(changes, kinds, rows)
+            _count(changes, outcomes, rows)
+        except Exception as error:
+            # The tickets have moved: it must not look as if nothing had been done.
+            log.exception("the outcomes of a committed batch could not be read")
+            raise NotRead("its outcomes could not be read") from error
         return outcomes
 
 
@@ -95,7 +103,7 @@ def _count(
     moved: Counter[str] = Counter()
     for change, outcome in zip(changes, outcomes, strict=True):
         if outcome.word == "granted":
-            moved[change.becomes] += len(outcome.tickets)
+            moved[change.becomes] += outcome.tickets_moved
     moved["expired"] += sum(tickets for _, tickets in rows["expire_tickets"])
     for becomes, tickets in moved.items():
         if tickets:
@@ -116,8 +124,8 @@ def _outcomes(
         for n, outcome in kind.outcomes(rows[kind.statement]):
             outcomes[places[n]] = outcome
         if kind is Reserve:
-            # What a key stands for is told by find_repeats, whoever reserved it.
-            for n, outcome in read_outcomes(rows.get("find_repeats", ())):
+            # What a key stands for is told by find_replays, whoever reserved it.
+            for n, outcome in read_outcomes(rows.get("find_replays", ())):
                 before = outcomes[places[n]]
                 if before is not None and before.word == "replayed":
                     outcomes[places[n]] = outcome

@@ -265,7 +265,7 @@ class WritePath:
         try:
             events = await self._find_events_of(changes)
             if for_a_lock:
-                free = await self._queries.find_free_events(list(set(events.values())))
+                free = await self._queries.find_unlocked_events(list(set(events.values())))
         except (psycopg.OperationalError, *NO_ANSWER):
             log.warning("the events of a batch could not be found")
             events = {change: change.event for change in changes if change.event}

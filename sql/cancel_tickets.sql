@@ -1,106 +1,222 @@
 -- cancel_tickets
 --
--- Gives holds back, each at the word of its owner; the ticket is free at once.
+-- Cancels holds, for a batch of requests, each about one ticket or one reservation. Only the owner
+-- can cancel, and only while the hold lasts; the tickets are available again at once. Of a
+-- reservation every ticket that is held is cancelled, and those that came back before are passed
+-- over; if one of them is purchased, none is cancelled.
 --
--- parameters, one element of each array for a request, in the order of arrival
---   ticket_ids         uuid[]  the ticket to give back
---   user_fingerprints  text[]  who gives it back
+-- parameters: one element of each array for a request, in the order of arrival
+--   ticket_ids         uuid[]  the ticket to cancel; null in a request about a reservation
+--   reservation_ids    uuid[]  the reservation to cancel; null in a request about a ticket
+--   user_fingerprints  text[]  who cancels
 --
--- returns: request (from 1), outcome, and the ticket when the outcome is granted
---   outcome: granted, not_found, wrong_fingerprint, hold_expired, already_purchased,
---   already_cancelled, already_refunded
--- locks: the tickets it moves; their events are locked already (lock_events)
--- never oversells: it lowers allocated_tickets by the rows it has itself moved out of
---   reserved, and a row leaves reserved once. Twenty cancels of one ticket free one.
+-- returns: for each request that is granted one row for each of its tickets, else one row without
+--   a ticket
+--   request             from 1, in the order of arrival
+--   outcome             granted, not_found, wrong_fingerprint, hold_expired, already_purchased,
+--                       already_cancelled, already_refunded; busy when somebody changed the ticket
+--                       in psql meanwhile
+--   deciding_ticket_id  the ticket by which the outcome was decided
+--   tickets_moved       how many tickets this request moved
+--   id, …               the ticket, as it is now
+--
+-- locks: the tickets that it cancels; their events are locked already (lock_events)
+--
+-- never oversells: allocated_tickets shrinks by the number of rows that this statement moved out of
+--   reserved, and a row leaves reserved once: twenty requests to cancel one ticket free one.
 --
 -- holdfast psql -v ticket_ids='{018f0000-0000-7000-8000-000000000002}' \
---   -v user_fingerprints='{alice}' -f sql/cancel_tickets.sql
+--   -v reservation_ids='{null}' -v user_fingerprints='{alice}' -f sql/cancel_tickets.sql
 
-with asked as (
+with requests as (
     select
         request,
         ticket_id,
+        reservation_id,
         user_fingerprint
-    from unnest(:'ticket_ids'::uuid[], :'user_fingerprints'::text[])
-    with ordinality as asked (ticket_id, user_fingerprint, request)
+    from unnest(
+        :'ticket_ids'::uuid[], :'reservation_ids'::uuid[], :'user_fingerprints'::text[]
+    ) with ordinality as requests (ticket_id, reservation_id, user_fingerprint, request)
 ),
 
+-- Every ticket that a request is about.
+asked as (
+    select
+        request,
+        user_fingerprint,
+        ticket_id
+    from requests
+    where ticket_id is not null
+    union all
+    select
+        requests.request,
+        requests.user_fingerprint,
+        tickets.id as ticket_id
+    from requests
+    inner join ticket_allocations as tickets on requests.reservation_id = tickets.reservation_id
+    where tickets.reservation_id = any(:'reservation_ids'::uuid[])
+),
+
+-- The same tickets with what they are, and whether each could be cancelled.
 judged as (
     select
         asked.request,
-        asked.ticket_id,
-        hold_verdict(tickets, asked.user_fingerprint) as verdict
+        tickets.user_fingerprint = asked.user_fingerprint as is_owner,
+        hold_outcome(tickets.status, tickets.expires_at, statement_timestamp()) as outcome,
+        tickets.id,
+        tickets.event_id,
+        tickets.user_fingerprint,
+        tickets.status,
+        tickets.expires_at,
+        tickets.created_at,
+        tickets.updated_at,
+        tickets.reservation_id,
+        tickets.position
     from asked
-    left join ticket_allocations as tickets on asked.ticket_id = tickets.id
+    inner join ticket_allocations as tickets on asked.ticket_id = tickets.id
+    -- Not only by the join: then each ticket is looked up by its id, whatever the planner expects.
+    where tickets.id = any(array(select asked.ticket_id from asked))
 ),
 
-ranked as (
-    select
-        request,
-        ticket_id,
+-- One ticket decides each request: one of its owner's before any other's; of those a purchase
+-- before a live hold before a lapsed one; else the first by position.
+decided as (
+    select distinct on (requests.request)
+        requests.request,
+        judged.id as deciding_ticket_id,
         case
-            when verdict <> 'granted' then verdict
-            when row_number() over (partition by ticket_id, verdict order by request) = 1
-                then 'granted'
-            else 'already_cancelled'
+            when judged.id is null then 'not_found'
+            when not judged.is_owner then 'wrong_fingerprint'
+            else judged.outcome
         end as outcome
-    from judged
+    from requests
+    left join judged on requests.request = judged.request
+    order by
+        requests.request,
+        not judged.is_owner,
+        case
+            when judged.is_owner then array_position(
+                '{already_purchased, granted, hold_expired}'::text[], judged.outcome
+            )
+        end,
+        judged.position
+),
+
+-- The held tickets of the granted requests, each for the first request that asks for it.
+cancelable as (
+    select distinct on (judged.id)
+        judged.id,
+        judged.request
+    from decided
+    inner join judged on decided.request = judged.request
+    where decided.outcome = 'granted' and judged.outcome = 'granted' and judged.is_owner
+    order by judged.id, judged.request
 ),
 
 cancelled as (
     update ticket_allocations as tickets
     set status = 'user_cancelled'
-    from ranked
     where
-        ranked.outcome = 'granted'
-        and tickets.id = ranked.ticket_id
-        and tickets.status::text = 'reserved' -- text: found by its id, not by an index of all
+        tickets.id = any(array(select cancelable.id from cancelable))
+        -- Again: a row that somebody has changed in psql meanwhile is read anew here. `is true`
+        -- keeps the planner from searching an index for all that is reserved.
+        and (tickets.status = 'reserved') is true
     returning
-        ranked.request, tickets.id, tickets.event_id, tickets.user_fingerprint,
-        tickets.status, tickets.expires_at, tickets.created_at, tickets.updated_at,
-        tickets.reservation_id, tickets.position
+        tickets.id, tickets.event_id, tickets.user_fingerprint, tickets.status, tickets.updated_at
 ),
 
 counted as (
     select
-        event_id,
+        cancelled.event_id,
         count(*)::integer as tickets,
-        (array_agg(user_fingerprint order by request desc))[1] as last_owner
+        (array_agg(cancelled.user_fingerprint order by cancelable.request desc))[1] as last_owner
     from cancelled
-    group by event_id
+    inner join cancelable on cancelled.id = cancelable.id
+    group by cancelled.event_id
 ),
 
-freed as (
+changed_events as (
     update events
     set
         allocated_tickets = events.allocated_tickets - counted.tickets,
         version = events.version + 1
     from counted
-    where events.id = counted.event_id
-    returning events as event, counted.tickets, counted.last_owner
+    where
+        events.id = any(array(select counted.event_id from counted))
+        and events.id = counted.event_id
+    returning
+        events.id, events.version, events.updated_at, events.total_tickets,
+        events.allocated_tickets, events.purchased_tickets, counted.tickets, counted.last_owner
 ),
 
 recorded as (
-    insert into event_ledger
-    select entry.*
-    from freed
-    cross join lateral ledger_entry(
-        freed.event, 'user_cancelled', freed.tickets, freed.last_owner
-    ) as entry
+    insert into event_ledger (
+        event_id, version, recorded_at, total_tickets, allocated_tickets, purchased_tickets,
+        cancelled, last_event, actor
+    )
+    select
+        changed_events.id as event_id,
+        changed_events.version,
+        changed_events.updated_at as recorded_at,
+        changed_events.total_tickets,
+        changed_events.allocated_tickets,
+        changed_events.purchased_tickets,
+        changed_events.tickets as cancelled,
+        'user_cancelled' as last_event,
+        actor_name(secrets.secret, changed_events.last_owner) as actor
+    from changed_events
+    inner join event_private as secrets on changed_events.id = secrets.event_id
+    where secrets.event_id = any(array(select changed_events.id from changed_events))
+),
+
+-- How many tickets each of those requests got.
+moved as (
+    select
+        cancelable.request,
+        count(cancelled.id)::integer as tickets
+    from cancelable
+    left join cancelled on cancelable.id = cancelled.id
+    group by cancelable.request
+),
+
+outcomes as (
+    select
+        decided.request,
+        decided.deciding_ticket_id,
+        moved.tickets as tickets_moved,
+        case
+            when decided.outcome <> 'granted' then decided.outcome
+            -- Its held tickets all went to earlier requests of this batch.
+            when moved.tickets is null then 'already_cancelled'
+            when moved.tickets = 0 then 'busy'
+            else 'granted'
+        end as outcome
+    from decided
+    left join moved on decided.request = moved.request
 )
 
 select
-    ranked.request,
-    ranked.outcome,
-    cancelled.id,
-    cancelled.event_id,
-    cancelled.user_fingerprint,
-    cancelled.status,
-    cancelled.expires_at,
-    cancelled.created_at,
-    cancelled.updated_at,
-    cancelled.reservation_id,
-    cancelled.position
-from ranked
-left join cancelled on ranked.request = cancelled.request
-order by ranked.request;
+    outcomes.request,
+    outcomes.outcome,
+    outcomes.deciding_ticket_id,
+    outcomes.tickets_moved,
+    tickets.id,
+    tickets.event_id,
+    tickets.user_fingerprint,
+    coalesce(
+        cancelled.status,
+        status_at(tickets.status, tickets.expires_at, statement_timestamp())
+    ) as status,
+    tickets.expires_at,
+    tickets.created_at,
+    coalesce(cancelled.updated_at, tickets.updated_at) as updated_at,
+    tickets.reservation_id,
+    tickets.position
+from outcomes
+left join judged as tickets
+    on
+        outcomes.request = tickets.request
+        and outcomes.outcome = 'granted'
+        and tickets.is_owner
+left join cancelled on tickets.id = cancelled.id
+order by outcomes.request, tickets.position;

@@ -1,16 +1,15 @@
 -- check_events
 --
--- Checks the books of events: the counts against the tickets, the ledger's last row and its
--- sum; that each version is there and follows from the last; and what constraints keep, as if
--- there were none. One statement is one snapshot: it is right during a sale, too.
+-- Audits events: the counts against the tickets, the ledger's last row and the ledger's sum; that
+-- no version is missing and each follows from the one before; and what constraints enforce, as if
+-- there were none. One statement has one snapshot, so it is right during a sale, too.
 --
 -- parameters
 --   event_ids    uuid[]   '{}' for all
---   failed_only  boolean  true: what is in order is not shown
+--   failed_only  boolean  true: only the checks that fail
 --
--- returns: event_id, name, rule, expected, found; the two are the same where all is in order
--- locks: nothing
--- never oversells: it changes no row, and tells when anything ever did
+-- returns: one row for each check: event_id, name, rule, expected and found, which are the same
+--   where all is in order
 --
 -- holdfast psql -v event_ids='{}' -v failed_only=true -f sql/check_events.sql
 

@@ -1,12 +1,10 @@
 -- check_server
 --
--- Tells what the service has to know of a PostgreSQL before it trusts it with tickets: with
--- fsync, full_page_writes or synchronous_commit off, a crash may take back what a buyer was
--- already told; with synchronous_commit local, a failover.
+-- Reads what decides whether a PostgreSQL can be trusted with tickets. With fsync,
+-- full_page_writes or synchronous_commit off, a crash can take back a ticket that its buyer has
+-- already; with synchronous_commit local, a failover can.
 --
 -- returns: one row
--- locks: nothing
--- never oversells: it changes no row
 --
 -- holdfast psql -f sql/check_server.sql
 
@@ -22,4 +20,9 @@ select
     current_setting('max_connections')::integer
     - current_setting('superuser_reserved_connections')::integer as connections,
     extract(epoch from clock_timestamp())::double precision as clock,
-    current_setting('DateStyle') as date_style;
+    current_setting('DateStyle') as date_style,
+    (
+        select count(*) > 0
+        from pg_extension
+        where extname = 'citus'
+    ) as is_citus;

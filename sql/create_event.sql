@@ -1,16 +1,18 @@
 -- create_event
 --
--- Makes an event with all its tickets available; a trigger opens its ledger at version 1.
+-- Creates an event; all its tickets are available. A trigger adds version 1 to its ledger.
 --
 -- parameters
 --   name           varchar
 --   date           timestamptz
 --   total_tickets  integer
 --
--- returns: the event, or no row when there is one of this name on this date
--- locks: the new row alone. Two of the same name and date at once: the second waits for the
---   first and then returns no row.
--- never oversells: a new event has nothing allocated
+-- returns: the event, or no row if there is one of this name on this date
+--
+-- locks: the new row. Of two requests for the same name and date, the second waits for the first
+--   and then returns no row.
+--
+-- never oversells: nothing of a new event is allocated.
 --
 -- holdfast psql -v name='Opening night' -v date='2030-01-01 20:00+00' -v total_tickets=100 \
 --   -f sql/create_event.sql

@@ -1,27 +1,30 @@
 -- expire_tickets
 --
--- Frees the holds whose time is up in the events of a batch, so that whatever follows sees
--- every free ticket, whether or not the sweeper came by.
+-- Expires the holds whose time is up in the events of a batch. It runs in every batch, right after
+-- lock_events, so that the changes behind it find these tickets available, whether or not the
+-- sweeper has been there.
 --
 -- parameters
---   event_ids        uuid[]   as given to lock_events, and so the next two
+--   event_ids        uuid[]   as given to lock_events, as are the next two
 --   ticket_ids       uuid[]
 --   reservation_ids  uuid[]
---   most             integer  how many to free in one event, the longest due first: at least
---                             what the batch asks for, so that a free ticket is never called
---                             sold
+--   most             integer  how many to expire in one event, the earliest first: at least as many
+--                             as the batch asks for, so that an available ticket is never called
+--                             sold out
 --
--- returns: event_id and the number of tickets freed, for each event where there were any
--- locks: the tickets it frees, passing over one that somebody holds in psql; their events are
---   locked already (lock_events)
--- never oversells: it only lowers allocated_tickets, by the rows it has itself moved, and a
---   purchased ticket is not reserved. The clock is read after the lock: a hold is over at
---   expires_at, and nobody frees it again while we are here.
+-- returns: event_id and tickets, how many expired, for each event that had any
+--
+-- locks: the tickets that it expires, passing over one that somebody has locked in psql; their
+--   events are locked already (lock_events)
+--
+-- never oversells: allocated_tickets shrinks by the number of rows that this statement moved, and
+--   a purchased ticket is not held. The clock is read after the lock: a hold is over at expires_at,
+--   and nobody else expires it meanwhile.
 --
 -- holdfast psql -v event_ids='{018f0000-0000-7000-8000-000000000001}' -v ticket_ids='{}' \
 --   -v reservation_ids='{}' -v most=1000 -f sql/expire_tickets.sql
 
-with concerned as (
+with batch_events as (
     select unnest(:'event_ids'::uuid[]) as event_id
     union
     select tickets.event_id
@@ -34,28 +37,25 @@ with concerned as (
 ),
 
 due as (
-    select held.id
-    from concerned
+    select holds.id
+    from batch_events
     cross join lateral (
         select tickets.id
         from ticket_allocations as tickets
         where
-            tickets.event_id = concerned.event_id
-            and tickets.status = 'reserved'
-            and tickets.expires_at <= statement_timestamp()
-        order by tickets.expires_at
+            tickets.held_event_id = batch_events.event_id
+            and tickets.held_until <= statement_timestamp()
+        order by tickets.held_until
         limit :'most'::integer
         for update skip locked
-    ) as held
+    ) as holds
 ),
 
 expired as (
     update ticket_allocations as tickets
     set status = 'expired'
-    where
-        -- an array: each looked up by its id, however many the planner thinks are due
-        tickets.id = any(array(select due.id from due))
-        and tickets.status::text = 'reserved' -- text: so that no index by status serves
+    -- An array and not a join: each ticket is looked up by its id, however many are due.
+    where tickets.id = any(array(select due.id from due))
     returning tickets.event_id
 ),
 
@@ -67,21 +67,35 @@ counted as (
     group by event_id
 ),
 
-freed as (
+changed_events as (
     update events
     set
         allocated_tickets = events.allocated_tickets - counted.tickets,
         version = events.version + 1
     from counted
-    where events.id = counted.event_id
-    returning events as event, counted.tickets
+    where
+        events.id = any(array(select counted.event_id from counted))
+        and events.id = counted.event_id
+    returning
+        events.id, events.version, events.updated_at, events.total_tickets,
+        events.allocated_tickets, events.purchased_tickets, counted.tickets
 ),
 
 recorded as (
-    insert into event_ledger
-    select entry.*
-    from freed
-    cross join lateral ledger_entry(freed.event, 'expired', freed.tickets, null) as entry
+    insert into event_ledger (
+        event_id, version, recorded_at, total_tickets, allocated_tickets, purchased_tickets,
+        expired, last_event
+    )
+    select
+        changed_events.id as event_id,
+        changed_events.version,
+        changed_events.updated_at as recorded_at,
+        changed_events.total_tickets,
+        changed_events.allocated_tickets,
+        changed_events.purchased_tickets,
+        changed_events.tickets as expired,
+        'expired' as last_event
+    from changed_events
 )
 
 select

@@ -1,15 +1,13 @@
 -- find_events
 --
--- Finds events by id, with the counts as they are worth now: a hold whose time is up counts
--- as free, whether or not anything has swept it.
+-- Finds events by id. A hold whose time is up counts as available, whether or not it has been
+-- swept.
 --
 -- parameters
 --   event_ids  uuid[]
 --
--- returns: a row of events for each that exists
--- locks: nothing
--- never oversells: it changes no row. What it shows may be gone when one asks for it; only
---   reserve_tickets decides.
+-- returns: one row of events for each that exists. What it shows as available can be gone a moment
+--   later: only reserve_tickets decides.
 --
 -- holdfast psql -v event_ids='{018f0000-0000-7000-8000-000000000001}' -f sql/find_events.sql
 
@@ -28,8 +26,7 @@ cross join lateral (
     select count(*)::integer as tickets
     from ticket_allocations as tickets
     where
-        tickets.event_id = events.id
-        and tickets.status = 'reserved'
-        and tickets.expires_at <= statement_timestamp()
+        tickets.held_event_id = events.id
+        and tickets.held_until <= statement_timestamp()
 ) as lapsed
 where events.id = any(:'event_ids'::uuid[]);

@@ -1,15 +1,13 @@
 -- find_pooler
 --
--- Tells whether a pooler, such as PgBouncer, stands between a connection and PostgreSQL. The
--- server names at a connection's start the process that will answer it; a pooler hands each
--- transaction to whichever connection it has, and names none of theirs.
+-- Checks whether a transaction pooler, such as PgBouncer, stands between the service and
+-- PostgreSQL. At the start of a connection a server sends the id of the process that serves it. A
+-- pooler serves each transaction by a different process, so the two ids differ.
 --
 -- parameters
---   process  integer  as it was named to the connection
+--   process  integer  the id that was sent at the start of the connection
 --
 -- returns: is_pooled
--- locks: nothing
--- never oversells: it changes no row
 --
 -- holdfast psql -v process=0 -f sql/find_pooler.sql
 

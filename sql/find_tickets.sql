@@ -1,13 +1,11 @@
 -- find_tickets
 --
--- Finds tickets by id, as they now stand: a hold whose time is up reads expired.
+-- Finds tickets by id. A hold whose time is up reads expired.
 --
 -- parameters
 --   ticket_ids  uuid[]
 --
--- returns: a row of ticket_allocations for each that exists
--- locks: nothing
--- never oversells: it changes no row
+-- returns: one row of ticket_allocations for each that exists
 --
 -- holdfast psql -v ticket_ids='{018f0000-0000-7000-8000-000000000002}' \
 --   -f sql/find_tickets.sql
@@ -16,7 +14,7 @@ select
     tickets.id,
     tickets.event_id,
     tickets.user_fingerprint,
-    status_now(tickets) as status,
+    status_at(tickets.status, tickets.expires_at, statement_timestamp()) as status,
     tickets.expires_at,
     tickets.created_at,
     tickets.updated_at,

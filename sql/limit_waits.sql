@@ -1,17 +1,15 @@
 -- limit_waits
 --
--- Bounds how long the rest of this transaction may wait, for a lock and for a statement.
--- A statement of the batch and not a setting of the connection: a pooler such as PgBouncer
--- hands each transaction another connection, and a batch over many events waits less
--- patiently than one for a single event.
+-- Limits how long the rest of this transaction waits for a lock and for a statement. It is a
+-- statement of the batch and not a setting of the connection, because a pooler gives each
+-- transaction another connection, and because a batch over many events waits less for a lock than
+-- a batch for one event.
 --
 -- parameters
---   lock_timeout       interval  for one lock; then 55P03
---   statement_timeout  interval  for one statement, waits included; then 57014
+--   lock_timeout       interval  for one lock; then error 55P03
+--   statement_timeout  interval  for one statement, its waits included; then error 57014
 --
--- returns: one row, the two limits as PostgreSQL took them
--- locks: nothing
--- never oversells: it changes no row
+-- returns: one row, the two limits as PostgreSQL understood them
 --
 -- holdfast psql -v lock_timeout=100ms -v statement_timeout='2 s' -f sql/limit_waits.sql
 

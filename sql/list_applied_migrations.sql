@@ -1,10 +1,8 @@
 -- list_applied_migrations
 --
--- Lists the migrations that this database has, as yoyo has marked them.
+-- Lists the migrations that this database has, as yoyo has recorded them.
 --
--- returns: migration_id, in the order they were applied; 42P01 where none ever was
--- locks: nothing
--- never oversells: it changes no row
+-- returns: migration_id, in the order in which they were applied; error 42P01 if none ever was
 --
 -- holdfast psql -f sql/list_applied_migrations.sql
 

@@ -1,36 +1,34 @@
 -- list_due_events
 --
--- Lists events that have a hold whose time is up, for the sweeper, which hands them to the
--- same write path as any request.
+-- Lists events that have a hold whose time is up, for the sweeper, which hands them to the write
+-- path like any request.
 --
--- It steps through the index of what is held from event to event, one look each, and so
--- costs what there are events with holds, not what there are holds or tickets.
+-- It steps through the index of holds from event to event, with one lookup each, so its cost grows
+-- with the number of events that have holds and not with the number of holds or tickets.
 --
 -- parameters
---   most  integer  how many events at the most
+--   most  integer  how many events at most
 --
--- returns: event_id
--- locks: nothing
--- never oversells: it changes no row
+-- returns: event_id, in order
 --
 -- holdfast psql -v most=100 -f sql/list_due_events.sql
 
 with recursive holding as (
     (
-        select tickets.event_id
+        select tickets.held_event_id as event_id
         from ticket_allocations as tickets
-        where tickets.status = 'reserved'
-        order by tickets.event_id
+        where tickets.held_event_id is not null
+        order by tickets.held_event_id
         limit 1
     )
     union all
     select following.event_id
     from holding
     cross join lateral (
-        select tickets.event_id
+        select tickets.held_event_id as event_id
         from ticket_allocations as tickets
-        where tickets.status = 'reserved' and tickets.event_id > holding.event_id
-        order by tickets.event_id
+        where tickets.held_event_id > holding.event_id
+        order by tickets.held_event_id
         limit 1
     ) as following
 )
@@ -42,9 +40,8 @@ where
         select
         from ticket_allocations as tickets
         where
-            tickets.event_id = holding.event_id
-            and tickets.status = 'reserved'
-            and tickets.expires_at <= statement_timestamp()
+            tickets.held_event_id = holding.event_id
+            and tickets.held_until <= statement_timestamp()
     )
 order by holding.event_id
 limit :'most'::integer;

@@ -1,14 +1,12 @@
 -- list_event_ids
 --
--- Lists the ids of all events, a part at a time, for the audit to go through.
+-- Lists the ids of all events, a page at a time, for the audit.
 --
 -- parameters
---   after      uuid     the id after which to begin; all zeros to begin
+--   after      uuid     list the ids behind this one; all zeros for the first page
 --   page_size  integer
 --
--- returns: event_id, in their order, and how many there are from here on
--- locks: nothing
--- never oversells: it changes no row
+-- returns: event_id, in order, and remaining: how many there are from here on
 --
 -- holdfast psql -v after=00000000-0000-0000-0000-000000000000 -v page_size=100 \
 --   -f sql/list_event_ids.sql

@@ -1,6 +1,6 @@
 -- list_event_tickets
 --
--- Lists an event's tickets, newest first, a page at a time, with how many there are in all.
+-- Lists an event's tickets, newest first, a page at a time, with the number of all that match.
 --
 -- parameters
 --   event_id   uuid
@@ -8,10 +8,8 @@
 --   page_size  integer
 --   skip       bigint   how many to pass over
 --
--- returns: total on every row, and a row of ticket_allocations for each on the page; one row
---   with total alone when the page is empty
--- locks: nothing
--- never oversells: it changes no row
+-- returns: total on every row, and one row of ticket_allocations for each on the page; one row with
+--   total alone if the page is empty
 --
 -- holdfast psql -v event_id=018f0000-0000-7000-8000-000000000001 -v status=purchased \
 --   -v page_size=10 -v skip=0 -f sql/list_event_tickets.sql
@@ -23,7 +21,11 @@ with matched as materialized (
     from ticket_allocations as tickets
     where
         tickets.event_id = :'event_id'::uuid
-        and (:'status'::text = '' or status_now(tickets)::text = :'status'::text)
+        and (
+            :'status'::text = ''
+            or status_at(tickets.status, tickets.expires_at, statement_timestamp())::text
+            = :'status'::text
+        )
 ),
 
 page as (
@@ -39,7 +41,7 @@ shown as (
         tickets.id,
         tickets.event_id,
         tickets.user_fingerprint,
-        status_now(tickets) as status,
+        status_at(tickets.status, tickets.expires_at, statement_timestamp()) as status,
         tickets.expires_at,
         tickets.created_at,
         tickets.updated_at,
@@ -47,6 +49,7 @@ shown as (
         tickets.position
     from page
     inner join ticket_allocations as tickets on page.id = tickets.id
+    where tickets.id = any(array(select page.id from page))
 )
 
 select

@@ -1,19 +1,17 @@
 -- list_events
 --
--- Lists events by date, a page at a time, with how many there are in all. The counts are as
--- they are worth now, as in find_events.
+-- Lists events by date, a page at a time, with the number of all that match. The counts are as in
+-- find_events.
 --
 -- parameters
 --   dates      tstzrange  from and to, as '[2030-01-01, 2031-01-01)'; '(,)' for all
 --   q          text       a part of the name, in any case; '' for all
---   available  boolean    true: only those with a ticket left; false: all
+--   available  boolean    true: only those with a ticket available; false: all
 --   page_size  integer
 --   skip       bigint     how many to pass over
 --
--- returns: a row of events for each on the page, and total on every row; one row with total
---   alone when the page is empty
--- locks: nothing
--- never oversells: it changes no row
+-- returns: total on every row, and one row of events for each on the page; one row with total alone
+--   if the page is empty
 --
 -- holdfast psql -v dates='(,)' -v q='' -v available=false -v page_size=10 -v skip=0 \
 --   -f sql/list_events.sql
@@ -33,9 +31,8 @@ with matched as materialized (
                 select
                 from ticket_allocations as tickets
                 where
-                    tickets.event_id = events.id
-                    and tickets.status = 'reserved'
-                    and tickets.expires_at <= statement_timestamp()
+                    tickets.held_event_id = events.id
+                    and tickets.held_until <= statement_timestamp()
             )
         )
 ),
@@ -65,9 +62,8 @@ shown as (
         select count(*)::integer as tickets
         from ticket_allocations as tickets
         where
-            tickets.event_id = events.id
-            and tickets.status = 'reserved'
-            and tickets.expires_at <= statement_timestamp()
+            tickets.held_event_id = events.id
+            and tickets.held_until <= statement_timestamp()
     ) as lapsed
 )
 

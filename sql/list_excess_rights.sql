@@ -1,14 +1,12 @@
 -- list_excess_rights
 --
--- Lists what a role may do to our tables that the service has no use for, after list_grants has
--- taken away what was the role's own: what is left comes from PUBLIC or from another role.
+-- Lists which rights a role has on the tables that the service does not need, after list_grants
+-- has revoked the role's own: what is left comes from PUBLIC or from another role.
 --
 -- parameters
 --   role  text  an existing role
 --
--- returns: right_left, in words
--- locks: nothing
--- never oversells: it changes no row, and tells who could
+-- returns: excess_right, in words
 --
 -- holdfast psql -v role=pg_database_owner -f sql/list_excess_rights.sql
 
@@ -16,14 +14,14 @@ with tables (relation) as (
     values ('events'), ('ticket_allocations'), ('event_private'), ('event_ledger')
 )
 
-select tables.relation || ': ' || refused.privilege as right_left
+select tables.relation || ': ' || refused.privilege as excess_right
 from tables
 cross join unnest('{delete, truncate, references, trigger}'::text[]) as refused (privilege)
 where has_table_privilege(:'role'::text, tables.relation, refused.privilege)
 
 union all
 
-select named.relation || '.' || named.attribute || ': update' as right_left
+select named.relation || '.' || named.attribute || ': update' as excess_right
 from (
     values
     ('ticket_allocations', 'user_fingerprint'),
@@ -35,9 +33,9 @@ where has_column_privilege(:'role'::text, named.relation, named.attribute, 'upda
 
 union all
 
-select 'the schema: create' as right_left
+select 'the schema: create' as excess_right
 from pg_class
 where
     pg_class.oid = 'events'::regclass
     and has_schema_privilege(:'role'::text, pg_class.relnamespace, 'create')
-order by right_left;
+order by excess_right;

@@ -1,17 +1,16 @@
 -- list_grants
 --
--- Lists the statements that give a role what the service needs and no more: what the files of
--- sql/ read and write, and the triggers behind them. holdfast grant runs them; psql does with
--- \gexec. Whatever else the role had on the tables of our schema is taken away first.
+-- Lists the statements that give a role what the service needs and nothing else: what the files of
+-- sql/ read and write, and the triggers behind them. `holdfast grant` runs them; in psql, \gexec
+-- does. Other rights of the role on the tables of this schema are revoked first.
 --
 -- parameters
 --   role  text  an existing role
 --
--- returns: statement, and is_missing: whether the role lacks what it gives. No row for a role
---   that is, or may become, the owner of the tables or a superuser: nothing is kept from it
--- locks: nothing
--- never oversells: it changes no row; what it lists lets nobody delete a ticket or change a
---   row of the ledger
+-- returns: one row for each statement; none if the role is, or can become, the owner of the tables
+--   or a superuser, which has every right
+--   statement
+--   is_missing  whether the role lacks what the statement grants
 --
 -- holdfast psql -v role=pg_database_owner -f sql/list_grants.sql
 

@@ -1,15 +1,13 @@
 -- list_ledger
 --
--- Lists an event's ledger from a version on: what each committed transaction left behind.
+-- Lists an event's ledger: one row for each version.
 --
 -- parameters
 --   event_id   uuid
---   after      bigint   the version after which to begin; 0 for all
+--   after      bigint   list the versions behind this one; 0 for the first page
 --   page_size  integer
 --
 -- returns: rows of event_ledger, in the order of their versions
--- locks: nothing
--- never oversells: it changes no row
 --
 -- holdfast psql -v event_id=018f0000-0000-7000-8000-000000000001 -v after=0 \
 --   -v page_size=100 -f sql/list_ledger.sql

@@ -1,12 +1,11 @@
 -- list_lock_waits
 --
--- Lists who waits for a lock, since when, and for whom: a psql that somebody left open in a
--- transaction shows up here as the one who blocks.
+-- Lists which sessions wait for a lock, for how long, and which sessions block them. A psql that
+-- was left open in a transaction shows up here as a blocker.
 --
--- returns: a row for each pair of one who waits and one who blocks: their pids, names, for how
---   long one has waited and the other is in its transaction, and what each runs or ran last
--- locks: nothing
--- never oversells: it changes no row
+-- returns: one row for each pair of a waiting and a blocking session, with their process ids and
+--   names, how long the one has waited and how long the other's transaction is open, and what each
+--   runs or ran last
 --
 -- holdfast psql -f sql/list_lock_waits.sql
 

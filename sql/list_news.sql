@@ -1,16 +1,14 @@
 -- list_news
 --
--- Lists, of the events that somebody watches, those that have changed since they were last
--- looked at, with the last change. One statement for all watchers of a process.
+-- Lists, of the events that are watched, those that have changed since they were last read, with
+-- the last change of each. One statement serves all watchers of a process.
 --
 -- parameters: one element of each array for an event
 --   event_ids  uuid[]
 --   versions   bigint[]  the version that is known already
 --
--- returns: the event's row, as committed, and its last ledger row's last_event, actor and
---   recorded_at
--- locks: nothing
--- never oversells: it changes no row
+-- returns: the event's row, as committed, and last_event, actor and recorded_at of the last row of
+--   its ledger
 --
 -- holdfast psql -v event_ids='{018f0000-0000-7000-8000-000000000001}' -v versions='{0}' \
 --   -f sql/list_news.sql
@@ -30,5 +28,13 @@ select
     latest.recorded_at
 from unnest(:'event_ids'::uuid[], :'versions'::bigint[]) as known (event_id, version)
 inner join events on known.event_id = events.id and known.version < events.version
-inner join event_ledger as latest
-    on events.id = latest.event_id and events.version = latest.version;
+cross join lateral (
+    select
+        ledger.last_event,
+        ledger.actor,
+        ledger.recorded_at
+    from event_ledger as ledger
+    where ledger.event_id = events.id and ledger.version = events.version
+    limit 1 -- there is one; the limit keeps the planner from joining the whole ledger
+) as latest
+where events.id = any(:'event_ids'::uuid[]);

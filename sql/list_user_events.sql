@@ -1,13 +1,11 @@
 -- list_user_events
 --
--- Lists the events of which somebody has, or ever had, tickets.
+-- Lists the events of which a user has, or ever had, tickets.
 --
 -- parameters
 --   user_fingerprint  text
 --
--- returns: event_id, in the order of the ids
--- locks: nothing
--- never oversells: it changes no row
+-- returns: event_id, in order
 --
 -- holdfast psql -v user_fingerprint=alice -f sql/list_user_events.sql
 

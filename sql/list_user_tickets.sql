@@ -1,18 +1,16 @@
 -- list_user_tickets
 --
--- Lists somebody's tickets over all events, newest first, a page at a time, with how many there
--- are in all.
+-- Lists a user's tickets of all events, newest first, a page at a time, with the number of all that
+-- match.
 --
 -- parameters
---   user_fingerprint  text     whose they are
+--   user_fingerprint  text
 --   status            text     as shown: a hold whose time is up is expired; '' for all
 --   page_size         integer
 --   skip              bigint   how many to pass over
 --
--- returns: total on every row, and a row of ticket_allocations for each on the page; one row
---   with total alone when the page is empty
--- locks: nothing
--- never oversells: it changes no row
+-- returns: total on every row, and one row of ticket_allocations for each on the page; one row with
+--   total alone if the page is empty
 --
 -- holdfast psql -v user_fingerprint=alice -v status=purchased \
 --   -v page_size=10 -v skip=0 -f sql/list_user_tickets.sql
@@ -24,7 +22,7 @@ with matched as materialized (
     from ticket_allocations as tickets
     where
         tickets.user_fingerprint = :'user_fingerprint'::text
-        -- What is shown as expired may be stored as reserved; the index has what is stored.
+        -- A ticket shown as expired can be stored as reserved; the index has what is stored.
         and tickets.status = any(
             case :'status'::text
                 when '' then enum_range(null::allocation_status)
@@ -32,7 +30,11 @@ with matched as materialized (
                 else array[:'status'::text::allocation_status]
             end
         )
-        and (:'status'::text = '' or status_now(tickets)::text = :'status'::text)
+        and (
+            :'status'::text = ''
+            or status_at(tickets.status, tickets.expires_at, statement_timestamp())::text
+            = :'status'::text
+        )
 ),
 
 page as (
@@ -48,7 +50,7 @@ shown as (
         tickets.id,
         tickets.event_id,
         tickets.user_fingerprint,
-        status_now(tickets) as status,
+        status_at(tickets.status, tickets.expires_at, statement_timestamp()) as status,
         tickets.expires_at,
         tickets.created_at,
         tickets.updated_at,
@@ -56,6 +58,7 @@ shown as (
         tickets.position
     from page
     inner join ticket_allocations as tickets on page.id = tickets.id
+    where tickets.id = any(array(select page.id from page))
 )
 
 select

@@ -1,13 +1,14 @@
 -- lock_migrations
 --
--- Tries to become the one who migrates; whoever fails tries again. It never waits, because
--- `create index concurrently` waits for every transaction, also for one that waits here.
--- PostgreSQL lets go of the lock with the connection, so that a killed migration leaves none.
+-- Tries to lock the migrations; the caller tries again until it succeeds. It does not wait,
+-- because `create index concurrently` waits for every open transaction, and so would wait for one
+-- that waits here. PostgreSQL releases the lock when the connection ends, so a killed migration
+-- leaves none behind.
 --
--- returns: is_mine
--- locks: an advisory lock that only this statement takes, for as long as the connection lives
--- never oversells: it changes no row
+-- returns: is_locked, whether this connection has the lock now
+--
+-- locks: an advisory lock that only this statement takes, until the connection ends
 --
 -- holdfast psql -f sql/lock_migrations.sql
 
-select pg_try_advisory_lock(hashtextextended('holdfast migrate', 0)) as is_mine;
+select pg_try_advisory_lock(hashtextextended('holdfast migrate', 0)) as is_locked;

@@ -1,23 +1,26 @@
 -- update_event
 --
--- Renames, moves or resizes an event; what is not named in the changes stays as it is.
+-- Changes an event's name, date or total; what `changes` does not name stays as it is.
 --
 -- parameters
 --   event_id  uuid
 --   changes   jsonb  an object with any of name, date and total_tickets
 --
--- returns: one row, outcome and the event's allocated_tickets
---   outcome: granted (also when nothing differs), not_found, capacity_below_allocated
--- locks: nothing more; the event is locked already (lock_events) and its lapsed holds are
---   freed (expire_tickets). A name and date that another event has raise 23505, so this runs
---   in a transaction of its own, which takes no batch with it.
--- never oversells: it refuses a total below what is allocated, read under the lock; behind it
---   stands events_never_oversold
+-- returns: one row
+--   outcome            granted (also when nothing differs), not_found, capacity_below_allocated
+--   allocated_tickets  of the event
+--
+-- locks: no further row: the event is locked already (lock_events) and its lapsed holds have
+--   expired (expire_tickets). A name and date that another event has raise 23505, so this
+--   statement runs in a transaction of its own, whose failure takes no other change with it.
+--
+-- never oversells: it refuses a total below what is allocated, read under the lock; the constraint
+--   events_never_oversold is the last line of defense.
 --
 -- holdfast psql -v event_id=018f0000-0000-7000-8000-000000000001 \
 --   -v changes='{"total_tickets": 500}' -f sql/update_event.sql
 
-with asked as (
+with wanted as (
     select
         events.id,
         events.allocated_tickets,
@@ -31,40 +34,52 @@ with asked as (
     where events.id = :'event_id'::uuid
 ),
 
-changed as (
+changed_events as (
     update events
     set
-        name = asked.name,
-        date = asked.date,
-        total_tickets = asked.total_tickets,
+        name = wanted.name,
+        date = wanted.date,
+        total_tickets = wanted.total_tickets,
         version = events.version + 1
-    from asked
+    from wanted
     where
-        events.id = asked.id
-        and asked.total_tickets >= asked.allocated_tickets
+        events.id = :'event_id'::uuid
+        and events.id = wanted.id
+        and wanted.total_tickets >= wanted.allocated_tickets
         and (events.name, events.date, events.total_tickets)
-        is distinct from (asked.name, asked.date, asked.total_tickets)
-    returning events as event, asked.total_tickets <> asked.old_total as is_resized
+        is distinct from (wanted.name, wanted.date, wanted.total_tickets)
+    returning
+        events.id, events.version, events.updated_at, events.total_tickets,
+        events.allocated_tickets, events.purchased_tickets,
+        wanted.total_tickets <> wanted.old_total as is_resized
 ),
 
 recorded as (
-    insert into event_ledger
-    select entry.*
-    from changed
-    cross join lateral ledger_entry(
-        changed.event,
-        case when changed.is_resized then 'resized' else 'updated' end::event_change,
-        0,
-        null
-    ) as entry
+    insert into event_ledger (
+        event_id, version, recorded_at, total_tickets, allocated_tickets, purchased_tickets,
+        last_event
+    )
+    select
+        changed_events.id as event_id,
+        changed_events.version,
+        changed_events.updated_at as recorded_at,
+        changed_events.total_tickets,
+        changed_events.allocated_tickets,
+        changed_events.purchased_tickets,
+        case
+            when changed_events.is_resized then 'resized'::event_change
+            else 'updated'::event_change
+        end as last_event
+    from changed_events
 )
 
 select
     case
-        when asked.id is null then 'not_found'
-        when asked.total_tickets < asked.allocated_tickets then 'capacity_below_allocated'
+        when wanted.id is null then 'not_found'
+        when wanted.total_tickets < wanted.allocated_tickets then 'capacity_below_allocated'
         else 'granted'
     end as outcome,
-    asked.allocated_tickets
+    wanted.allocated_tickets
+-- One row also when there is no such event.
 from (values (true)) as request (is_made)
-left join asked on request.is_made;
+left join wanted on request.is_made;

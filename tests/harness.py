@@ -25,6 +25,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from service.app import create_app
+from service.database import Environment
 from service.programs import find_programs
 from service.serving import bind, server_config
 from service.settings import Settings, read_settings, resource
@@ -296,7 +297,7 @@ class RunningService:
         self._app = create_app(
             self.settings,
             self.database.service_dsn,
-            pooled=self.pooled or self.database.is_pooled,
+            Environment(is_pooled=self.pooled or self.database.is_pooled),
         )
         config = server_config(self.settings, self._app)
         listening = bind(self.settings)

@@ -14,12 +14,10 @@ import pytest
 from service import limits
 from service.changes import (
     Cancel,
-    CancelReservation,
     Change,
     Expire,
     Outcome,
     Pay,
-    PayReservation,
     Refund,
     Reserve,
     Update,
@@ -164,11 +162,11 @@ def test_a_request_of_each_kind_for_one_ticket_in_one_batch(
     outcomes = carry_out(
         database,
         [
-            Pay(ticket, "alice"),
+            Pay(ticket_id=ticket, user_fingerprint="alice"),
             reserve(event, 3),
             Refund(ticket),
-            Cancel(ticket, "mallory"),
-            Cancel(ticket, "alice"),
+            Cancel(ticket_id=ticket, user_fingerprint="mallory"),
+            Cancel(ticket_id=ticket, user_fingerprint="alice"),
             Expire(event),
         ],
     )
@@ -192,7 +190,11 @@ def test_of_several_requests_for_one_ticket_the_first_rightful_one_counts(
 ) -> None:
     (held,) = carry_out(database, [reserve(event)])
     ticket = held.tickets[0].id
-    payments = [Pay(ticket, "mallory"), Pay(ticket, "alice"), Pay(ticket, "alice")]
+    payments = [
+        Pay(ticket_id=ticket, user_fingerprint="mallory"),
+        Pay(ticket_id=ticket, user_fingerprint="alice"),
+        Pay(ticket_id=ticket, user_fingerprint="alice"),
+    ]
     assert words(carry_out(database, payments)) == [
         "wrong_fingerprint",
         "granted",
@@ -202,30 +204,45 @@ def test_of_several_requests_for_one_ticket_the_first_rightful_one_counts(
     assert words(carry_out(database, refunds)) == ["granted", "already_refunded"]
 
 
-@pytest.mark.parametrize(
-    ("kind", "done"), [(PayReservation, "purchased"), (CancelReservation, "cancelled")]
-)
+@pytest.mark.parametrize(("kind", "done"), [(Pay, "purchased"), (Cancel, "cancelled")])
 def test_of_several_requests_for_one_reservation_the_first_rightful_one_counts(
-    database: Database, event: Uuid, kind: type[PayReservation | CancelReservation], done: str
+    database: Database, event: Uuid, kind: type[Pay | Cancel], done: str
 ) -> None:
     (held,) = carry_out(database, [reserve(event, 2)])
     whole = held.tickets[0].reservation_id
-    batch = [kind(whole, user, 10) for user in ("mallory", "alice", "alice")]
+    batch = [
+        kind(user_fingerprint=user, reservation_id=whole) for user in ("mallory", "alice", "alice")
+    ]
     outcomes = carry_out(database, batch)
     assert words(outcomes) == ["wrong_fingerprint", "granted", f"already_{done}"]
     assert [len(outcome.tickets) for outcome in outcomes] == [0, 2, 0]
     assert outcomes[2].detail == held.tickets[0].id
 
 
-def test_a_ticket_comes_before_its_reservation_in_one_batch(
+def test_a_ticket_goes_to_the_first_request_that_asks_for_it(
     database: Database, event: Uuid
 ) -> None:
     (held,) = carry_out(database, [reserve(event, 2)])
     first, second = held.tickets
-    whole = PayReservation(first.reservation_id, "alice", 10)
-    outcomes = carry_out(database, [whole, Pay(second.id, "alice")])
-    assert words(outcomes) == ["already_purchased", "granted"]
-    assert outcomes[0].detail == second.id
+    whole = Pay(reservation_id=first.reservation_id, user_fingerprint="alice")
+    single = Pay(ticket_id=second.id, user_fingerprint="alice")
+    outcomes = carry_out(database, [single, whole, single])
+    assert words(outcomes) == ["granted", "granted", "already_purchased"]
+    # Both tickets are shown by the request for the whole, which moved one of them.
+    assert [len(outcome.tickets) for outcome in outcomes] == [1, 2, 0]
+    assert [outcome.tickets_moved for outcome in outcomes[:2]] == [1, 1]
+    assert {ticket.status for ticket in outcomes[1].tickets} == {"purchased"}
+
+
+def test_a_request_for_a_reservation_of_which_nothing_is_left_comes_too_late(
+    database: Database, event: Uuid
+) -> None:
+    (held,) = carry_out(database, [reserve(event)])
+    (ticket,) = held.tickets
+    whole = Pay(reservation_id=ticket.reservation_id, user_fingerprint="alice")
+    outcomes = carry_out(database, [Pay(ticket_id=ticket.id, user_fingerprint="alice"), whole])
+    assert words(outcomes) == ["granted", "already_purchased"]
+    assert outcomes[1].detail == ticket.id
 
 
 def test_whole_reservations_expire_what_is_due_in_their_event(
@@ -233,7 +250,9 @@ def test_whole_reservations_expire_what_is_due_in_their_event(
 ) -> None:
     lapsed, held = carry_out(database, [reserve(event, user="bobby"), reserve(event)])
     database.lapse(lapsed.tickets[0].id)
-    carry_out(database, [PayReservation(held.tickets[0].reservation_id, "alice", 10)])
+    carry_out(
+        database, [Pay(reservation_id=held.tickets[0].reservation_id, user_fingerprint="alice")]
+    )
     rows = "select version, expired, purchased from event_ledger order by version"
     assert database.psql(rows)[-2:] == ["3|1|0", "4|0|1"]
     assert database.psql("select allocated_tickets, version from events") == ["1|4"]
@@ -312,7 +331,7 @@ def test_whole_reservations_are_no_more_in_a_batch_than_it_may_move() -> None:
         loop = asyncio.get_running_loop()
         line = deque(
             Waiting(
-                PayReservation(Uuid(str(n)), "alice", 1000),
+                Pay(reservation_id=Uuid(str(n)), user_fingerprint="alice", tickets_at_most=1000),
                 loop.create_future(),
                 loop.time() + 1,
                 loop.time() + 1,
@@ -337,7 +356,7 @@ def test_one_key_with_two_quantities_is_not_one_batch() -> None:
                 reserve(event, 1, user="bob", key="k"),
                 reserve(event, 1, key="k"),
                 Update(event, "{}"),
-                Pay(event, "alice"),
+                Pay(ticket_id=event, user_fingerprint="alice"),
             ]
         )
         sizes = []

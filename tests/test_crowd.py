@@ -61,7 +61,11 @@ def test_a_crowd_that_wants_several_each_leaves_no_ticket_over(
     ("file", "guard", "without"),
     [
         ("lock_events.sql", "for update of events", ""),
-        ("reserve_tickets.sql", "where line.wanted <= line.rest", "where line.wanted > 0"),
+        (
+            "reserve_tickets.sql",
+            "where line.wanted <= line.available_tickets",
+            "where line.wanted > 0",
+        ),
     ],
     ids=["the lock", "the count"],
 )
@@ -103,7 +107,7 @@ def test_with_its_guards_a_slow_disk_changes_nothing(database: Database, start: 
 
 
 def test_the_check_is_the_last_line(database: Database, start: Starter, tmp_path: Path) -> None:
-    guard = "where line.wanted <= line.rest"
+    guard = "where line.wanted <= line.available_tickets"
     take_out(tmp_path, "reserve_tickets.sql", guard, "where line.wanted > 0")
     service = start(database, sql_dir=tmp_path)
     with service.client() as client:

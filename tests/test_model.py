@@ -5,6 +5,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -123,27 +124,38 @@ class Reservation:
             assert one["createdAt"] < one["expiresAt"]
 
     def take(self, verb: str, user: str) -> Refused | None:
-        """The owner pays for all of them or gives all of them back, or does nothing."""
+        """The owner pays for what is left of it, or cancels that, or is refused."""
         with self.event.transaction():
-            refusals = [refusal for one in self.tickets if (refusal := one.in_the_way(user))]
-            for ticket in () if refusals else self.tickets:
+            own = [ticket for ticket in self.tickets if ticket.user == user]
+            if not own:
+                return self.tickets[0].in_the_way(user)
+            held = [ticket for ticket in own if ticket.status_now == "reserved"]
+            # A lapsed ticket stops a payment, a purchased one a cancellation.
+            stops = {"pay": "expired", "cancel": "purchased"}[verb]
+            then = {"pay": "purchased", "cancel": "expired"}[verb]
+            for ticket in own:
+                if ticket.status_now == stops:
+                    return ticket.in_the_way(user)
+            for ticket in held:
                 getattr(ticket, verb)()
-            # The first is told; one of somebody else comes before any other.
-            return min(refusals, key=lambda refusal: refusal.status != 403, default=None)
+            if held:
+                return None
+            first = next((ticket for ticket in own if ticket.status_now == then), own[0])
+            return first.in_the_way(user)
 
     def shown(self, to: str) -> dict[str, Any] | Refused:
-        """As it is shown to the owner of all its tickets, and to nobody else."""
-        for ticket in self.tickets:
-            if ticket.user != to:
-                return Refused(403, "WRONG_FINGERPRINT", {"ticketId": ticket.id})
-        statuses = {one.status_now for one in self.tickets}
-        ends = [one.expires_at for one in self.tickets if one.status_now == "reserved"]
+        """The tickets that somebody owns of it; there must be one."""
+        own = [ticket for ticket in self.tickets if ticket.user == to]
+        if not own:
+            return Refused(403, "WRONG_FINGERPRINT", {"ticketId": self.tickets[0].id})
+        statuses = {one.status_now for one in own}
+        ends = [one.expires_at for one in own if one.status_now == "reserved"]
         return {
             "id": self.id,
             "eventId": self.event.id,
             "status": statuses.pop() if len(statuses) == 1 else "mixed",
             "expiresAt": min(filter(None, ends), default=None),
-            "tickets": [one.shown(to) for one in self.tickets],
+            "tickets": [one.shown(to) for one in own],
         }
 
 
@@ -227,6 +239,16 @@ class Event:
             "version": self.version,
             "createdAt": self.created_at,
         }
+
+
+def explains(order: Sequence[tuple[Response, str]], whole: Reservation, user: str) -> bool:
+    """Whether the answers are those of requests that were served in this order."""
+    try:
+        for answer, verb in order:
+            agree(answer, whole.take(verb, user) or whole.shown(user))
+    except AssertionError:
+        return False
+    return True
 
 
 def listed(
@@ -382,10 +404,11 @@ class TicketOffice(RuleBasedStateMachine):
         user = whole.tickets[0].user
         sent = [getattr(self.client, f"{verb}_reservation") for verb in asked]
         answers = at_once(*[partial(send, whole.id, user) for send in sent])
-        # In the order that explains it, whoever was served comes first.
-        order = sorted(zip(answers, asked, strict=True), key=lambda one: one[0].status_code)
-        for answer, verb in order:
-            agree(answer, whole.take(verb, user) or whole.shown(user))
+        orders = itertools.permutations(zip(answers, asked, strict=True))
+        explained = [order for order in orders if explains(order, deepcopy(whole), user)]
+        assert explained, f"no order of {asked} explains {answers}"
+        for _, verb in explained[0]:
+            whole.take(verb, user)
         # If chance has decided, the tickets come back: what follows must not hang on it.
         for ticket in whole.tickets if len(set(asked)) > 1 else []:
             self.a_ticket_is_refunded(ticket)

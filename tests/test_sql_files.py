@@ -10,6 +10,7 @@ import pytest
 
 from service.database import ADAPTERS
 from service.settings import resource
+from service.sql_headers import parse_header
 from service.statements import load_statements
 from tests.harness import Database, wait_until
 
@@ -56,9 +57,20 @@ CONCERNED: dict[str, Any] = {
     "ticket_ids": [T1, T2, UNKNOWN],
     "reservation_ids": [T3, UNKNOWN],
 }
-WHOLES: dict[str, Any] = {
-    "reservation_ids": [T2, T2, T3, T3, UNKNOWN],
-    "user_fingerprints": ["mallory", "bob", 'a"b\\c', 'a"b\\c', "alice"],
+OWNED: dict[str, Any] = {
+    "ticket_ids": [T1, T1, T3, T2, UNKNOWN, None, None, None, None],
+    "reservation_ids": [None, None, None, None, None, T2, T3, T1, UNKNOWN],
+    "user_fingerprints": [
+        "mallory",
+        "alice",
+        'a"b\\c',
+        "bob",
+        "alice",
+        "bob",
+        'a"b\\c',
+        "mallory",
+        "alice",
+    ],
 }
 RESERVING: dict[str, Any] = {
     "event_ids": [E1, E2, E1, UNKNOWN, E2, E1],
@@ -67,20 +79,16 @@ RESERVING: dict[str, Any] = {
     "idempotency_keys": ["k", "", "k", "", "", ""],
 }
 PARAMETERS: dict[str, Mapping[str, Any]] = {
-    "cancel_reservations": WHOLES,
-    "cancel_tickets": {
-        "ticket_ids": [T1, T1, T3, T2, UNKNOWN],
-        "user_fingerprints": ["mallory", "alice", 'a"b\\c', "bob", "alice"],
-    },
+    "cancel_tickets": OWNED,
     "check_events": {"event_ids": [E1, E2], "failed_only": False},
     "check_server": {},
     "create_event": {"name": "new %s ':x", "date": "2030-05-01 20:00+00", "total_tickets": 3},
     "expire_tickets": {**CONCERNED, "most": 10},
     "find_events": {"event_ids": [E1, E2, UNKNOWN]},
-    "find_free_events": {"event_ids": [E1, E2, UNKNOWN]},
+    "find_unlocked_events": {"event_ids": [E1, E2, UNKNOWN]},
     "find_pooler": {"process": 0},
     "find_ledger_at": {"event_id": E1, "at": "2040-01-01 00:00+00"},
-    "find_repeats": {**RESERVING, "idempotency_keys": ["k", "k", "", "", "", "k"]},
+    "find_replays": {**RESERVING, "idempotency_keys": ["k", "k", "", "", "", "k"]},
     "find_reservations": {"reservation_ids": [T2, T3, UNKNOWN]},
     "find_tickets": {"ticket_ids": [T1, T2, T3, UNKNOWN]},
     "forget_user": {"event_id": E1, "user_fingerprint": "bob", "replacement": "nobody"},
@@ -105,11 +113,7 @@ PARAMETERS: dict[str, Mapping[str, Any]] = {
     },
     "lock_events": CONCERNED,
     "lock_migrations": {},
-    "pay_reservations": WHOLES,
-    "pay_tickets": {
-        "ticket_ids": [T1, T1, T3, T2, UNKNOWN],
-        "user_fingerprints": ["mallory", "alice", 'a"b\\c', "bob", "alice"],
-    },
+    "pay_tickets": OWNED,
     "refund_tickets": {"ticket_ids": [T1, T2, T2, UNKNOWN]},
     "reserve_tickets": {**RESERVING, "hold": "900 s"},
     "update_event": {"event_id": E1, "changes": '{"name": "renamed", "total_tickets": 2}'},
@@ -120,7 +124,9 @@ def literal(value: Any) -> str:
     """Write a value as one types it for psql's -v."""
     if isinstance(value, list):
         quoted = [str(one).replace("\\", "\\\\").replace('"', '\\"') for one in value]
-        return "{" + ",".join(f'"{one}"' for one in quoted) + "}"
+        nulls = [one is None for one in value]
+        elements = ("null" if null else f'"{one}"' for one, null in zip(quoted, nulls, strict=True))
+        return "{" + ",".join(elements) + "}"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -197,4 +203,4 @@ def test_each_psql_line_runs_as_it_stands(database: Database, tmp_path: Path) ->
     for before in ("", f"{EVENT} ('{E1}', 'one', '2030-01-01', 5, 0)"):
         database.psql(before)
         for name, statement in STATEMENTS.items():
-            assert in_psql(database, name, statement.header.example) is not None
+            assert in_psql(database, name, parse_header(statement).example) is not None

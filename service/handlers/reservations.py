@@ -1,4 +1,4 @@
-"""Reservations: what was asked for together, found, paid for and cancelled whole or not at all."""
+"""Reservations: tickets that were reserved together, found, paid for and cancelled together."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ from starlette.responses import Response
 
 from service.answers import ReservationAnswer, respond
 from service.calls import OWNER, Call
-from service.changes import CancelReservation, Outcome, PayReservation
+from service.changes import Cancel, Outcome, Pay
 from service.refusals import (
     CANNOT_CANCEL_RESERVATION,
     CANNOT_PAY_RESERVATION,
@@ -18,31 +18,39 @@ from service.refusals import (
 
 
 async def find_reservation(call: Call) -> Response | Refusal:
-    """Find a reservation, for its owner alone."""
+    """Find a reservation: the tickets of it that its caller owns."""
     owner: str = call.headers[OWNER.name]
     tickets = await call.service.queries.find_reservations([call.id])
     if not tickets:
         return RESERVATION_NOT_FOUND
-    for ticket in tickets:
-        if ticket.user_fingerprint != owner:
-            return WRONG_FINGERPRINT.because(InTheWay(ticket.id))
-    return respond(ReservationAnswer.of(tickets, owner))
+    own = [ticket for ticket in tickets if ticket.user_fingerprint == owner]
+    if not own:
+        return WRONG_FINGERPRINT.because(InTheWay(tickets[0].id))
+    return respond(ReservationAnswer.of(own, owner))
 
 
 async def pay_reservation(call: Call) -> Response | Refusal:
-    """Pay for all tickets of a reservation, or for none."""
+    """Pay for every ticket of a reservation that is held, unless one has lapsed."""
     owner: str = call.body["userFingerprint"]
     outcome = await call.service.write_path.submit(
-        PayReservation(call.id, owner, call.service.settings.max_tickets_per_request)
+        Pay(
+            reservation_id=call.id,
+            user_fingerprint=owner,
+            tickets_at_most=call.service.settings.max_tickets_per_request,
+        )
     )
     return _answer(outcome, CANNOT_PAY_RESERVATION, owner)
 
 
 async def cancel_reservation(call: Call) -> Response | Refusal:
-    """Give all tickets of a reservation back, or none."""
+    """Cancel every ticket of a reservation that is held, unless one is purchased."""
     owner: str = call.headers[OWNER.name]
     outcome = await call.service.write_path.submit(
-        CancelReservation(call.id, owner, call.service.settings.max_tickets_per_request)
+        Cancel(
+            reservation_id=call.id,
+            user_fingerprint=owner,
+            tickets_at_most=call.service.settings.max_tickets_per_request,
+        )
     )
     return _answer(outcome, CANNOT_CANCEL_RESERVATION, owner)
 

@@ -91,14 +91,16 @@ async def list_event_tickets(call: Call) -> Response | Refusal:
 async def pay_ticket(call: Call) -> Response | Refusal:
     """Pay for a ticket that one holds."""
     owner: str = call.body["userFingerprint"]
-    outcome = await call.service.write_path.submit(Pay(call.id, owner))
+    outcome = await call.service.write_path.submit(Pay(ticket_id=call.id, user_fingerprint=owner))
     return _answer(outcome, CANNOT_PAY, owner)
 
 
 async def cancel_ticket(call: Call) -> Response | Refusal:
     """Give back a ticket that one holds."""
     owner: str = call.headers[OWNER.name]
-    outcome = await call.service.write_path.submit(Cancel(call.id, owner))
+    outcome = await call.service.write_path.submit(
+        Cancel(ticket_id=call.id, user_fingerprint=owner)
+    )
     return _answer(outcome, CANNOT_CANCEL, owner)
 
 

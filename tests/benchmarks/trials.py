@@ -39,8 +39,8 @@ with made as (
 
 insert into ticket_allocations (id, reservation_id, event_id, user_fingerprint, status)
 select
-    drawn_id(made.id, n, 1),
-    drawn_id(made.id, n, 0),
+    derived_id(made.id, n, 1),
+    derived_id(made.id, n, 0),
     made.id,
     'buyer ' || n || made.id,
     (case when n %% 10 < 7 then 'purchased' else 'expired' end)::allocation_status

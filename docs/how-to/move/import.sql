@@ -119,23 +119,43 @@ with allocated as (
     set allocated_tickets = moved.sold + moved.held, version = version + 1
     from moved_events as moved
     where events.id = moved.id and moved.sold + moved.held > 0
-    returning events as event, moved.sold + moved.held as tickets
+    returning events.*, moved.sold + moved.held as tickets
 )
 
-insert into event_ledger
-select entry.*
-from allocated as now
-cross join lateral ledger_entry(now.event, 'reserved', now.tickets, null) as entry;
+insert into event_ledger (
+    event_id, version, recorded_at, total_tickets, allocated_tickets, purchased_tickets,
+    reserved, last_event
+)
+select
+    id as event_id,
+    version,
+    updated_at as recorded_at,
+    total_tickets,
+    allocated_tickets,
+    purchased_tickets,
+    tickets as reserved,
+    'reserved' as last_event
+from allocated;
 
 with purchased as (
     update events
     set purchased_tickets = moved.sold, version = version + 1
     from moved_events as moved
     where events.id = moved.id and moved.sold > 0
-    returning events as event, moved.sold as tickets
+    returning events.*, moved.sold as tickets
 )
 
-insert into event_ledger
-select entry.*
-from purchased as now
-cross join lateral ledger_entry(now.event, 'purchased', now.tickets, null) as entry;
+insert into event_ledger (
+    event_id, version, recorded_at, total_tickets, allocated_tickets, purchased_tickets,
+    purchased, last_event
+)
+select
+    id as event_id,
+    version,
+    updated_at as recorded_at,
+    total_tickets,
+    allocated_tickets,
+    purchased_tickets,
+    tickets as purchased,
+    'purchased' as last_event
+from purchased;

@@ -1,10 +1,10 @@
--- The four indexes of the schema document, by its names.
+-- Create the four indexes of the schema document, by its names and columns.
 --
--- Built without a lock on the tickets, and so not in a transaction. Each is dropped first:
--- one whose building was cut off lies there, invalid, and would pass for the real one.
+-- They are built concurrently, without a lock on the tickets, and so outside a transaction. Each
+-- is dropped first: an interrupted build leaves an invalid index of the same name.
 --
 -- Runs while the version before it serves: yes.
--- depends: 0002_ticket_allocations
+-- depends: 0002_create_ticket_allocations
 -- transactional: false
 
 set lock_timeout = '2s';

@@ -1,4 +1,4 @@
--- Loses nothing: ids that were made stay.
+-- Loses nothing: existing ids stay.
 
 set local lock_timeout = '2s';
 set local statement_timeout = '10min';

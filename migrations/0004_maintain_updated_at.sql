@@ -1,11 +1,12 @@
--- updated_at follows every change, also one typed by hand into psql.
+-- Set updated_at on every update, also on one typed by hand into psql.
 --
--- statement_timestamp() and not now(): a transaction that waited for an event's lock began
--- before the one it waited for, and its change came after. greatest() because a server's
--- clock may be set back, and the history of an event must not.
+-- It takes statement_timestamp() and not now(): a transaction that waited for an event's lock
+-- began before the transaction that it waited for, but its change comes after. It takes the
+-- greater of the clock and the old value, because a server's clock can be set back and the
+-- history of an event must not go back with it.
 --
 -- Runs while the version before it serves: yes.
--- depends: 0003_ticket_allocations_indexes
+-- depends: 0003_index_ticket_allocations
 
 set local lock_timeout = '2s';
 set local statement_timeout = '10min';

@@ -1,17 +1,21 @@
--- The ledger: one row for each committed transaction that changed an event or its counts,
--- with the counts after it and how many tickets it moved of each kind.
+-- Record every version of an event in a ledger: the counts after the change, and how many tickets
+-- it moved of each kind.
 --
--- It is append-only for everybody. Whoever puts a count right by hand adds a change, and
--- does not rewrite history; the triggers refuse with an error and never ignore in silence.
--- It carries no rule of its own against overselling: should it ever happen, the ledger is
--- what must be able to say so.
+-- The ledger is append-only for everybody; the trigger refuses with an error. To correct a count
+-- by hand, add another change; do not rewrite history. The ledger has no constraint of its own
+-- against overselling: if it ever happens, the ledger must be able to say so.
 --
--- Runs while the version before it serves: no, that version would leave its changes out.
--- An event that is there already begins with one row that counts what it has by now.
--- depends: 0011_event_private
+-- Runs while the version before it serves: no, that version does not record its changes.
+-- depends: 0007_event_secrets
 
 set local lock_timeout = '2s';
 set local statement_timeout = '10min';
+
+-- What can happen to an event and its tickets; the stream uses the same words.
+create type event_change as enum (
+    'created', 'updated', 'resized',
+    'reserved', 'purchased', 'expired', 'user_cancelled', 'refunded'
+);
 
 create table event_ledger (
     event_id uuid not null,
@@ -27,7 +31,8 @@ create table event_ledger (
     expired integer not null default 0,
     cancelled integer not null default 0,
     refunded integer not null default 0,
-    -- The last of what it did, and by whom: null for the organiser and for the clock.
+    -- What it was, and the short name of the buyer who did it; null for the organizer and the
+    -- clock.
     last_event event_change not null,
     actor varchar,
 
@@ -45,11 +50,12 @@ set search_path from current
 as $$
 begin
     raise exception 'the ledger is append-only: % is refused', lower(tg_op)
-    using errcode = 'restrict_violation', hint = 'Put the event right; its next change is recorded.';
+    using errcode = 'restrict_violation',
+        hint = 'Correct the event instead; its next change is recorded.';
 end
 $$;
 
--- For each statement, not each row: what matches nothing is refused, too.
+-- For each statement and not for each row, so that a statement that matches no row is refused, too.
 create trigger event_ledger_is_append_only
 before update or delete or truncate on event_ledger
 for each statement execute function refuse_to_change_ledger();
@@ -73,8 +79,18 @@ create trigger events_open_ledger
 after insert on events
 for each row execute function open_event_ledger();
 
--- What is there by now counts as reserved and purchased in the first row, so that the sum of
--- all rows is what the event has.
+-- The first row of an existing event counts what it has as reserved and purchased, so that the sum
+-- of all rows is what the event has.
+with existing_events as materialized (
+    select
+        id,
+        version,
+        total_tickets,
+        allocated_tickets,
+        purchased_tickets
+    from events
+)
+
 insert into event_ledger (
     event_id, version, total_tickets, allocated_tickets, purchased_tickets,
     reserved, purchased, last_event
@@ -88,4 +104,4 @@ select
     allocated_tickets as reserved,
     purchased_tickets as purchased,
     'created' as last_event
-from events;
+from existing_events;

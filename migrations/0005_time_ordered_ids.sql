@@ -1,11 +1,11 @@
--- Ids in the order of time: a crowd's new rows land side by side at the right edge of the
--- index instead of each on a page of its own.
+-- Generate ids in the order of time, so that new rows go to the right edge of the primary key's
+-- index and not each to a random page.
 --
--- UUID version 7 (RFC 9562, section 5.7): 48 bits of milliseconds before what
--- gen_random_uuid() makes. PostgreSQL has it of its own from version 18 on; we begin at 15.
+-- The ids are UUIDs of version 7 (RFC 9562, section 5.7): 48 bits of milliseconds in front of
+-- what gen_random_uuid() returns. PostgreSQL has uuidv7() from version 18 on; this works from 15.
 --
--- Runs while the version before it serves: yes, a default counts for new rows only.
--- depends: 0005_event_counts
+-- Runs while the version before it serves: yes, a default applies to new rows only.
+-- depends: 0004_maintain_updated_at
 
 set local lock_timeout = '2s';
 set local statement_timeout = '10min';

@@ -1,14 +1,17 @@
--- Ticket allocations: one row for each ticket that was ever handed out.
+-- Create the table of ticket allocations: one row for each ticket that was ever handed out.
 --
--- A row is never deleted; its status tells what became of the ticket.
+-- A row is never deleted. Its status says what became of the ticket: held, paid for, or one of
+-- the three ways in which it came back.
 --
 -- Runs while the version before it serves: yes, it only adds.
--- depends: 0001_events
+-- depends: 0001_create_events
 
 set local lock_timeout = '2s';
 set local statement_timeout = '10min';
 
-create type allocation_status as enum ('reserved', 'purchased', 'expired');
+create type allocation_status as enum (
+    'reserved', 'purchased', 'expired', 'user_cancelled', 'refunded'
+);
 
 create table ticket_allocations (
     id uuid not null default gen_random_uuid(),
@@ -22,11 +25,11 @@ create table ticket_allocations (
     constraint ticket_allocations_pkey primary key (id),
     constraint tickets_belong_to_an_event foreign key (event_id) references events (id),
     constraint tickets_have_an_owner check (char_length(user_fingerprint) between 1 and 512),
-    -- A hold without an end would keep its ticket for ever.
+    -- A hold without an end would keep its ticket from everybody else.
     constraint reserved_tickets_have_an_end check (
         status <> 'reserved' or expires_at is not null
     ),
-    -- What is paid for is not taken back by the clock.
+    -- The clock must not take back a ticket that is paid for.
     constraint purchased_tickets_have_no_end check (
         status <> 'purchased' or expires_at is null
     )

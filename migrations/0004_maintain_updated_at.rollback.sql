@@ -1,4 +1,4 @@
--- Loses nothing: the times stay as they stand and follow no further change.
+-- Loses nothing: the times stay as they are, and later changes no longer set them.
 
 set local lock_timeout = '2s';
 set local statement_timeout = '10min';
