@@ -16,13 +16,13 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from service import limits
-from service.embedded import EmbeddedPostgres
-from service.grants import grant
-from service.migrations import migrate
-from service.parent import ending_with
-from service.programs import find_programs
+from service.database.grants import grant
+from service.database.migrations import migrate
+from service.database.statements import load_statements
+from service.embedded.parent import ending_with
+from service.embedded.postgres import EmbeddedPostgres
+from service.embedded.programs import find_programs
 from service.settings import resource
-from service.statements import load_statements
 from tests.described import undescribed
 from tests.harness import (
     PGBOUNCER,

@@ -6,9 +6,9 @@ from typing import Any
 
 from starlette.routing import compile_path
 
-from service.answers import encode
-from service.openapi import describe
-from service.routes import ROUTES
+from service.web.openapi import describe
+from service.web.responses import encode
+from service.web.routes import ROUTES
 from tests.harness import settings_for_tests
 
 Json = dict[str, Any]

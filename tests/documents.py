@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from service.programs import find_programs
+from service.embedded.programs import find_programs
 from tests.harness import WAIT_SECONDS, Client, Database, is_live, served, wait_until
 
 ROOT = Path(__file__).parent.parent

@@ -25,10 +25,10 @@ import uvicorn
 from starlette.applications import Starlette
 
 from service.app import create_app
-from service.programs import find_programs
+from service.embedded.programs import find_programs
 from service.serving import bind, server_config
 from service.settings import Settings, read_settings, resource
-from service.state import Service
+from service.web.state import Service
 
 T = TypeVar("T")
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from service.embedded import EmbeddedPostgres
-from service.grants import grant
-from service.migrations import migrate
-from service.programs import find_programs
+from service.database.grants import grant
+from service.database.migrations import migrate
+from service.database.statements import load_statements
+from service.embedded.postgres import EmbeddedPostgres
+from service.embedded.programs import find_programs
 from service.settings import resource
-from service.statements import load_statements
 from tests.conftest import created
 from tests.harness import SERVICE_ROLE, Client, Database, Starter, serving, wait_until
 

@@ -12,7 +12,14 @@ import psycopg
 import pytest
 
 from service import limits
-from service.changes import (
+from service.database.connections import ADAPTERS, STEADY_PLANS, open_pool
+from service.database.queries import Queries
+from service.database.statements import load_statements
+from service.limits import DEADLINE_SECONDS, WRITE_CONNECTIONS
+from service.refusals import BUSY, Refusal
+from service.rows import Uuid
+from service.settings import resource
+from service.write_path.changes import (
     Cancel,
     CancelReservation,
     Change,
@@ -24,16 +31,9 @@ from service.changes import (
     Reserve,
     Update,
 )
-from service.database import ADAPTERS, STEADY_PLANS, open_pool
-from service.lanes import Waiting, take_batch
-from service.limits import DEADLINE_SECONDS, WRITE_CONNECTIONS
-from service.queries import Queries
-from service.refusals import BUSY, Refusal
-from service.rows import Uuid
-from service.settings import resource
-from service.statements import load_statements
-from service.transaction import Transactions
-from service.write_path import WritePath
+from service.write_path.lanes import Waiting, take_batch
+from service.write_path.path import WritePath
+from service.write_path.transaction import Transactions
 from tests.harness import (
     Client,
     Database,

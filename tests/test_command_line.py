@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from service.actions import ACTIONS
-from service.commands import TRIALS, build_parser
-from service.manual import COLUMNS, EXITS, PAGES, SETTINGS
+from service.cli.commands import ACTIONS
+from service.cli.help import COLUMNS, EXITS, PAGES, SETTINGS
+from service.cli.parser import TRIALS, build_parser
 from service.settings import Settings
 from tests.benchmarks import trials
 from tests.harness import Database

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from service.embedded import EmbeddedPostgres
-from service.migrations import migration_names
+from service.database.migrations import migration_names
+from service.database.statements import load_statements
+from service.embedded.postgres import EmbeddedPostgres
 from service.settings import resource
-from service.statements import load_statements
 from tests.harness import RUN_LOG, SERVICE_ROLE, Database, serving
 
 STATEMENTS = load_statements(resource("sql"))

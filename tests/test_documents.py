@@ -12,7 +12,7 @@ from threading import Event, Thread
 import psycopg
 import pytest
 
-from service.programs import find_programs
+from service.embedded.programs import find_programs
 from tests.documents import ROOT, WRITES, Reader, blocks
 from tests.harness import wait_until
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from service.embedded import EmbeddedPostgres
-from service.programs import EmbeddedError, Programs, find_programs
+from service.embedded.postgres import EmbeddedPostgres
+from service.embedded.programs import EmbeddedError, Programs, find_programs
 from tests.harness import (
     RUN_LOG,
     WAIT_SECONDS,

@@ -6,9 +6,9 @@ from collections import defaultdict
 import pytest
 
 from service import refusals
-from service.answers import refuse
 from service.refusals import Refusal
-from service.routes import ROUTES
+from service.web.responses import refuse
+from service.web.routes import ROUTES
 from tests.harness import settings_for_tests
 from tests.test_schema_documents import DOCS
 

@@ -27,13 +27,13 @@ import httpx2
 import psycopg
 import pytest
 
-from service.grants import grant
+from service.database.grants import grant
+from service.database.migrations import migrate
+from service.database.statements import load_statements
+from service.embedded.parent import ending_with
+from service.embedded.programs import find_programs
 from service.limits import DEADLINE_SECONDS
-from service.migrations import migrate
-from service.parent import ending_with
-from service.programs import find_programs
 from service.settings import resource
-from service.statements import load_statements
 from tests.harness import (
     SERVICE_ROLE,
     WAIT_SECONDS,

@@ -13,10 +13,10 @@ from typing import Any, Self
 import psycopg
 import pytest
 
-from service.database import ADAPTERS
+from service.database.connections import ADAPTERS
+from service.database.statements import load_statements
 from service.rows import Uuid
 from service.settings import resource
-from service.statements import load_statements
 from tests.benchmarks.ticket_rows import CREATE_ROWS, FILL, TAKE
 from tests.harness import Database, Starter, code, wait_until
 from tests.test_batches import carry_out, reserve, words

@@ -27,12 +27,12 @@ import httpx2
 import psycopg
 import pytest
 
-from service.embedded import EmbeddedPostgres
+from service.database.migrations import migrate
+from service.database.statements import load_statements
+from service.embedded.postgres import EmbeddedPostgres
+from service.embedded.programs import EmbeddedError
 from service.limits import DEADLINE_SECONDS
-from service.migrations import migrate
-from service.programs import EmbeddedError
 from service.settings import resource
-from service.statements import load_statements
 from tests.harness import WAIT_SECONDS, Client, Database, code, served, wait_until, workers_of
 from tests.test_commands import holdfast
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from service.migrations import migrate, migration_names, yoyo_url
+from service.database.migrations import migrate, migration_names, yoyo_url
+from service.database.statements import load_statements
 from service.settings import resource
-from service.statements import load_statements
 from tests.harness import Database
 
 STATEMENTS = load_statements(resource("sql"))

@@ -14,10 +14,10 @@ import httpx2
 import pytest
 from yoyo.migrations import MigrationStep
 
+from service.database.migrations import migrate, migration_names
+from service.database.statements import load_statements
 from service.limits import DEADLINE_SECONDS
-from service.migrations import migrate, migration_names
 from service.settings import resource
-from service.statements import load_statements
 from tests.conftest import created
 from tests.harness import Database, Starter
 from tests.test_migrations import SCHEMA

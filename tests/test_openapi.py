@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator, FormatChecker
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from starlette.routing import compile_path
 
-from service.routes import ROUTES
+from service.web.routes import ROUTES
 from tests.conftest import created
 from tests.described import Json, answers_of, operations
 from tests.harness import (

@@ -11,7 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from service.routes import ROUTES
+from service.web.routes import ROUTES
 from tests.conftest import created
 from tests.harness import (
     WAIT_SECONDS,

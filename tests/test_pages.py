@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from starlette.responses import HTMLResponse
 
-from service.handlers import docs
+from service.web.handlers import docs
 from tests.browser import Browser
 from tests.described import operations
 from tests.harness import Client, Database, RunningService, Starter

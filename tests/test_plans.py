@@ -7,9 +7,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from service.database import STEADY_PLANS
+from service.database.connections import STEADY_PLANS
+from service.database.statements import load_statements
 from service.settings import resource
-from service.statements import load_statements
 from tests.conftest import created
 from tests.harness import Database
 from tests.test_sql_files import literal

@@ -11,9 +11,9 @@ from contextlib import ExitStack
 import psycopg
 import pytest
 
-from service.database import conninfo, is_pooled
+from service.database.connections import conninfo, is_pooled
+from service.database.statements import load_statements
 from service.settings import resource
-from service.statements import load_statements
 from tests.harness import (
     PGBOUNCER,
     Client,

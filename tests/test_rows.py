@@ -8,9 +8,9 @@ import psycopg
 import pytest
 
 from service import rows
+from service.database.statements import load_statements
 from service.rows import AllocationStatus, EventChange, Uuid
 from service.settings import resource
-from service.statements import load_statements
 from tests.harness import Database
 
 TABLES = {

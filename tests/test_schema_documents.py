@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from service.programs import find_programs
+from service.embedded.programs import find_programs
 from tests.harness import Database
 
 DOCS = Path(__file__).parent.parent / "docs"

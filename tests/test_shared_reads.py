@@ -8,9 +8,9 @@ from typing import Any, cast
 
 import pytest
 
-from service.queries import Queries
+from service.database.queries import Queries
 from service.rows import Event, Uuid
-from service.shared_reads import SharedReads, Shown
+from service.web.shared_reads import SharedReads, Shown
 from tests.harness import Client, Database, RunningService, code
 
 ONE, OTHER = (Uuid(f"018f0000-0000-7000-8000-00000000000{n}") for n in (1, 2))

@@ -8,9 +8,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from service.database import ADAPTERS
+from service.database.connections import ADAPTERS
+from service.database.statements import load_statements
 from service.settings import resource
-from service.statements import load_statements
 from tests.harness import Database, wait_until
 
 STATEMENTS = load_statements(resource("sql"))

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from service.changes import IN_ORDER
-from service.commands import main
-from service.routes import ROUTES
+from service.cli.parser import main
+from service.database.sql_headers import SECTIONS
+from service.database.statements import load_statements
 from service.settings import resource
-from service.sql_headers import SECTIONS
-from service.statements import load_statements
-from service.transaction import BEFORE, BEHIND
+from service.web.routes import ROUTES
+from service.write_path.changes import IN_ORDER
+from service.write_path.transaction import BEFORE, BEHIND
 from tests.harness import (
     SERVICE_ROLE,
     Client,

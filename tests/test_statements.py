@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from service.database.statements import BrokenStatement, load_statements, translate
 from service.settings import resource
-from service.statements import BrokenStatement, load_statements, translate
 
 
 def test_a_variable_of_psql_becomes_a_parameter() -> None:

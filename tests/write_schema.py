@@ -3,10 +3,10 @@
 import tempfile
 from pathlib import Path
 
-from service.embedded import EmbeddedPostgres
-from service.migrations import migrate
+from service.database.migrations import migrate
+from service.database.statements import load_statements
+from service.embedded.postgres import EmbeddedPostgres
 from service.settings import resource
-from service.statements import load_statements
 from tests.harness import Database
 from tests.test_schema_documents import DUMP, dumped
 
