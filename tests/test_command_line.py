@@ -12,9 +12,8 @@ import pytest
 
 from service.cli.commands import ACTIONS
 from service.cli.help import COLUMNS, EXITS, PAGES, SETTINGS
-from service.cli.parser import TRIALS, build_parser
+from service.cli.parser import build_parser
 from service.settings import Settings
-from tests.benchmarks import trials
 from tests.harness import Database
 from tests.test_commands import holdfast
 
@@ -34,8 +33,6 @@ NOT_UNDERSTOOD = {
     "sql zzz": "sql: there is no statement zzz; holdfast sql lists all; holdfast sql --help",
     "sql find_events x=1": "sql: find_events has no parameter x; it has event_ids",
     "sql find_events x": "sql: x is not understood: key=value is",
-    "bench --rounds -3": "bench: --rounds: -3 is not understood: a whole number from 1 to 99 is",
-    "bench --trial sprint": "bench: --trial: invalid choice: 'sprint' (choose from",
     "demo --seconds 1.5": "demo: --seconds: 1.5 is not understood: a whole number from 3 to 600 is",
     "demo --picture no/such.svg": "demo: --picture: there is no folder no; holdfast demo --help",
     "demo --seconds": "demo: --seconds: expected one argument; holdfast demo --help",
@@ -85,7 +82,6 @@ def test_a_fingerprint_may_begin_with_a_dash(typed: str) -> None:
 def test_every_command_has_a_page_and_an_action_and_every_setting_its_words() -> None:
     assert list(ACTIONS) == list(PAGES)
     assert list(SETTINGS) == [field.name.upper() for field in fields(Settings)]
-    assert tuple(trials.TRIALS) == TRIALS
 
 
 def test_the_reference_has_every_command_option_and_exit_code_and_no_other() -> None:
@@ -100,7 +96,6 @@ def test_the_reference_has_every_command_option_and_exit_code_and_no_other() -> 
             assert meaning in EXITS.values() or f"| {code} |" in section, (command, code)
     for code in EXITS:
         assert f"| {code} |" in text
-    assert [trial for trial in TRIALS if f"`{trial}`" not in text] == []
 
 
 def test_the_settings_page_has_every_setting_and_no_other() -> None:
@@ -113,7 +108,6 @@ COMPLETIONS = {
     "holdfast au": ["audit"],
     "holdfast sql reserve_": ["reserve_tickets"],
     "holdfast sql reserve_tickets --e": ["--explain"],
-    "holdfast bench --trial st": ["stuck-event"],
 }
 
 

@@ -6,7 +6,6 @@ Tab key should wait.
 
 import argparse
 import difflib
-import importlib
 import os
 import shutil
 import signal
@@ -153,27 +152,6 @@ def _audit(settings: Settings, parsed: argparse.Namespace) -> int:
     return 1 if done.failed else 0
 
 
-def _bench(settings: Settings, parsed: argparse.Namespace) -> int:
-    try:
-        bench = importlib.import_module("tests.benchmarks.bench")
-        trials = importlib.import_module("tests.benchmarks.trials")
-    except ImportError as missing:
-        raise CannotServe(
-            f"holdfast bench runs in a clone of the repository, with its extra: {missing}"
-        ) from None
-    if parsed.trial:
-        trials.run(parsed.trial, parsed.plot)
-        return 0
-    outcomes = bench.run(parsed.rounds, parsed.seconds, settings.workers, bench.WORKLOADS)
-    if parsed.json:
-        print(bench.as_json(outcomes))
-    else:
-        bench.print_table(outcomes)
-    if parsed.plot:
-        bench.plot(parsed.plot, parsed.seconds, settings.workers)
-    return 0
-
-
 def _demo(settings: Settings, parsed: argparse.Namespace) -> int:
     return 0 if demo(parsed.seconds, settings.sql_dir, parsed.picture) else 1
 
@@ -239,5 +217,4 @@ ACTIONS: Mapping[str, Callable[[Settings, argparse.Namespace], int]] = {
     "audit": _audit,
     "grant": _grant,
     "forget": _forget,
-    "bench": _bench,
 }

@@ -237,23 +237,6 @@ PAGES = {
         ("holdfast forget -wXyZ_0123",),
         STATEMENTS,
     ),
-    "bench": Page(
-        "measure the service against the textbook transaction",
-        """
-        Runs each workload against the service, against begin, select for update, insert, update,
-        commit, and against the same server without a database, in turn, on a PostgreSQL of its
-        own: four minutes in all. What counts are the ratios. --trial does something longer in
-        their place. It runs in a clone of the repository, with the extra bench, and with wrk if
-        there is one.
-        """,
-        (
-            "holdfast bench",
-            "holdfast bench --rounds 1 --seconds 2 --json",
-            "WORKERS=2 holdfast bench --plot tickets.svg",
-            "holdfast bench --trial overload",
-        ),
-        ("WORKERS",),
-    ),
 }
 """Of each command, in the order in which one meets them."""
 

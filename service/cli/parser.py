@@ -15,10 +15,6 @@ from typing import Any, NoReturn
 
 from service.cli.help import DESCRIPTION, EPILOG, PAGES, SETTINGS
 
-TRIALS = (
-    *("full-table", "ten-minutes", "overload", "stuck-event", "soak"),
-    *("alternatives", "redis-killed", "redis-moved", "ticket-rows"),
-)
 TAKE_ALL = ("psql", "forget")
 """What begins with a dash is theirs: psql's options, and a fingerprint may be anything."""
 ARE_SETTINGS = ": settings are environment variables"
@@ -109,12 +105,12 @@ def _add_arguments(to: dict[str, Parser]) -> None:
     add = to["demo"].add_argument
     add(
         "--seconds",
-        type=_whole(3, 600),
+        type=whole_number(3, 600),
         default=20,
         metavar="N",
         help="so long the crowd comes (20)",
     )
-    add("--picture", type=_file, metavar="FILE", help="draw what was shown, as SVG")
+    add("--picture", type=output_file, metavar="FILE", help="draw what was shown, as SVG")
     to["psql"].add_argument("arguments", nargs=argparse.REMAINDER, help="of psql itself")
     to["dsn"].add_argument("--yoyo", action="store_true", help="in the form that yoyo takes")
     add = to["sql"].add_argument
@@ -125,15 +121,11 @@ def _add_arguments(to: dict[str, Parser]) -> None:
     to["audit"].add_argument("--json", action="store_true", help="as one object of JSON")
     to["grant"].add_argument("role", metavar="ROLE", help="an existing role, not the owner")
     to["forget"].add_argument("fingerprint", metavar="FINGERPRINT", help="as the requests had it")
-    add = to["bench"].add_argument
-    add("--json", action="store_true", help="the figures as JSON")
-    add("--plot", type=_file, metavar="FILE", help="draw tickets over clients, too (SVG, PNG)")
-    add("--rounds", type=_whole(1, 99), default=3, metavar="N", help="of which the median (3)")
-    add("--seconds", type=_whole(1, 600), default=5, metavar="N", help="for each load (5)")
-    add("--trial", choices=TRIALS, metavar="NAME", help=f"one of {', '.join(TRIALS)} instead")
 
 
-def _whole(lowest: int, highest: int) -> Callable[[str], int]:
+def whole_number(lowest: int, highest: int) -> Callable[[str], int]:
+    """Return an argument type: a whole number within these bounds."""
+
     def parse(text: str) -> int:
         if not (text.isascii() and text.isdigit() and lowest <= int(text) <= highest):
             raise argparse.ArgumentTypeError(
@@ -144,7 +136,8 @@ def _whole(lowest: int, highest: int) -> Callable[[str], int]:
     return parse
 
 
-def _file(text: str) -> Path:
+def output_file(text: str) -> Path:
+    """Return the path of a file to be written, whose folder must exist."""
     if not Path(text).parent.is_dir():
         raise argparse.ArgumentTypeError(f"there is no folder {Path(text).parent}")
     return Path(text)
