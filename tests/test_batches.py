@@ -19,6 +19,7 @@ from service.limits import DEADLINE_SECONDS, WRITE_CONNECTIONS
 from service.refusals import BUSY, Refusal
 from service.rows import Uuid
 from service.settings import resource
+from service.write_path.batches import QueuedChange, take_batch
 from service.write_path.changes import (
     Cancel,
     CancelReservation,
@@ -31,7 +32,6 @@ from service.write_path.changes import (
     Reserve,
     Update,
 )
-from service.write_path.lanes import Waiting, take_batch
 from service.write_path.path import WritePath
 from service.write_path.transaction import Transactions
 from tests.harness import (
@@ -311,7 +311,7 @@ def test_whole_reservations_are_no_more_in_a_batch_than_it_may_move() -> None:
     async def run() -> list[int]:
         loop = asyncio.get_running_loop()
         line = deque(
-            Waiting(
+            QueuedChange(
                 PayReservation(Uuid(str(n)), "alice", 1000),
                 loop.create_future(),
                 loop.time() + 1,
@@ -330,7 +330,7 @@ def test_one_key_with_two_quantities_is_not_one_batch() -> None:
         now = asyncio.get_running_loop().time()
         event = Uuid("018f0000-0000-7000-8000-000000000001")
         line = deque(
-            Waiting(change, asyncio.get_running_loop().create_future(), now + 9, now + 9)
+            QueuedChange(change, asyncio.get_running_loop().create_future(), now + 9, now + 9)
             for change in [
                 reserve(event, 2, key="k"),
                 reserve(event, 2, key="k"),

@@ -16,41 +16,22 @@ import contextlib
 import logging
 import random
 from collections.abc import Coroutine, Sequence
-from operator import attrgetter
 from typing import Any
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool
 
-from service import limits, metrics
-from service.database.connections import NO_ANSWER, NO_CONNECTION, has_broken, told
-from service.database.pipeline import NotSent
+from service import limits
+from service.database.connections import NO_ANSWER
 from service.database.queries import Queries
-from service.logs import REQUEST_ID
-from service.refusals import BUSY, INTERNAL_SERVER_ERROR, OUTCOME_UNKNOWN, Refusal
+from service.refusals import BUSY, Refusal
 from service.rows import Uuid
-from service.write_path.changes import Change, Outcome, Update
-from service.write_path.lanes import (
-    Deadline,
-    Lane,
-    Waiting,
-    in_time,
-    take_batch,
-    tell_all,
-)
+from service.write_path.batches import QueuedChange, refuse_late
+from service.write_path.changes import Change, Outcome
+from service.write_path.lanes import SHARED, Lane
 from service.write_path.transaction import Transactions
 
 log = logging.getLogger(__name__)
-
-SHARED = Uuid("")
-"""The key of the lane that all events share which have none of their own."""
-
-_TRY_AGAIN = ("40001", "40P01")
-"""What PostgreSQL itself asks to be tried again as it was: serialization, deadlock."""
-
-_PASSES = (*_TRY_AGAIN, "55P03", "57014", "25006", "53")
-"""What undid a transaction and may be gone a moment later: also a lock or a statement that took
-too long, a server that is read-only just now, and whatever it lacks (class 53)."""
 
 
 class WritePath:
@@ -79,12 +60,12 @@ class WritePath:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def submit(self, change: Change) -> Outcome | Refusal:
-        """Hand in a change and return what became of it, within the deadline."""
+        """Queue a change and return its outcome, or a refusal, within the deadline."""
         if self.accepted >= self._queue_limit:
             return await self._refuse_slowly()
         loop = asyncio.get_running_loop()
         now = loop.time()
-        one = Waiting(
+        queued = QueuedChange(
             change,
             loop.create_future(),
             now + limits.QUEUE_SECONDS,
@@ -93,12 +74,12 @@ class WritePath:
         self.accepted += 1
         try:
             try:
-                self._line_up(await self._key(change), one)
+                self._lane(await self._find_key(change)).add(queued)
             except (psycopg.OperationalError, *NO_ANSWER):
                 log.warning("the event of a ticket or a reservation could not be found")
                 return BUSY
             # A client that goes away leaves its change to come to its end.
-            return await one.answer
+            return await queued.result
         finally:
             self.accepted -= 1
 
@@ -122,8 +103,8 @@ class WritePath:
         while self._tasks and (left := deadline - asyncio.get_running_loop().time()) > 0:
             await asyncio.wait(self._tasks, timeout=left)
 
-    async def _key(self, change: Change) -> Uuid:
-        """Return the lane that a change belongs into."""
+    async def _find_key(self, change: Change) -> Uuid:
+        """Return the key of the lane for a change."""
         event = change.event
         if change.goes_apart and event:
             return event
@@ -133,156 +114,60 @@ class WritePath:
             event = (await self._find_events_of([change])).get(change)
         return event if event and (event in self._lanes or not self._across_events) else SHARED
 
-    def _line_up(self, key: Uuid, one: Waiting) -> None:
+    def _lane(self, key: Uuid) -> Lane:
+        """Return the lane with this key; create it if there is none."""
         lane = self._lanes.get(key)
         if lane is None:
-            lane = self._lanes[key] = Lane(key)
-        lane.waiting.append(one)
-        if lane.timer is None:
-            self._refuse_late(lane)
-        if lane.runner is None:
-            self._run(lane)
+            lane = self._lanes[key] = Lane(
+                key,
+                self._pool,
+                self._transactions,
+                # Events that are apart never take all connections: the shared lane has one.
+                turn=contextlib.nullcontext() if key == SHARED else self._apart,
+                spawn=self._spawn,
+                deal_out=self._deal_out,
+                on_idle=self._remove_lane,
+            )
+        return lane
+
+    def _remove_lane(self, lane: Lane) -> None:
+        """Let an event that is apart and has no changes go back to the shared lane."""
+        if lane.key != SHARED and lane.is_idle and self._lanes.get(lane.key) is lane:
+            del self._lanes[lane.key]
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)  # the loop itself holds tasks only weakly
         task.add_done_callback(self._tasks.discard)
 
-    def _refuse_late(self, lane: Lane) -> None:
-        """Refuse who could not be sent in time, and look again when the next one's time is up."""
-        loop = asyncio.get_running_loop()
-        while lane.waiting and lane.waiting[0].send_before <= loop.time():
-            lane.waiting.popleft().tell(BUSY)
-        lane.timer = None
-        if lane.waiting:
-            lane.timer = loop.call_at(lane.waiting[0].send_before, self._refuse_late, lane)
+    async def _deal_out(self, batch: Sequence[QueuedChange], is_locked: bool) -> list[QueuedChange]:
+        """Give each event of a shared batch its own lane, or only those that are locked.
 
-    def _run(self, lane: Lane) -> None:
-        """Give a lane a runner: its first, or one in the place of one that stands still."""
-        lane.runner = object()
-        self._spawn(self._drain(lane, lane.runner))
-
-    async def _drain(self, lane: Lane, runner: object) -> None:
-        # Events that are apart never take all connections: the shared lane has one.
-        turn = self._apart if lane.key != SHARED else contextlib.nullcontext()
-        loop = asyncio.get_running_loop()
-        REQUEST_ID.set("")  # what goes wrong with a batch is no one request's
-        while lane.waiting and lane.runner is runner:
-            async with turn:
-                if batch := take_batch(lane.waiting):
-                    # A server that stands still keeps its connection and its runner. Not a
-                    # task for each batch: the next one is sent before this one is answered.
-                    standstill = loop.call_later(limits.DEADLINE_SECONDS, self._run, lane)
-                    await self._see_to(lane, batch)
-                    standstill.cancel()
-        if lane.runner is runner:
-            lane.runner = None
-            if lane.is_stuck:
-                loop.call_later(limits.STUCK_SECONDS, self._drop, lane)
-            else:
-                self._drop(lane)
-
-    def _drop(self, lane: Lane) -> None:
-        """Let an event that is apart and that nobody asks for go back to the others."""
-        if lane.key != SHARED and lane.runner is None and not lane.waiting:
-            self._lanes.pop(lane.key, None)
-
-    async def _see_to(self, lane: Lane, batch: Sequence[Waiting]) -> None:
-        """Carry a batch out, and leave nobody without an answer, whatever goes wrong."""
-        try:
-            await self._carry_out(lane, batch)
-        except Exception:
-            log.exception("a batch of %d has failed", len(batch))
-            tell_all(batch, INTERNAL_SERVER_ERROR)
-
-    async def _carry_out(self, lane: Lane, batch: Sequence[Waiting], tries: int = 1) -> None:
-        """Run one transaction and tell everybody; when it fails, find out who it is that fails."""
-        # A sent pipeline is not called back: it may just be committing. It is left to end,
-        # and whoever waited for it until the deadline is told that nobody knows.
-        giving_up = Deadline(batch, attrgetter("answer_before"), OUTCOME_UNKNOWN)
-        lock_seconds = limits.SHARED_LOCK_SECONDS if lane.key == SHARED else limits.LOCK_SECONDS
-        try:
-            async with self._pool.connection() as connection:
-                changes = [one.change for one in batch]
-                with metrics.BATCH_SECONDS.time():
-                    outcomes = await self._transactions.run(connection, changes, lock_seconds)
-        except (*NO_CONNECTION, NotSent):
-            tell_all(batch, BUSY)
-        except psycopg.Error as error:
-            giving_up.cancel()
-            await self._settle(lane, batch, error, tries)
-        else:
-            lane.is_stuck = False
-            metrics.BATCH_REQUESTS.observe(len(batch))
-            for one, outcome in zip(batch, outcomes, strict=True):
-                one.tell(outcome)
-        finally:
-            giving_up.cancel()
-
-    async def _settle(
-        self, lane: Lane, batch: Sequence[Waiting], error: psycopg.Error, tries: int
-    ) -> None:
-        """Do what is left to do about a batch that was not committed, or perhaps was."""
-        reason = "lost" if has_broken(error) else (error.sqlstate or "")[:2]
-        metrics.BATCHES_FAILED.labels(reason).inc()
-        if has_broken(error):
-            log.warning("nobody knows what became of a batch of %d: %s", len(batch), told(error))
-            tell_all(batch, OUTCOME_UNKNOWN)
-        elif _is_name_taken(batch, error):
-            tell_all(batch, Outcome("event_exists"))
-        elif error.sqlstate in _TRY_AGAIN and tries < limits.TRIES:
-            if again := in_time(batch):
-                await self._carry_out(lane, again, tries + 1)
-        elif lane.key == SHARED:
-            await self._deal_out(lane, batch, isinstance(error, psycopg.errors.LockNotAvailable))
-        elif isinstance(error, psycopg.errors.LockNotAvailable):
-            # They all want the one lock, or else a ticket that somebody holds in psql.
-            lane.is_stuck = True
-            tell_all(batch, BUSY)
-        elif len(batch) > 1:
-            await self._carry_out_by_halves(lane, batch)
-        elif (error.sqlstate or "").startswith(_PASSES):
-            log.info("one change is told to come again: %s", told(error))
-            tell_all(batch, BUSY)
-        else:
-            log.error("a change has failed: %s", told(error))
-            tell_all(batch, INTERNAL_SERVER_ERROR)
-
-    async def _carry_out_by_halves(self, lane: Lane, batch: Sequence[Waiting]) -> None:
-        half = len(batch) // 2
-        # Nothing of the second half is sent yet: should the first take long, it is refused.
-        refusing = Deadline(batch[half:], attrgetter("send_before"), BUSY)
-        if first := in_time(batch[:half]):
-            await self._carry_out(lane, first)
-        refusing.cancel()
-        if second := in_time(batch[half:]):
-            await self._carry_out(lane, second)
-
-    async def _deal_out(self, lane: Lane, batch: Sequence[Waiting], for_a_lock: bool) -> None:
-        """Give each event of a shared batch its own lane, or only those that are locked."""
-        changes = [one.change for one in batch]
-        free: set[Uuid] = set()
+        Returns:
+            The changes that stay in the shared lane.
+        """
+        changes = [queued.change for queued in batch]
+        unlocked: set[Uuid] = set()
         try:
             events = await self._find_events_of(changes)
-            if for_a_lock:
-                free = await self._queries.find_free_events(list(set(events.values())))
+            if is_locked:
+                unlocked = await self._queries.find_free_events(list(set(events.values())))
         except (psycopg.OperationalError, *NO_ANSWER):
             log.warning("the events of a batch could not be found")
             events = {change: change.event for change in changes if change.event}
-        if free >= set(events.values()):
-            free = set()  # nobody is locked, and yet it failed: each by itself, then
-        again: list[Waiting] = []
-        for one in in_time(batch):
-            event = events.get(one.change)
+        if unlocked >= set(events.values()):
+            unlocked = set()  # none is locked, and yet it failed: each by itself, then
+        staying: list[QueuedChange] = []
+        for queued in refuse_late(batch):
+            event = events.get(queued.change)
             if event is None:
-                one.tell(BUSY)  # its transaction was undone, and its event cannot be found now
-            elif event in free:
-                again.append(one)
+                # Its transaction was undone, and its event cannot be found now.
+                queued.resolve(BUSY)
+            elif event in unlocked:
+                staying.append(queued)
             else:
-                self._line_up(event, one)
-        lane.waiting.extendleft(reversed(again))
-        if lane.timer is None:
-            self._refuse_late(lane)
+                self._lane(event).add(queued)
+        return staying
 
     async def _find_events_of(self, changes: Sequence[Change]) -> dict[Change, Uuid]:
         """Return the event of each change; of one that does not know it, if there is any."""
@@ -298,13 +183,3 @@ class WritePath:
             for change in changes
         }
         return {change: event for change, event in events.items() if event}
-
-
-def _is_name_taken(batch: Sequence[Waiting], error: psycopg.Error) -> bool:
-    """Whether an update, which stands alone, has met another event of its name and date."""
-    return (
-        isinstance(batch[0].change, Update)
-        and isinstance(error, psycopg.errors.UniqueViolation)
-        # On Citus the name of a table ends in the number of its shard.
-        and (error.diag.table_name or "").startswith("events")
-    )
