@@ -1,4 +1,5 @@
 """The command line: the parser, the help, what each command does, and the demo.
 
-May import every other package and flat module; none of them imports it.
+Imports ``serving``, ``database``, ``embedded`` and the flat modules; nothing but ``__main__``
+imports it.
 """
