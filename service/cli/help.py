@@ -1,7 +1,7 @@
 """The manual: what the help of each command says.
 
-docs/reference/command-line.md has the same in fewer words; tests/test_command_line.py holds both
-to the parser.
+docs/reference/command-line.md has the same in fewer words;
+tests/operations/test_command_line.py holds both to the parser.
 """
 
 import textwrap

@@ -2,7 +2,7 @@
 
 Nothing is said here that the service does not go by: the routes are those that are served, the
 fields those that are read, the answers those that are encoded, the refusals those that the
-route table names for the route. ``tests/test_openapi.py`` holds the service to it.
+route table names for the route. ``tests/http/test_openapi.py`` holds the service to it.
 """
 
 import inspect
