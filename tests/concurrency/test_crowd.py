@@ -35,6 +35,7 @@ def refused_by_a_constraint(client: Client) -> int:
     )
 
 
+@pytest.mark.core
 def test_two_thousand_who_want_a_hundred_tickets_get_exactly_a_hundred(database: Database) -> None:
     with serving(database, workers=2) as client:
         event = client.create_event(tickets=100)

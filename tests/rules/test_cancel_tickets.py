@@ -1,8 +1,12 @@
 """Cancelling: by the owner alone; the ticket is free again at once, exactly once."""
 
+import pytest
+
 from tests.support.client import Client, code
 from tests.support.database import Database
 from tests.support.waiting import at_once
+
+pytestmark = pytest.mark.core
 
 
 def test_a_cancelled_ticket_is_free_at_once(client: Client) -> None:

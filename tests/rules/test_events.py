@@ -1,9 +1,13 @@
 """Events: made, found, listed and updated."""
 
+import pytest
+
 from tests.support.client import Client, code
 from tests.support.database import Database, not_pooled
 from tests.support.services import Starter
 from tests.support.waiting import at_once
+
+pytestmark = pytest.mark.core
 
 FIELDS = [
     "id",

@@ -7,6 +7,8 @@ from tests.support.database import Database
 from tests.support.services import Starter
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.core
+
 
 def test_a_lapsed_hold_is_free_for_whoever_asks_next(client: Client, database: Database) -> None:
     event = client.create_event(tickets=1)

@@ -1,6 +1,10 @@
 """Finding a ticket: anybody may, but only its owner is shown the fingerprint."""
 
+import pytest
+
 from tests.support.client import Client, code
+
+pytestmark = pytest.mark.core
 
 
 def test_a_ticket_is_shown_without_its_owner(client: Client) -> None:

@@ -8,6 +8,8 @@ import pytest
 from tests.support.client import Client, code
 from tests.support.database import Database
 
+pytestmark = pytest.mark.core
+
 UNKNOWN = "018f0000-0000-7000-8000-000000000001"
 
 

@@ -9,6 +9,8 @@ import pytest
 from tests.support.client import Client, code
 from tests.support.database import Database
 
+pytestmark = pytest.mark.core
+
 
 def ids(page: dict[str, object]) -> list[str]:
     """Return the ids of the tickets on a page."""

@@ -487,6 +487,7 @@ EXAMPLES = settings(
 )
 
 
+@pytest.mark.core
 def test_the_service_follows_the_rules(run: Run) -> None:
     run(EXAMPLES)
 

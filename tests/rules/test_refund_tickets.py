@@ -1,7 +1,11 @@
 """Refunding: a purchase comes back, once, and its ticket is free again."""
 
+import pytest
+
 from tests.support.client import Client, code
 from tests.support.waiting import at_once
+
+pytestmark = pytest.mark.core
 
 
 def test_a_refunded_ticket_is_free_at_once(client: Client) -> None:

@@ -9,6 +9,8 @@ from tests.support.client import Client, code
 from tests.support.database import Database
 from tests.support.waiting import at_once
 
+pytestmark = pytest.mark.core
+
 UNKNOWN = "018f0000-0000-7000-8000-000000000003"
 
 

@@ -7,6 +7,8 @@ from tests.support.database import Database
 from tests.support.services import Starter
 from tests.support.waiting import at_once
 
+pytestmark = pytest.mark.core
+
 
 def test_a_reservation_holds_tickets_for_its_owner(client: Client) -> None:
     event = client.create_event(tickets=5)

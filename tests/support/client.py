@@ -168,3 +168,10 @@ def crowd(
 def code(answer: httpx2.Response) -> tuple[int, str]:
     """Return a refusal's status and code."""
     return answer.status_code, answer.json()["code"]
+
+
+def repeats(first: httpx2.Response, again: httpx2.Response) -> bool:
+    """Whether an answer is the repeat of another: the same tickets in the same order."""
+    return (again.status_code, again.headers.get("Idempotency-Replayed")) == (201, "true") and [
+        ticket["id"] for ticket in again.json()
+    ] == [ticket["id"] for ticket in first.json()]
