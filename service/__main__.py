@@ -1,6 +1,6 @@
 """``python -m service`` is ``holdfast``."""
 
-from service.commands import main
+from service.cli.parser import main
 
 if __name__ == "__main__":
     main()

@@ -1,149 +1,39 @@
-"""The app: what answers on every path, and what a process opens at its start and then closes."""
+"""The app: what a process opens at its start and then closes."""
 
 import asyncio
 import gc
-import logging
 import sys
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypedDict
 
-import psycopg
-from prometheus_client import Histogram
 from psycopg_pool import AsyncConnectionPool
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import limits, metrics
-from service.answers import encode, refuse
-from service.calls import Endpoint
-from service.cors import Cors
-from service.database import NO_ANSWER, PLAIN, Environment, open_pool, told
-from service.fields import identifier
-from service.leaving import Leaving
-from service.logs import REQUEST_ID, RequestLog, request_id
-from service.openapi import describe
-from service.queries import Queries
-from service.refusals import BUSY, INTERNAL_SERVER_ERROR, METHOD_NOT_ALLOWED, NOT_FOUND, Refusal
-from service.routes import ROUTES
-from service.rows import Uuid
+from service.database.connections import PLAIN, Environment, open_pool
+from service.database.queries import Queries
+from service.database.statements import load_statements
+from service.logs import RequestLog
 from service.settings import Settings
-from service.shared_reads import SharedReads
-from service.state import Service
-from service.statements import load_statements
-from service.sweeper import sweep
-from service.transaction import Transactions
-from service.watchers import Watchers
-from service.write_path import WritePath
-
-log = logging.getLogger(__name__)
+from service.web.leaving import Leaving
+from service.web.openapi import describe
+from service.web.resources import build_application
+from service.web.responses import encode
+from service.web.routes import ROUTES
+from service.web.shared_reads import SharedReads
+from service.web.state import Service
+from service.web.watching import Watchers
+from service.write_path.path import WritePath
+from service.write_path.sweeper import sweep
+from service.write_path.transaction import Transactions
 
 
 class State(TypedDict):
     """What the lifespan hands to every request."""
 
     service: Service
-
-
-class Resource:
-    """A path: calls the endpoint of the request's method, and lets no error show the inside."""
-
-    def __init__(self, path: str, endpoints: dict[str, Endpoint]) -> None:
-        self._path = path
-        self._endpoints = endpoints
-        if "GET" in endpoints and not endpoints["GET"].streams:
-            self._endpoints = {**endpoints, "HEAD": endpoints["GET"]}
-        self._private = {method for method, one in self._endpoints.items() if one.is_private}
-        self._allow = {"Allow": ", ".join(sorted(self._endpoints))}
-        self._counted: dict[tuple[str, int], Histogram] = {}
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, and take down that it was."""
-        begun = time.perf_counter()
-        request, method = Request(scope, receive), scope["method"]
-        name = request_id(scope["headers"])
-        REQUEST_ID.set(name.decode())
-        answer, code = await self._answer(request), ""
-        if isinstance(answer, Refusal):
-            code = answer.code
-            metrics.REFUSALS.labels(code).inc()
-            answer = refuse(answer)
-        seconds = time.perf_counter() - begun
-        self._count(method, answer.status_code, seconds)
-        request_log = scope["state"]["service"].request_log
-        if request_log.is_on:
-            shown = method if method in self._endpoints else "other"
-            request_log.add(shown, self._path, _id_of(request), answer.status_code, code, seconds)
-        if method in self._private:
-            answer.headers["Cache-Control"] = "no-store"
-        answer.raw_headers.append((b"x-request-id", name))
-        await answer(scope, receive, send)
-
-    async def _answer(self, request: Request) -> Response | Refusal:
-        endpoint = self._endpoints.get(request.method)
-        if endpoint is None:
-            return Refusal(
-                METHOD_NOT_ALLOWED.status,
-                METHOD_NOT_ALLOWED.code,
-                METHOD_NOT_ALLOWED.error,
-                headers=self._allow,
-            )
-        try:
-            return await endpoint.call(request.scope["state"]["service"], request)
-        except NO_ANSWER:
-            return BUSY
-        except (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction) as error:
-            # Of a query: a write tells itself what became of it.
-            log.warning("a query has failed: %s", told(error))
-            return BUSY
-        except psycopg.Error as error:
-            log.error("%s %s has failed: %s", request.method, self._path, told(error))
-        except Exception:
-            log.exception("%s %s has failed", request.method, self._path)
-        return INTERNAL_SERVER_ERROR
-
-    def _count(self, method: str, status: int, seconds: float) -> None:
-        method = method if method in self._endpoints else "other"
-        counted = self._counted.get((method, status))
-        if counted is None:
-            counted = metrics.REQUEST_SECONDS.labels(method, self._path, status)
-            self._counted[method, status] = counted
-        counted.observe(seconds)
-
-
-class Nowhere(Resource):
-    """Every path that is none of ours."""
-
-    def __init__(self) -> None:
-        super().__init__("none", {})
-
-    async def _answer(self, _: Request) -> Response | Refusal:
-        return NOT_FOUND
-
-
-def _id_of(request: Request) -> Uuid:
-    """Return the id in the path; '' for none, and for whatever stands there and is none."""
-    try:
-        return identifier(request.path_params.get("id", ""))
-    except ValueError:
-        return Uuid("")
-
-
-class Application(Starlette):
-    """Starlette's, without the layers that turn errors into answers: a Resource lets out none."""
-
-    def build_middleware_stack(self) -> ASGIApp:
-        """Return what every request goes through: the routes, behind what is asked for."""
-        stack: ASGIApp = self.router
-        for layer in reversed(self.user_middleware):
-            stack = layer.cls(stack, *layer.args, **layer.kwargs)
-        return stack
 
 
 async def _report(
@@ -226,22 +116,4 @@ def create_app(settings: Settings, dsn: str, environment: Environment = PLAIN) -
                 await write_path.close()
                 request_log.flush()
 
-    app = Application(
-        routes=[
-            Route(path, Resource(path, endpoints), methods=None)
-            for path, endpoints in ROUTES.items()
-        ],
-        middleware=[
-            Middleware(
-                Cors,
-                origins=settings.cors_origins,
-                endpoints=[pair for path in ROUTES.values() for pair in path.items()],
-            )
-        ]
-        if settings.cors_origins
-        else [],
-        lifespan=lifespan,
-    )
-    app.router.redirect_slashes = False
-    app.router.default = Nowhere()
-    return app
+    return build_application(ROUTES, settings.cors_origins, lifespan)

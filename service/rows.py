@@ -1,6 +1,7 @@
 """The rows: what the tables hold, in Python's types, column for column.
 
-``tests/test_rows.py`` holds them to the database's catalog: names, order, types, nullability.
+``tests/operations/test_rows.py`` holds them to the database's catalog: names, order, types,
+nullability.
 """
 
 from datetime import datetime

@@ -18,23 +18,22 @@ from uvicorn.supervisors import Multiprocess
 
 from service import limits, metrics
 from service.app import create_app
-from service.database import (
+from service.database.connections import (
     PLAIN,
     Environment,
-    check_database,
-    check_statements,
     conninfo,
     shown,
     stands_behind_pooler,
 )
-from service.embedded import EmbeddedPostgres
-from service.grants import lacks_rights
+from service.database.fitness import check_database, check_statements
+from service.database.grants import lacks_rights
+from service.database.migrations import migrate, pending_migrations
+from service.database.statements import Statements, load_statements
+from service.embedded.parent import ending_with
+from service.embedded.postgres import EmbeddedPostgres
 from service.logs import configure_logs
-from service.migrations import migrate, pending_migrations
-from service.parent import ending_with
-from service.protocol import Protocol
 from service.settings import Settings, read_settings
-from service.statements import Statements, load_statements
+from service.web.protocol import Protocol
 
 _DSN, _PARENT = "HOLDFAST_WORKER_DSN", "HOLDFAST_WORKER_PARENT"
 """Tell the workers where the database is, which is known only once it runs, and who we are."""

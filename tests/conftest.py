@@ -1,6 +1,5 @@
 """The fixtures: one PostgreSQL for all tests, a database cloned from a template for each."""
 
-import itertools
 import os
 import signal
 import socket
@@ -16,29 +15,26 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from service import limits
-from service.embedded import EmbeddedPostgres
-from service.grants import grant
-from service.migrations import migrate
-from service.parent import ending_with
-from service.programs import find_programs
+from service.database.grants import grant
+from service.database.migrations import migrate
+from service.database.statements import load_statements
+from service.embedded.parent import ending_with
+from service.embedded.postgres import EmbeddedPostgres
+from service.embedded.programs import find_programs
 from service.settings import resource
-from service.statements import load_statements
-from tests.described import undescribed
-from tests.harness import (
-    PGBOUNCER,
-    POOLER_PORT,
-    RUN_LOG,
-    SEEN,
-    SERVICE_ROLE,
-    Client,
-    Database,
-    RunningService,
-    Starter,
-    settings_for_tests,
-    wait_until,
-)
+from tests.support.client import SEEN, Client
+from tests.support.database import PGBOUNCER, POOLER_PORT, SERVICE_ROLE, Database, created
+from tests.support.described import undescribed
+from tests.support.run_log import RUN_LOG
+from tests.support.services import RunningService, Starter, settings_for_tests
+from tests.support.waiting import wait_until
 
-NUMBERS = itertools.count(1)
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With ``-m core`` import only the modules that have such tests: it saves seconds."""
+    if config.option.markexpr != "core" or not collection_path.match("test_*.py"):
+        return None
+    return "pytest.mark.core" not in collection_path.read_text() or None
 
 
 def pytest_sessionfinish() -> None:
@@ -121,18 +117,6 @@ def template(server: str) -> str:
         connection.execute(f"create role {SERVICE_ROLE} login".encode())
     grant(dsn, load_statements(resource("sql")), SERVICE_ROLE)
     return "template_of_tests"
-
-
-@contextmanager
-def created(server: str, template: str = "template1") -> Iterator[Database]:
-    """Create a database of a template for as long as the block runs."""
-    name = f"test_{next(NUMBERS)}"
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(
-            f"create database {name} template {template} strategy file_copy".encode()
-        )
-        yield Database(server.replace("/holdfast?", f"/{name}?"))
-        connection.execute(f"drop database {name} with (force)".encode())
 
 
 @pytest.fixture

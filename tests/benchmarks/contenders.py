@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from service.embedded import EmbeddedPostgres
-from service.migrations import migrate
+from service.database.migrations import migrate
+from service.database.statements import load_statements
+from service.embedded.postgres import EmbeddedPostgres
 from service.settings import resource
-from service.statements import load_statements
 
 ROOT = Path(__file__).parent.parent.parent
 

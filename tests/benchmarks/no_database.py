@@ -11,8 +11,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from service.answers import EventAnswer, TicketAnswer
 from service.rows import Uuid
+from service.web.responses import EventAnswer, TicketAnswer
 
 encode = msgspec.json.Encoder().encode
 ID = Uuid("018f0000-0000-7000-8000-000000000001")

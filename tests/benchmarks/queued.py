@@ -29,9 +29,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from service.answers import TicketAnswer
-from service.database import ADAPTERS
-from service.parent import ending_with
+from service.database.connections import ADAPTERS
+from service.embedded.parent import ending_with
+from service.web.responses import TicketAnswer
 
 BATCH, CONNECTIONS, LOOK_SECONDS = 500, 16, 0.002
 """LOOK_SECONDS: how often the worker looks for requests, and the server for answers."""

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import psycopg
 
-from service.embedded import EmbeddedPostgres
-from service.migrations import migrate
+from service.database.migrations import migrate
+from service.database.statements import load_statements
+from service.embedded.postgres import EmbeddedPostgres
 from service.settings import resource
-from service.statements import load_statements
 from tests.benchmarks.contenders import own_database, serving
 from tests.benchmarks.load import Request, load
 from tests.benchmarks.stores import Disk, Redis

@@ -26,8 +26,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from service.answers import TicketAnswer
 from service.rows import Uuid
+from service.web.responses import TicketAnswer
 
 HOLD_SECONDS = 900
 TAKE = """

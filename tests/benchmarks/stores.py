@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
-from service.parent import ending_with
+from service.embedded.parent import ending_with
 
 EXT4_IOC_SHUTDOWN = 2 << 30 | 4 << 16 | ord("X") << 8 | 125
 """_IOR('X', 125, __u32) of fs/ext4/ext4.h; 2: without writing its journal first."""

@@ -18,9 +18,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from service.answers import EventAnswer, TicketAnswer
-from service.database import ADAPTERS
+from service.database.connections import ADAPTERS
 from service.rows import Event, TicketAllocation
+from service.web.responses import EventAnswer, TicketAnswer
 
 CONNECTIONS = int(os.environ.get("TEXTBOOK_CONNECTIONS", "16"))
 

@@ -25,9 +25,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from service.answers import TicketAnswer
-from service.database import ADAPTERS
+from service.database.connections import ADAPTERS
 from service.rows import Uuid
+from service.web.responses import TicketAnswer
 
 BATCH, CONNECTIONS = 500, 16
 

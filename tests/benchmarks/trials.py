@@ -14,9 +14,9 @@ import psycopg
 from rich.console import Console
 from rich.table import Table
 
-from service.migrations import migrate
+from service.database.migrations import migrate
+from service.database.statements import load_statements
 from service.settings import resource
-from service.statements import load_statements
 from tests.benchmarks.alternatives import alternatives
 from tests.benchmarks.contenders import own_database, peak_megabytes, serving
 from tests.benchmarks.load import Result, load

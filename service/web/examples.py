@@ -1,0 +1,93 @@
+"""The examples of the description: rows as they might be, shown by what shows the real ones."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from service.rows import Check, Event, EventLedger, TicketAllocation, Uuid
+from service.web.responses import (
+    AuditAnswer,
+    DatabaseHealth,
+    EventAnswer,
+    EventPage,
+    FingerprintAnswer,
+    HealthAnswer,
+    LedgerEntryAnswer,
+    LedgerMeta,
+    LedgerPage,
+    LiveAnswer,
+    MigrationsHealth,
+    PageMeta,
+    ReservationAnswer,
+    TicketAnswer,
+    TicketPage,
+    WatchedEventAnswer,
+    encode,
+)
+
+_EVENT_ID = Uuid("01a20215-b4e0-7fbd-9e48-55cf6e62953a")
+_OWNER = "alice"
+_MADE = datetime(2029, 11, 22, 19, 0, tzinfo=UTC)
+_RESERVED = datetime(2029, 11, 22, 19, 30, tzinfo=UTC)
+_ENDS = datetime(2029, 11, 22, 19, 45, tzinfo=UTC)
+
+_EVENT = Event(
+    _EVENT_ID,
+    "Opening night",
+    datetime(2030, 1, 1, 20, 0, tzinfo=UTC),
+    total_tickets=100,
+    allocated_tickets=1,
+    created_at=_MADE,
+    updated_at=_RESERVED,
+    purchased_tickets=0,
+    version=2,
+)
+_TICKET = TicketAllocation(
+    Uuid("01a20215-b4f6-76a2-94fd-e3bce2dcb5c5"),
+    _EVENT_ID,
+    _OWNER,
+    "reserved",
+    expires_at=_ENDS,
+    created_at=_RESERVED,
+    updated_at=_RESERVED,
+    reservation_id=Uuid("01a20215-b4f6-7ca6-93d0-526884be7f54"),
+    position=1,
+)
+_ENTRY = EventLedger(
+    _EVENT_ID,
+    version=2,
+    recorded_at=_RESERVED,
+    total_tickets=100,
+    allocated_tickets=1,
+    purchased_tickets=0,
+    reserved=1,
+    purchased=0,
+    expired=0,
+    cancelled=0,
+    refunded=0,
+    last_event="reserved",
+    actor="3f9a1c07be",
+)
+_CHECK = Check(_EVENT_ID, "Opening night", "allocated = its tickets", 1, 1)
+_META = PageMeta.of(total=1, page=1, limit=10)
+
+EXAMPLES: dict[Any, Any] = {
+    EventAnswer: EventAnswer.of(_EVENT),
+    EventPage: EventPage([EventAnswer.of(_EVENT)], _META),
+    list[TicketAnswer]: [TicketAnswer.of(_TICKET, _OWNER)],
+    TicketAnswer: TicketAnswer.of(_TICKET, _OWNER),
+    TicketPage: TicketPage([TicketAnswer.of(_TICKET, None)], _META),
+    ReservationAnswer: ReservationAnswer.of([_TICKET], _OWNER),
+    LedgerPage: LedgerPage(
+        [LedgerEntryAnswer.of(_ENTRY)], LedgerMeta(after=1, limit=100, next=None)
+    ),
+    AuditAnswer: AuditAnswer.of([_CHECK]),
+    FingerprintAnswer: FingerprintAnswer("xWCBqDMtcoS8lCVHmIWWLRmVgdFdcqsj5e1xOQtO7zM"),
+    HealthAnswer: HealthAnswer("ok", DatabaseHealth("ok", "18.4"), MigrationsHealth("ok", [])),
+    LiveAnswer: LiveAnswer("ok"),
+    # A message of the stream.
+    WatchedEventAnswer: {
+        "id": str(_EVENT.version),
+        "data": encode(WatchedEventAnswer.of_change(_EVENT, _ENTRY)).decode(),
+    },
+}
+"""By the type of the answer."""

@@ -1,0 +1,133 @@
+"""Tickets: reserved, found, paid for, cancelled and refunded."""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import get_args
+
+from starlette.responses import Response
+
+from service import limits
+from service.refusals import (
+    CANNOT_CANCEL,
+    CANNOT_PAY,
+    CANNOT_REFUND,
+    CANNOT_RESERVE,
+    EVENT_NOT_FOUND,
+    TICKET_NOT_FOUND,
+    Available,
+    Refusal,
+)
+from service.rows import AllocationStatus, TicketAllocation
+from service.settings import Settings
+from service.web.endpoints import ASKER, KEY, OWNER, Call
+from service.web.fields import FINGERPRINT, Reader, integer, number_in_query, one_of
+from service.web.responses import PageMeta, TicketAnswer, TicketPage, respond
+from service.write_path.changes import Cancel, Outcome, Pay, Refund, Reserve
+
+OWNER_FIELDS: dict[str, Reader] = {"userFingerprint": FINGERPRINT}
+LIST_QUERY = {
+    "status": one_of(*get_args(AllocationStatus)),
+    "page": number_in_query(1, limits.MAX_INTEGER, default=1),
+    "limit": number_in_query(1, limits.MAX_PAGE_SIZE, default=10),
+}
+
+
+def reservation_fields(settings: Settings) -> dict[str, Reader]:
+    """Return the fields of a reservation; how many tickets one may want is a setting."""
+    return _reservation_fields(settings.max_tickets_per_request)
+
+
+@cache
+def _reservation_fields(most: int) -> dict[str, Reader]:
+    return {"quantity": integer(1, most, example=1), **OWNER_FIELDS}
+
+
+async def reserve_tickets(call: Call) -> Response | Refusal:
+    """Reserve tickets of an event, all of them or none."""
+    owner: str = call.body["userFingerprint"]
+    key: str = call.headers[KEY.name] or ""
+    outcome = await call.service.write_path.submit(
+        Reserve(call.id, call.body["quantity"], owner, key)
+    )
+    if isinstance(outcome, Refusal):
+        return outcome
+    if outcome.word not in ("granted", "replayed"):
+        refusal = CANNOT_RESERVE[outcome.word]
+        left = outcome.detail
+        return refusal.because(Available(left)) if isinstance(left, int) else refusal
+    tickets = [TicketAnswer.of(ticket, owner) for ticket in outcome.tickets]
+    replayed = {"Idempotency-Replayed": "true"} if outcome.word == "replayed" else None
+    return respond(tickets, 201, replayed)
+
+
+async def find_ticket(call: Call) -> Response | Refusal:
+    """Find a ticket; whoever names its fingerprint is shown it."""
+    for ticket in await call.service.queries.find_tickets([call.id]):
+        return respond(TicketAnswer.of(ticket, call.headers[ASKER.name]))
+    return TICKET_NOT_FOUND
+
+
+async def list_user_tickets(call: Call) -> Response | Refusal:
+    """List the caller's own tickets over all events, newest first."""
+    owner: str = call.headers[OWNER.name]
+    status, page, limit = _page(call)
+    tickets, total = await call.service.listing.list_user_tickets(
+        owner, status, limit, (page - 1) * limit
+    )
+    return _respond_page(tickets, owner, total, page, limit)
+
+
+async def list_event_tickets(call: Call) -> Response | Refusal:
+    """List an event's tickets, newest first; whose they are is not the organiser's to know."""
+    status, page, limit = _page(call)
+    tickets, total = await call.service.listing.list_event_tickets(
+        call.id, status, limit, (page - 1) * limit
+    )
+    if not total and await call.service.queries.find_event(call.id) is None:
+        return EVENT_NOT_FOUND
+    return _respond_page(tickets, None, total, page, limit)
+
+
+async def pay_ticket(call: Call) -> Response | Refusal:
+    """Pay for a ticket that one holds."""
+    owner: str = call.body["userFingerprint"]
+    outcome = await call.service.write_path.submit(Pay(ticket_id=call.id, user_fingerprint=owner))
+    return _answer(outcome, CANNOT_PAY, owner)
+
+
+async def cancel_ticket(call: Call) -> Response | Refusal:
+    """Give back a ticket that one holds."""
+    owner: str = call.headers[OWNER.name]
+    outcome = await call.service.write_path.submit(
+        Cancel(ticket_id=call.id, user_fingerprint=owner)
+    )
+    return _answer(outcome, CANNOT_CANCEL, owner)
+
+
+async def refund_ticket(call: Call) -> Response | Refusal:
+    """Take a purchase back."""
+    outcome = await call.service.write_path.submit(Refund(call.id))
+    return _answer(outcome, CANNOT_REFUND, None)
+
+
+def _page(call: Call) -> tuple[str, int, int]:
+    """Return what part of a list is asked for: status, page, limit."""
+    return call.query["status"] or "", call.query["page"], call.query["limit"]
+
+
+def _respond_page(
+    tickets: Sequence[TicketAllocation], asked_by: str | None, total: int, page: int, limit: int
+) -> Response:
+    data = [TicketAnswer.of(ticket, asked_by) for ticket in tickets]
+    return respond(TicketPage(data, PageMeta.of(total, page, limit)))
+
+
+def _answer(
+    outcome: Outcome | Refusal, refusals: Mapping[str, Refusal], owner: str | None
+) -> Response | Refusal:
+    if isinstance(outcome, Refusal):
+        return outcome
+    if outcome.word != "granted":
+        return refusals[outcome.word]
+    (ticket,) = outcome.tickets
+    return respond(TicketAnswer.of(ticket, owner))

@@ -1,0 +1,515 @@
+"""Batches: what one transaction does with many requests, in the order in which they came."""
+
+import asyncio
+import os
+import signal
+from collections import deque
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import pytest
+
+from service import limits
+from service.database.connections import STEADY_PLANS, open_pool
+from service.database.queries import Queries
+from service.database.statements import load_statements
+from service.limits import DEADLINE_SECONDS, WRITE_CONNECTIONS
+from service.refusals import BUSY, Refusal
+from service.rows import Uuid
+from service.settings import resource
+from service.write_path.batches import QueuedChange, take_batch
+from service.write_path.changes import (
+    Cancel,
+    Expire,
+    Outcome,
+    Pay,
+    Refund,
+    Update,
+)
+from service.write_path.path import WritePath
+from service.write_path.transaction import Transactions
+from tests.support.batches import carry_out, reserve, words
+from tests.support.client import Client, code
+from tests.support.database import Database, not_pooled
+from tests.support.services import RunningService, Starter
+from tests.support.waiting import at_once, wait_until
+
+STATEMENTS = load_statements(resource("sql"))
+T = TypeVar("T")
+
+
+def on_a_write_path(
+    database: Database, work: Callable[[WritePath], Awaitable[T]], queue_limit: int
+) -> T:
+    """Do something with a write path of its own."""
+
+    async def run() -> T:
+        async with open_pool(database.dsn, WRITE_CONNECTIONS, 500, STEADY_PLANS) as pool:
+            transactions = Transactions(STATEMENTS, hold_seconds=900)
+            queries = Queries(pool, STATEMENTS)
+            path = WritePath(
+                pool, transactions, queries, across_events=True, queue_limit=queue_limit
+            )
+            return await work(path)
+
+    return asyncio.run(run())
+
+
+@pytest.fixture
+def event(database: Database) -> Uuid:
+    """An event of three tickets."""
+    (id_,) = database.psql(
+        "insert into events (name, date, total_tickets) values ('Gig', '2030-01-01', 3) "
+        "returning id"
+    )
+    return Uuid(id_)
+
+
+def test_a_request_too_large_takes_nothing_from_a_smaller_one_behind_it(
+    database: Database, event: Uuid
+) -> None:
+    outcomes = carry_out(database, [reserve(event, n) for n in (5, 1, 3, 2, 1)])
+    assert words(outcomes) == [
+        "not_enough_tickets",
+        "granted",
+        "not_enough_tickets",
+        "granted",
+        "tickets_sold_out",
+    ]
+    assert [outcome.detail for outcome in outcomes] == [3, 3, 2, 2, 0]
+    assert [len(outcome.tickets) for outcome in outcomes] == [0, 1, 0, 2, 0]
+
+
+def test_first_come_is_first_served_for_each_event_alone(database: Database, event: Uuid) -> None:
+    (other,) = database.psql(
+        "insert into events (name, date, total_tickets) values ('Other', '2030-01-01', 1) "
+        "returning id"
+    )
+    unknown = Uuid("018f0000-0000-7000-8000-000000000001")
+    batch = [
+        reserve(event, 2),
+        reserve(Uuid(other)),
+        reserve(unknown),
+        reserve(Uuid(other)),
+        reserve(event, 2),
+        reserve(event),
+    ]
+    assert words(carry_out(database, batch)) == [
+        "granted",
+        "granted",
+        "not_found",
+        "tickets_sold_out",
+        "not_enough_tickets",
+        "granted",
+    ]
+
+
+def test_one_key_twice_in_a_batch_reserves_once(database: Database, event: Uuid) -> None:
+    batch = [reserve(event, 2, key="k"), reserve(event, 2, key="k"), reserve(event, user="bob")]
+    outcomes = carry_out(database, batch)
+    assert words(outcomes) == ["granted", "replayed", "granted"]
+    assert outcomes[0].tickets == outcomes[1].tickets
+    assert len(outcomes[0].tickets) == 2
+    again = carry_out(database, [reserve(event, 2, key="k"), reserve(event, 1, key="k")])
+    assert words(again) == ["replayed", "idempotency_key_reused"]
+    assert again[0].tickets == outcomes[0].tickets
+
+
+def test_one_key_that_is_refused_is_refused_for_its_repeat(database: Database, event: Uuid) -> None:
+    batch = [reserve(event, 4, key="k"), reserve(event, 4, key="k"), reserve(event, 3)]
+    assert words(carry_out(database, batch)) == [
+        "not_enough_tickets",
+        "not_enough_tickets",
+        "granted",
+    ]
+
+
+def test_a_request_of_each_kind_for_one_ticket_in_one_batch(
+    database: Database, event: Uuid
+) -> None:
+    (held,) = carry_out(database, [reserve(event)])
+    ticket = held.tickets[0].id
+    outcomes = carry_out(
+        database,
+        [
+            Pay(ticket_id=ticket, user_fingerprint="alice"),
+            reserve(event, 3),
+            Refund(ticket),
+            Cancel(ticket_id=ticket, user_fingerprint="mallory"),
+            Cancel(ticket_id=ticket, user_fingerprint="alice"),
+            Expire(event),
+        ],
+    )
+    # What gives back comes first: so the cancel wins, and all three can be reserved.
+    assert words(outcomes) == [
+        "already_cancelled",
+        "granted",
+        "not_purchased",
+        "wrong_fingerprint",
+        "granted",
+        "granted",
+    ]
+    assert database.psql(
+        "select version, reserved, purchased, cancelled, last_event from event_ledger "
+        "order by version desc limit 2"
+    ) == ["4|3|0|0|reserved", "3|0|0|1|user_cancelled"]
+
+
+def test_of_several_requests_for_one_ticket_the_first_rightful_one_counts(
+    database: Database, event: Uuid
+) -> None:
+    (held,) = carry_out(database, [reserve(event)])
+    ticket = held.tickets[0].id
+    payments = [
+        Pay(ticket_id=ticket, user_fingerprint="mallory"),
+        Pay(ticket_id=ticket, user_fingerprint="alice"),
+        Pay(ticket_id=ticket, user_fingerprint="alice"),
+    ]
+    assert words(carry_out(database, payments)) == [
+        "wrong_fingerprint",
+        "granted",
+        "already_purchased",
+    ]
+    refunds = [Refund(ticket), Refund(ticket)]
+    assert words(carry_out(database, refunds)) == ["granted", "already_refunded"]
+
+
+@pytest.mark.parametrize(("kind", "done"), [(Pay, "purchased"), (Cancel, "cancelled")])
+def test_of_several_requests_for_one_reservation_the_first_rightful_one_counts(
+    database: Database, event: Uuid, kind: type[Pay | Cancel], done: str
+) -> None:
+    (held,) = carry_out(database, [reserve(event, 2)])
+    whole = held.tickets[0].reservation_id
+    batch = [
+        kind(user_fingerprint=user, reservation_id=whole) for user in ("mallory", "alice", "alice")
+    ]
+    outcomes = carry_out(database, batch)
+    assert words(outcomes) == ["wrong_fingerprint", "granted", f"already_{done}"]
+    assert [len(outcome.tickets) for outcome in outcomes] == [0, 2, 0]
+    assert outcomes[2].detail == held.tickets[0].id
+
+
+def test_a_ticket_goes_to_the_first_request_that_asks_for_it(
+    database: Database, event: Uuid
+) -> None:
+    (held,) = carry_out(database, [reserve(event, 2)])
+    first, second = held.tickets
+    whole = Pay(reservation_id=first.reservation_id, user_fingerprint="alice")
+    single = Pay(ticket_id=second.id, user_fingerprint="alice")
+    outcomes = carry_out(database, [single, whole, single])
+    assert words(outcomes) == ["granted", "granted", "already_purchased"]
+    # Both tickets are shown by the request for the whole, which moved one of them.
+    assert [len(outcome.tickets) for outcome in outcomes] == [1, 2, 0]
+    assert [outcome.tickets_moved for outcome in outcomes[:2]] == [1, 1]
+    assert {ticket.status for ticket in outcomes[1].tickets} == {"purchased"}
+
+
+def test_a_request_for_a_reservation_of_which_nothing_is_left_comes_too_late(
+    database: Database, event: Uuid
+) -> None:
+    (held,) = carry_out(database, [reserve(event)])
+    (ticket,) = held.tickets
+    whole = Pay(reservation_id=ticket.reservation_id, user_fingerprint="alice")
+    outcomes = carry_out(database, [Pay(ticket_id=ticket.id, user_fingerprint="alice"), whole])
+    assert words(outcomes) == ["granted", "already_purchased"]
+    assert outcomes[1].detail == ticket.id
+
+
+def test_whole_reservations_expire_what_is_due_in_their_event(
+    database: Database, event: Uuid
+) -> None:
+    lapsed, held = carry_out(database, [reserve(event, user="bobby"), reserve(event)])
+    database.lapse(lapsed.tickets[0].id)
+    carry_out(
+        database, [Pay(reservation_id=held.tickets[0].reservation_id, user_fingerprint="alice")]
+    )
+    rows = "select version, expired, purchased from event_ledger order by version"
+    assert database.psql(rows)[-2:] == ["3|1|0", "4|0|1"]
+    assert database.psql("select allocated_tickets, version from events") == ["1|4"]
+
+
+def test_a_batch_writes_one_ledger_row_for_each_event_and_none_for_nothing(
+    database: Database, event: Uuid
+) -> None:
+    carry_out(database, [reserve(event, user=f"user-{n}") for n in range(3)])
+    carry_out(database, [reserve(event, user=f"user-{n}") for n in range(3)])
+    carry_out(database, [Expire(event)])
+    rows = "select version, reserved, allocated_tickets from event_ledger order by version"
+    assert database.psql(rows) == ["1|0|0", "2|3|3"]
+
+
+def test_an_actor_is_stable_within_an_event_and_unlinkable_across_events(
+    database: Database, event: Uuid
+) -> None:
+    (other,) = database.psql(
+        "insert into events (name, date, total_tickets) values ('Other', '2030-01-01', 9) "
+        "returning id"
+    )
+    for one in (event, event, Uuid(other)):
+        carry_out(database, [reserve(one, user="alice")])
+    actors = database.psql(
+        "select count(distinct actor) from event_ledger where actor is not null group by event_id "
+        "union all select count(distinct actor) from event_ledger where actor is not null"
+    )
+    assert actors == ["1", "1", "2"]
+    assert database.psql("select from event_ledger where actor ~ 'alice'") == []
+
+
+def test_what_waits_for_a_transaction_goes_into_the_next_one_together(
+    service: RunningService,
+    client: Client,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "SHARED_LOCK_SECONDS", limits.LOCK_SECONDS)  # nobody is dealt out
+    event = client.create_event(tickets=50)
+    with ThreadPoolExecutor(31) as pool:
+        with database.holding(event):
+            first = pool.submit(client.reserve, event, 1, "first")
+            database.wait_until_blocked()
+            rest = [pool.submit(client.reserve, event, 1, f"user-{n}") for n in range(30)]
+            service.wait_until_accepted(31)
+        assert {answer.result().status_code for answer in [first, *rest]} == {201}
+    moved = "select reserved from event_ledger where version > 1 order by version"
+    assert database.psql(moved) == ["1", "30"]
+
+
+@pytest.mark.parametrize("across_events", ["true", "false"])
+def test_whether_a_batch_may_span_events_is_a_setting(
+    database: Database, start: Starter, across_events: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "SHARED_LOCK_SECONDS", limits.LOCK_SECONDS)  # nobody is dealt out
+    service = start(database, batch_across_events=across_events)
+    with service.client() as client:
+        events = [client.create_event(name=f"event {n}") for n in range(6)]
+        with ThreadPoolExecutor(13) as pool:
+            with database.holding(events[0]):
+                answers = [pool.submit(client.reserve, events[0])]
+                database.wait_until_blocked()
+                answers += [pool.submit(client.reserve, event) for event in [*events, *events[1:]]]
+                service.wait_until_accepted(12 if across_events == "true" else 2)
+            assert {answer.result().status_code for answer in answers} == {201}
+    transactions = (
+        "select count(distinct xmin::text) = count(*) from event_ledger where version > 1"
+    )
+    one_each = database.psql(transactions) == ["t"]
+    assert one_each is (across_events == "false")
+
+
+def test_whole_reservations_are_no_more_in_a_batch_than_it_may_move() -> None:
+    async def run() -> list[int]:
+        loop = asyncio.get_running_loop()
+        line = deque(
+            QueuedChange(
+                Pay(reservation_id=Uuid(str(n)), user_fingerprint="alice", tickets_at_most=1000),
+                loop.create_future(),
+                loop.time() + 1,
+                loop.time() + 1,
+            )
+            for n in range(12)
+        )
+        return [len(take_batch(line)) for _ in range(3)]
+
+    most = limits.BATCH_TICKETS // 1000
+    assert asyncio.run(run()) == [most, most, 12 - 2 * most]
+
+
+def test_one_key_with_two_quantities_is_not_one_batch() -> None:
+    async def taken() -> list[int]:
+        now = asyncio.get_running_loop().time()
+        event = Uuid("018f0000-0000-7000-8000-000000000001")
+        line = deque(
+            QueuedChange(change, asyncio.get_running_loop().create_future(), now + 9, now + 9)
+            for change in [
+                reserve(event, 2, key="k"),
+                reserve(event, 2, key="k"),
+                reserve(event, 1, user="bob", key="k"),
+                reserve(event, 1, key="k"),
+                Update(event, "{}"),
+                Pay(ticket_id=event, user_fingerprint="alice"),
+            ]
+        )
+        sizes = []
+        while line:
+            sizes.append(len(take_batch(line)))
+        return sizes
+
+    # The second quantity waits for what becomes of the first; an update goes alone.
+    assert asyncio.run(taken()) == [3, 1, 1, 1]
+
+
+def test_events_are_locked_in_the_order_of_their_ids(database: Database) -> None:
+    events = database.psql(
+        "insert into events (name, date, total_tickets) "
+        "select 'event ' || n, '2030-01-01', 5 from generate_series(1, 12) as n returning id"
+    )
+    events.sort()
+    with ThreadPoolExecutor(1) as pool:
+        with database.holding(events[0]):
+            batch = [reserve(Uuid(event)) for event in reversed(events)]
+            waiting = pool.submit(carry_out, database, batch)
+            database.wait_until_blocked(of="")
+            # It waits for the first of them and has none of the others.
+            with database.connect() as rival:
+                free = rival.execute("select id from events for update skip locked").fetchall()
+            assert len(free) == len(events) - 1
+        assert set(words(waiting.result())) == {"granted"}
+
+
+def test_a_stuck_event_is_told_busy_and_holds_up_no_other(
+    client: Client, database: Database
+) -> None:
+    stuck, free = client.create_event(name="stuck"), client.create_event(name="free", tickets=50)
+    (ticket,) = client.hold(stuck)
+    with database.holding(stuck):
+        answers = at_once(
+            lambda: client.reserve(stuck),
+            lambda: client.pay(ticket),
+            *[lambda n=n: client.reserve(free, user=f"user-{n}") for n in range(20)],
+        )
+        assert [code(answer) for answer in answers[:2]] == [(503, "BUSY")] * 2
+        assert answers[0].headers["Retry-After"] == "1"
+        assert {answer.status_code for answer in answers[2:]} == {201}
+    # Nothing was done for those that were told so, and the event is open again.
+    assert client.ticket(ticket).json()["status"] == "reserved"
+    assert client.event(stuck)["allocatedTickets"] == 1
+    assert client.pay(ticket).status_code == 200
+
+
+def test_a_poisoned_request_takes_no_neighbour_with_it(client: Client, database: Database) -> None:
+    event = client.create_event(tickets=50)
+    database.psql(
+        "create function refuse_poison() returns trigger language plpgsql as "
+        "$$ begin raise exception 'poisoned'; end $$;"
+        "create trigger poison before insert on ticket_allocations for each row "
+        "when (new.user_fingerprint = 'poison') execute function refuse_poison()"
+    )
+    with ThreadPoolExecutor(20) as pool:
+        with database.holding(event):
+            answers = [pool.submit(client.reserve, event, 1, f"user-{n}") for n in range(10)]
+            answers.append(pool.submit(client.reserve, event, 1, "poison"))
+            answers += [pool.submit(client.reserve, event, 1, f"user-{n}") for n in range(10, 19)]
+            database.wait_until_blocked()
+        told = [answer.result() for answer in answers]
+    assert code(told[10]) == (500, "INTERNAL_SERVER_ERROR")
+    assert "poison" not in told[10].text
+    assert {answer.status_code for answer in told[:10] + told[11:]} == {201}
+    assert client.event(event)["allocatedTickets"] == 19
+
+
+def test_more_than_may_wait_is_told_busy(database: Database, start: Starter) -> None:
+    service = start(database, queue_limit=3)
+    with service.client() as client, ThreadPoolExecutor(4) as pool:
+        event = client.create_event(tickets=10)
+        with database.holding(event):
+            first = [pool.submit(client.reserve, event) for _ in range(3)]
+            service.wait_until_accepted(3)
+            fourth = pool.submit(client.reserve, event)
+            # It is told so slowly: those in the queue must not wait for that, too.
+            wait_until(lambda: service.state.write_path.turned_away == 1)
+        assert {answer.result().status_code for answer in first} == {201}
+        assert code(fourth.result()) == (503, "BUSY")
+
+
+def test_first_come_is_first_served_across_batches(database: Database) -> None:
+    (event,) = database.psql(
+        "insert into events (name, date, total_tickets) values ('Gig', '2030-01-01', 700) "
+        "returning id"
+    )
+
+    async def crowd(path: WritePath) -> list[Outcome | Refusal]:
+        return await asyncio.gather(*(path.submit(reserve(Uuid(event))) for _ in range(1200)))
+
+    told = on_a_write_path(database, crowd, queue_limit=2000)
+    outcomes = [one for one in told if isinstance(one, Outcome)]
+    assert words(outcomes) == ["granted"] * 700 + ["tickets_sold_out"] * 500
+    assert len(database.psql("select distinct updated_at from ticket_allocations")) > 1
+
+
+def test_the_turned_away_wait_before_they_hear_it_but_only_so_many(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "TURNED_AWAY", 1)
+    monkeypatch.setattr(limits, "TURN_AWAY_SECONDS", 3600.0)
+
+    async def crowd(path: WritePath) -> bool:
+        event = Uuid("018f0000-0000-7000-8000-000000000001")
+        first = asyncio.create_task(path.submit(reserve(event)))
+        await asyncio.sleep(0)
+        assert await path.submit(reserve(event)) is BUSY
+        first.cancel()
+        await asyncio.wait([first])
+        return first.cancelled()
+
+    assert on_a_write_path(database, crowd, queue_limit=0)
+
+
+def test_a_connection_that_breaks_under_a_batch_leaves_the_outcome_unknown(
+    client: Client, database: Database
+) -> None:
+    event = client.create_event(tickets=5)
+    with ThreadPoolExecutor(1) as pool, database.holding(event):
+        answer = pool.submit(client.reserve, event)
+        database.wait_until_blocked()
+        database.psql(
+            "select pg_terminate_backend(pid) from pg_stat_activity "
+            "where wait_event_type = 'Lock' and datname = current_database()"
+        )
+        told = answer.result()
+    assert code(told) == (503, "OUTCOME_UNKNOWN")
+    assert told.headers["Retry-After"] == "1"
+    wait_until(lambda: client.reserve(event).status_code == 201)
+
+
+@not_pooled("a read is given a server that does not stand still")
+def test_nobody_waits_longer_than_the_deadline_for_a_server_that_stands_still(
+    service: RunningService, client: Client, database: Database
+) -> None:
+    event, other = client.create_event(tickets=5), client.create_event(name="other")
+    client.hold(event)
+    backends = database.psql(
+        "select pid from pg_stat_activity "
+        "where application_name = 'holdfast' and datname = current_database()"
+    )
+    with ThreadPoolExecutor(3) as pool:
+        for pid in backends:
+            os.kill(int(pid), signal.SIGSTOP)
+        try:
+            sent = pool.submit(client.reserve, event)
+            service.wait_until_accepted(1)
+            behind = pool.submit(client.reserve, event, 1, "bob")
+            read = pool.submit(client.get, f"/events/{event}")
+            # What was never sent is refused while what was sent is still waited for.
+            wait_until(behind.done)
+            assert not sent.done()
+            told = [one.result() for one in (sent, behind, read)]
+            # The lane goes on with another connection, while this one still stands still.
+            wait_until(lambda: client.reserve(other).status_code == 201)
+        finally:
+            for pid in backends:
+                os.kill(int(pid), signal.SIGCONT)
+    # The one was sent; the other waited behind it, and PostgreSQL never heard of it.
+    assert [code(one) for one in told] == [
+        (503, "OUTCOME_UNKNOWN"),
+        (503, "BUSY"),
+        (503, "BUSY"),
+    ]
+    assert max(one.elapsed.total_seconds() for one in told) < DEADLINE_SECONDS + 1
+    wait_until(lambda: client.event(event)["allocatedTickets"] == 2)
+
+
+def test_more_events_stuck_than_there_are_connections_hold_up_no_other(
+    client: Client, database: Database
+) -> None:
+    stuck = [client.create_event(name=f"stuck {n}") for n in range(WRITE_CONNECTIONS + 2)]
+    free = client.create_event(name="free", tickets=50)
+    with database.connect() as rival, ThreadPoolExecutor(40) as pool:
+        rival.execute("select from events where name like 'stuck%' for update")
+        held_up = [pool.submit(client.reserve, event) for event in stuck]
+        database.wait_until_blocked(WRITE_CONNECTIONS - 1)
+        answers = [pool.submit(client.reserve, free, 1, f"user-{n}") for n in range(20)]
+        assert {answer.result().status_code for answer in answers} == {201}
+        assert {code(answer.result()) for answer in held_up} == {(503, "BUSY")}
+        rival.rollback()
+    wait_until(lambda: client.reserve(stuck[0]).status_code == 201)

@@ -1,0 +1,1 @@
+"""What the documents say, held to the service; the examples are run."""

@@ -1,0 +1,1 @@
+"""What clients, browsers and proxies meet: routes, headers, bodies, streams, limits."""

@@ -1,0 +1,338 @@
+"""Hostile clients: slow, endless, malformed or gone, they cost little, and others nothing.
+
+One service for all of these tests, a process of its own, whose memory is looked at.
+"""
+
+import json
+import os
+import random
+import re
+import select
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from service import limits
+from tests.support.client import Client
+from tests.support.database import Database, created
+from tests.support.services import serving
+from tests.support.sockets import read_all, statuses
+from tests.support.waiting import WAIT_SECONDS, wait_until
+
+MEBIBYTE = 1024 * 1024
+MAY_GROW_BYTES = 48 * MEBIBYTE
+"""Of memory, at its peak, by what one test does. What is sent is far more, where it counts."""
+
+
+@pytest.fixture(scope="module")
+def database(server: str, template: str) -> Iterator[Database]:
+    """One database for all of these tests; at their end its books must be level."""
+    with created(server, template) as database:
+        yield database
+        database.adds_up()
+
+
+@pytest.fixture(scope="module")
+def client(database: Database) -> Iterator[Client]:
+    """A client of the service that is attacked."""
+    with serving(database, log_level="error") as client:
+        yield client
+
+
+@pytest.fixture
+def event(client: Client, request: pytest.FixtureRequest) -> str:
+    """An event of the test's own, with enough tickets."""
+    return client.create_event(tickets=100_000, name=request.node.name)
+
+
+@contextmanager
+def unharmed(client: Client, event: str) -> Iterator[None]:
+    """Assert that what the block does costs little memory and nobody's answer."""
+    assert client.process is not None
+    process = Path(f"/proc/{client.process.pid}")
+    client.hold(event)  # what is made once is made
+    (process / "clear_refs").write_text("5")  # VmHWM begins anew, proc(5)
+    before, files = memory(process, "VmRSS"), len(os.listdir(process / "fd"))
+    yield
+    client.hold(event)
+    assert memory(process, "VmHWM") - before < MAY_GROW_BYTES
+    assert client.process.poll() is None
+    assert re.findall(r'^holdfast_request_seconds_count\{.*status="5', metrics(client), re.M) == []
+    # Every connection is given back, but for the pool's to PostgreSQL.
+    wait_until(lambda: len(os.listdir(process / "fd")) < files + 10)
+
+
+def memory(process: Path, what: str) -> int:
+    """Return how much memory a process has, or has had, in bytes."""
+    found = re.search(rf"^{what}:\s+(\d+) kB$", (process / "status").read_text(), re.M)
+    assert found
+    return int(found[1]) * 1024
+
+
+def metrics(client: Client) -> str:
+    return client.get("/metrics").text
+
+
+def connect(client: Client) -> socket.socket:
+    """Open a connection to the service."""
+    url = client.base_url
+    assert url.port is not None
+    return socket.create_connection((url.host, url.port), timeout=WAIT_SECONDS)
+
+
+def reservation(event: str, user: str = "mallory", *headers: str) -> bytes:
+    """Return a request for a ticket, as it is sent."""
+    body = json.dumps({"quantity": 1, "userFingerprint": user})
+    head = [
+        f"POST /events/{event}/tickets HTTP/1.1",
+        "Host: x",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+        *headers,
+    ]
+    return ("\r\n".join([*head, "", ""]) + body).encode()
+
+
+def is_closed(connection: socket.socket) -> bool:
+    """Whether the service has closed a connection; what it has told is dropped."""
+    try:
+        while select.select([connection], [], [], 0)[0]:
+            if not connection.recv(65_536):
+                return True
+    except ConnectionError:
+        return True
+    return False
+
+
+def test_whoever_is_slow_is_let_go(client: Client, event: str) -> None:
+    head = reservation(event).partition(b"\r\n\r\n")[0]
+    begun = {
+        "silent": b"",
+        "blank": b"\r\n",
+        "header": head[:20],
+        "second header": b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n" + head[:20],
+        "body": head + b"\r\n\r\n",
+        "unread body": b"GET /health/live HTTP/1.1\r\nContent-Length: 100\r\n\r\n",
+        "chunk": head.replace(b"Content-Length", b"Transfer-Encoding: chunked\r\nX")
+        + b"\r\n\r\nfff\r\n",
+    }
+    with unharmed(client, event), ExitStack() as stack:
+        slow = {
+            (kind, number): stack.enter_context(connect(client))
+            for kind in begun
+            for number in range(500 if kind == "silent" else 20)
+        }
+        for (kind, _), connection in slow.items():
+            connection.sendall(begun[kind])
+        deadline = time.monotonic() + 2 * WAIT_SECONDS
+        while slow:
+            assert time.monotonic() < deadline, {kind for kind, _ in slow}
+            client.hold(event)
+            slow = {name: one for name, one in slow.items() if not is_closed(one)}
+            for (kind, _), connection in slow.items():
+                if kind != "silent":
+                    with suppress(ConnectionError):
+                        connection.send(b"\r\n" if kind == "blank" else b"x")
+            time.sleep(1)  # a byte a second
+
+
+@pytest.mark.parametrize(
+    ("begun", "again", "status"),
+    [
+        ("POST {path} HTTP/1.1\r\nX: ", b"x" * MEBIBYTE, 431),
+        ("POST /", b"x" * MEBIBYTE, 431),
+        ("POST {path} HTTP/1.1\r\n", b"X: x\r\n" * 200_000, 431),
+        ("", b"\r\n" * 500_000, 431),
+        ("POST {path} HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n", b"x" * MEBIBYTE, 413),
+        (
+            "POST {path} HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            b"100000\r\n" + b"x" * MEBIBYTE + b"\r\n",
+            413,
+        ),
+        (
+            "POST {path} HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: ",
+            b"x" * MEBIBYTE,
+            None,
+        ),
+        ("GET /health/live HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n", b"x" * MEBIBYTE, 200),
+    ],
+    ids=["header", "path", "headers", "blank lines", "body", "chunks", "trailer", "unread body"],
+)
+def test_what_never_ends_is_not_kept(
+    client: Client, event: str, begun: str, again: bytes, status: int | None
+) -> None:
+    with unharmed(client, event), connect(client) as connection:
+        connection.sendall(begun.format(path=f"/events/{event}/tickets").encode())
+        told = b""
+        try:
+            for number in range(100):
+                connection.sendall(again)
+                if select.select([connection], [], [], 0)[0]:
+                    told += connection.recv(65_536)
+                if number % 10 == 0:
+                    client.hold(event)
+        except ConnectionError:
+            pass
+        # Who sends on while the connection is closed may lose the answer with it.
+        assert statuses(told) in ([], [status])
+
+
+def test_a_header_within_the_bound_is_taken_and_one_beyond_it_is_told_so(client: Client) -> None:
+    name = "x" * (limits.MAX_HEAD_BYTES - 1024)
+    assert client.get("/health/live", headers={"X": name}).status_code == 200
+    with connect(client) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nX: " + b"x" * (limits.MAX_HEAD_BYTES + 8192))
+        assert statuses(read_all(connection)) == [431]
+
+
+def malformed(event: str) -> Iterator[bytes]:
+    """Return requests without end that are broken somewhere, the same ones in each run."""
+    dice = random.Random(20_261_122)
+    chunked = (
+        f"POST /events/{event}/tickets HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        'Transfer-Encoding: chunked\r\n\r\n2\r\n{"\r\n12\r\nquantity":1,"userF\r\n0\r\nX: y\r\n\r\n'
+    ).encode()
+    whole = [
+        reservation(event),
+        reservation(event, "eve", "Idempotency-Key: k", "Connection: keep-alive", "Expect: x"),
+        chunked,
+        f"GET /events/{event}?at=2030-01-01T00%3A00%3A00Z HTTP/1.1\r\nHost: x\r\n\r\n".encode(),
+        b"GET /tickets?page=1 HTTP/1.0\r\nX-User-Fingerprint: mallory\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"CONNECT x:443 HTTP/1.1\r\nHost: x\r\n\r\n",
+    ]
+    odd = [b"\0", b"\n", b"\r\n", b" ", b":", b"\xff", b"%", b"-1", b"9" * 30, b"chunked,", b"HTTP"]
+    while True:
+        request = bytearray(dice.choice(whole))
+        for _ in range(dice.randint(1, 4)):
+            at = dice.randrange(len(request) + 1)
+            match dice.randrange(5):
+                case 0:
+                    request[at : at + 1] = bytes([dice.randrange(256)])
+                case 1:
+                    request[at:at] = dice.choice(odd)
+                case 2:
+                    del request[at : at + dice.randint(1, 9)]
+                case 3:
+                    request[at:at] = request[at : at + dice.randint(1, 40)]
+                case 4:
+                    del request[at:]
+        yield bytes(request)
+
+
+def test_ten_thousand_malformed_requests_harm_nobody(client: Client, event: str) -> None:
+    requests = malformed(event)
+    told: list[int] = []
+    with unharmed(client, event):
+        for _ in range(20):
+            with ExitStack() as stack:
+                waiting = []
+                for request in islice(requests, 500):
+                    connection = stack.enter_context(connect(client))
+                    connection.sendall(request)
+                    waiting.append(connection)
+                client.hold(event)
+                # A request that has no end gets no answer; the first of them is waited for, and
+                # while it is, the others are answered.
+                deadline = time.monotonic() + 0.1
+                for connection in waiting:
+                    left = max(deadline - time.monotonic(), 0)
+                    if select.select([connection], [], [], left)[0]:
+                        with suppress(ConnectionResetError):
+                            told += statuses(connection.recv(65_536))
+    assert len(told) > 2000
+    assert {status // 100 for status in told} <= {2, 4}
+
+
+def test_hundreds_of_pipelined_requests_are_answered_in_their_order(
+    client: Client, event: str
+) -> None:
+    requests = [reservation(event, f"p{n}", f"X-Request-Id: n{n}") for n in range(100)]
+    requests += [
+        b"GET /health/live HTTP/1.1\r\nX-Request-Id: n%d\r\n\r\n" % n for n in range(100, 900)
+    ]
+    requests.append(b"GET /health/live HTTP/1.1\r\nX-Request-Id: last\r\nConnection: close\r\n\r\n")
+    with unharmed(client, event), connect(client) as connection:
+        connection.sendall(b"".join(requests))
+        told = read_all(connection)
+    assert statuses(told) == [201] * 100 + [200] * 801
+    names = re.findall(rb"^x-request-id: (\w+)", told, re.M)
+    assert names == [*(f"n{n}".encode() for n in range(900)), b"last"]
+
+
+def test_who_pipelines_without_end_and_reads_nothing_is_not_waited_for(
+    client: Client, event: str
+) -> None:
+    request = b"GET /health/live HTTP/1.1\r\n\r\n"
+    flood = request * 100_000
+    with unharmed(client, event), ExitStack() as stack:
+        for _ in range(4):
+            connection = stack.enter_context(connect(client))
+            connection.setblocking(False)
+            sent = 0
+            for number in range(60):
+                try:
+                    sent += connection.send(flood[sent % len(request) :])
+                except BlockingIOError:
+                    time.sleep(0.005)
+                if number % 20 == 0:
+                    client.hold(event)
+
+
+def test_what_is_no_request_does_not_take_the_place_of_an_answer(
+    client: Client, event: str, database: Database
+) -> None:
+    with connect(client) as connection:
+        with database.holding(event):
+            connection.sendall(reservation(event))
+            database.wait_until_blocked()
+            connection.sendall(b"\0\0\0")
+            # What was sent before this one is looked at before it is answered.
+            assert client.get("/health/live").status_code == 200
+        assert statuses(read_all(connection)) == [201]
+    with connect(client) as connection:
+        connection.sendall(reservation(event) * 3 + b"\0\0\0")
+        assert statuses(read_all(connection)) == [201] * 3
+
+
+def test_an_offer_of_another_protocol_is_passed_over(client: Client, event: str) -> None:
+    offer = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk")
+    asked = reservation(event, "mallory", *offer)
+    last = b"GET /health/live HTTP/1.1\r\nConnection: close\r\n\r\n"
+    with unharmed(client, event):
+        for cut in (len(asked), len(asked) - 9, asked.index(b"\r\n\r\n") + 4, 30):
+            with connect(client) as connection:
+                connection.sendall(asked[:cut])
+                assert client.get("/health/live").status_code == 200
+                connection.sendall(asked[cut:] + asked + last)
+                assert statuses(read_all(connection)) == [201, 201, 200]
+        with connect(client) as connection:
+            connection.sendall(b"CONNECT x:443 HTTP/1.1\r\nHost: x\r\n\r\nwhatever")
+            assert statuses(read_all(connection)) == [400]
+
+
+def test_what_stands_behind_a_body_is_no_header(client: Client, event: str) -> None:
+    (ticket,) = client.hold(event, user="alice")
+    with connect(client) as connection:
+        connection.sendall(
+            f"DELETE /events/tickets/{ticket}/payment HTTP/1.1\r\nTransfer-Encoding: chunked\r\n"
+            "Connection: close\r\n\r\n0\r\nX-User-Fingerprint: alice\r\n\r\n".encode()
+        )
+        assert statuses(read_all(connection)) == [400]
+
+
+def test_those_who_leave_before_their_answer_leave_nothing_behind(
+    client: Client, event: str
+) -> None:
+    asked = reservation(event)
+    with unharmed(client, event):
+        for number in range(1000):
+            with connect(client) as connection:
+                connection.sendall(asked if number % 2 else asked[: number % len(asked)])
+            if number % 100 == 0:
+                client.hold(event)

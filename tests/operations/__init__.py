@@ -1,0 +1,1 @@
+"""What somebody who runs the service meets: commands, migrations, failures, figures, SQL files."""

@@ -1,0 +1,198 @@
+"""Every file of sql/ runs in psql as it lies on disk, and gives there what the service gets."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from service.cli.sql_headers import parse_header
+from service.database.connections import ADAPTERS
+from service.database.statements import load_statements
+from service.settings import resource
+from tests.support.database import Database
+from tests.support.psql_literals import literal
+from tests.support.waiting import wait_until
+
+STATEMENTS = load_statements(resource("sql"))
+FOLDER = resource("sql")
+
+E1, E2, UNKNOWN = (f"018f0000-0000-7000-8000-00000000000{n}" for n in range(1, 4))
+T1, T2, T3 = (f"018f0000-0000-7000-8000-00000000001{n}" for n in range(1, 4))
+
+# The secrets are fixed, so that the ids that are derived from them are.
+SECRETS = "update event_private set secret = event_id;"
+EVENT = "insert into events (id, name, date, total_tickets, allocated_tickets) values"
+TICKET = (
+    "insert into ticket_allocations "
+    "(id, event_id, user_fingerprint, status, expires_at, reservation_id, created_at, updated_at) "
+    "values"
+)
+ONE, OTHER = f"('{E1}', 'one', '2030-01-01', {{}})", f"('{E2}', 'other', '2030-01-02', {{}})"
+LONG_AGO = "'2020-01-01', '2020-01-01'"
+STATES = {
+    "empty": "",
+    "a lapsed hold": f"""
+        {EVENT} {ONE.format("2, 1")}; {SECRETS}
+        {TICKET} ('{T1}', '{E1}', 'alice', 'reserved', '2020-01-01', '{T1}', {LONG_AGO});
+    """,
+    "sold out": f"""
+        {EVENT} {ONE.format("1, 1")}; {SECRETS}
+        {TICKET} ('{T1}', '{E1}', 'alice', 'reserved', '2040-01-01', '{T1}', {LONG_AGO});
+    """,
+    "a batch of several": f"""
+        {EVENT} {ONE.format("10, 3")}, {OTHER.format("2, 0")}; {SECRETS}
+        {TICKET} ('{T1}', '{E1}', 'alice', 'reserved', '2040-01-01', '{T1}', {LONG_AGO}),
+        ('{T2}', '{E1}', 'bob', 'purchased', null, '{T2}', {LONG_AGO}),
+        ('{T3}', '{E1}', 'a"b\\c', 'reserved', '2020-01-01', '{T3}', {LONG_AGO});
+        update events set purchased_tickets = 1 where id = '{E1}';
+        -- What the key k has reserved for alice.
+        update ticket_allocations
+        set reservation_id = reservation_id_for_key('{E1}', 'alice', 'k') where id = '{T1}';
+    """,
+}
+
+CONCERNED: dict[str, Any] = {
+    "event_ids": [E1, UNKNOWN],
+    "ticket_ids": [T1, T2, UNKNOWN],
+    "reservation_ids": [T3, UNKNOWN],
+}
+OWNED: dict[str, Any] = {
+    "ticket_ids": [T1, T1, T3, T2, UNKNOWN, None, None, None, None],
+    "reservation_ids": [None, None, None, None, None, T2, T3, T1, UNKNOWN],
+    "user_fingerprints": [
+        "mallory",
+        "alice",
+        'a"b\\c',
+        "bob",
+        "alice",
+        "bob",
+        'a"b\\c',
+        "mallory",
+        "alice",
+    ],
+}
+RESERVING: dict[str, Any] = {
+    "event_ids": [E1, E2, E1, UNKNOWN, E2, E1],
+    "quantities": [1, 2, 1, 1, 1, 5],
+    "user_fingerprints": ["alice", "bob", "alice", "carol", 'a"b\\c,{}', "dora"],
+    "idempotency_keys": ["k", "", "k", "", "", ""],
+}
+PARAMETERS: dict[str, Mapping[str, Any]] = {
+    "cancel_tickets": OWNED,
+    "check_events": {"event_ids": [E1, E2], "failed_only": False},
+    "check_server": {},
+    "create_event": {"name": "new %s ':x", "date": "2030-05-01 20:00+00", "total_tickets": 3},
+    "expire_tickets": {**CONCERNED, "most": 10},
+    "find_events": {"event_ids": [E1, E2, UNKNOWN]},
+    "find_unlocked_events": {"event_ids": [E1, E2, UNKNOWN]},
+    "find_pooler": {"process": 0},
+    "find_ledger_at": {"event_id": E1, "at": "2040-01-01 00:00+00"},
+    "find_replays": {**RESERVING, "idempotency_keys": ["k", "k", "", "", "", "k"]},
+    "find_reservations": {"reservation_ids": [T2, T3, UNKNOWN]},
+    "find_tickets": {"ticket_ids": [T1, T2, T3, UNKNOWN]},
+    "forget_user": {"event_id": E1, "user_fingerprint": "bob", "replacement": "nobody"},
+    "limit_waits": {"lock_timeout": "0.1 s", "statement_timeout": "2 s"},
+    "list_applied_migrations": {},
+    "list_due_events": {"most": 10},
+    "list_event_ids": {"after": "00000000-0000-0000-0000-000000000000", "page_size": 10},
+    "list_event_tickets": {"event_id": E1, "status": "", "page_size": 2, "skip": 0},
+    "list_events": {"dates": "(,)", "q": "O", "available": True, "page_size": 5, "skip": 0},
+    "list_excess_rights": {"role": "holdfast"},
+    "list_grants": {"role": "pg_monitor"},
+    "list_ledger": {"event_id": E1, "after": 0, "page_size": 10},
+    "list_news": {"event_ids": [E1, E2, UNKNOWN], "versions": [0, 1, 0]},
+    "list_held_tickets": {"event_id": E1, "most": 10},
+    "list_lock_waits": {},
+    "list_user_events": {"user_fingerprint": "alice"},
+    "list_user_tickets": {
+        "user_fingerprint": 'a"b\\c',
+        "status": "expired",
+        "page_size": 2,
+        "skip": 0,
+    },
+    "lock_events": CONCERNED,
+    "lock_migrations": {},
+    "pay_tickets": OWNED,
+    "refund_tickets": {"ticket_ids": [T1, T2, T2, UNKNOWN]},
+    "reserve_tickets": {**RESERVING, "hold": "900 s"},
+    "update_event": {"event_id": E1, "changes": '{"name": "renamed", "total_tickets": 2}'},
+}
+
+
+def masked(rows: list[list[str]]) -> list[list[str]]:
+    """Mask what no two runs have in common: ids just made, and times of this very moment."""
+
+    def mask(value: str) -> str:
+        value = re.sub(r"\b(?!018f0000)[0-9a-f]{8}-\S{4}-7\S{3}-\S{4}-\S{12}\b", "<new id>", value)
+        value = re.sub(r"\b20(?!20|30|40)\d\d-\d\d-\d\d \d\d:\d\d:\d\d(\.\d+)?\+00", "<now>", value)
+        value = re.sub(r"-?\d+ days -?\d\d:\d\d:\d\d", "<time left>", value)
+        return re.sub(r"^\d+(\.\d+|e-\d+|\.\d+e-\d+)$", "<seconds>", value)
+
+    return [[mask(value) for value in row] for row in rows]
+
+
+ADVISORY_LOCKS = """
+select count(*) from pg_locks
+where locktype = 'advisory'
+and database = (select oid from pg_database where datname = current_database())
+"""
+
+
+def in_psql(database: Database, name: str, parameters: Mapping[str, Any]) -> list[list[str]]:
+    """Run a file in psql, in a transaction that is rolled back."""
+    variables = [f"--set={key}={literal(value)}" for key, value in parameters.items()]
+    done = database.try_psql(
+        f"set time zone 'UTC';\nbegin;\n\\i {FOLDER / name}.sql\nrollback;",
+        *("--field-separator=\x1f", "--record-separator=\x1e", "--pset=null=<null>"),
+        *variables,
+    )
+    assert done.returncode == 0, done.stderr
+    text = done.stdout.strip("\n\x1e")
+    return [record.strip("\n").split("\x1f") for record in text.split("\x1e")] if text else []
+
+
+def in_the_service(database: Database, name: str, parameters: Mapping[str, Any]) -> list[list[str]]:
+    """Run a statement as the service does, in a transaction that is rolled back."""
+    with psycopg.connect(database.dsn, context=ADAPTERS, options="-c TimeZone=UTC") as connection:
+        result = connection.execute(STATEMENTS[name].query, parameters).pgresult
+        assert result is not None
+        rows = [
+            [
+                "<null>" if (value := result.get_value(row, column)) is None else value.decode()
+                for column in range(result.nfields)
+            ]
+            for row in range(result.ntuples)
+        ]
+        connection.rollback()
+    return rows
+
+
+def test_every_statement_is_tried() -> None:
+    assert set(PARAMETERS) == set(STATEMENTS)
+    for name, parameters in PARAMETERS.items():
+        assert parameters.keys() == STATEMENTS[name].types.keys(), (
+            f"PARAMETERS has others for {name}"
+        )
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_psql_and_the_service_get_the_same_rows(unbalanced_database: Database, state: str) -> None:
+    database = unbalanced_database
+    database.psql(STATES[state])
+    for name, parameters in PARAMETERS.items():
+        shown = masked(in_psql(database, name, parameters))
+        # lock_migrations: psql has gone, and its server's process lets go of the lock as it ends.
+        wait_until(lambda: database.psql(ADVISORY_LOCKS) == ["0"])
+        assert shown == masked(in_the_service(database, name, parameters)), name
+        if state == "a batch of several" and name not in ("list_lock_waits", "check_server"):
+            assert shown, f"{name} has shown nothing to compare"
+
+
+def test_each_psql_line_runs_as_it_stands(database: Database, tmp_path: Path) -> None:
+    for before in ("", f"{EVENT} ('{E1}', 'one', '2030-01-01', 5, 0)"):
+        database.psql(before)
+        for name, statement in STATEMENTS.items():
+            assert in_psql(database, name, parse_header(statement).example) is not None

@@ -1,0 +1,1 @@
+"""What the domain promises: one module for each rule or verb of the contract."""

@@ -1,0 +1,212 @@
+"""Events: made, found, listed and updated."""
+
+import pytest
+
+from tests.support.client import Client, code
+from tests.support.database import Database, not_pooled
+from tests.support.services import Starter
+from tests.support.waiting import at_once
+
+pytestmark = pytest.mark.core
+
+FIELDS = [
+    "id",
+    "name",
+    "date",
+    "totalTickets",
+    "allocatedTickets",
+    "availableTickets",
+    "reservedTickets",
+    "purchasedTickets",
+    "version",
+    "createdAt",
+    "updatedAt",
+]
+
+
+def test_a_new_event_has_all_its_tickets(client: Client) -> None:
+    answer = client.post(
+        "/events", json={"name": "Gig", "date": "2030-06-01T21:30:00+02:00", "totalTickets": 7}
+    )
+    event = answer.json()
+    assert answer.status_code == 201
+    assert answer.headers["Location"] == f"/events/{event['id']}"
+    assert list(event) == FIELDS
+    assert event["date"] == "2030-06-01T19:30:00Z"
+    assert (event["totalTickets"], event["availableTickets"], event["version"]) == (7, 7, 1)
+    assert client.event(event["id"]) == event
+
+
+def test_events_of_one_name_and_date_exist_once_also_at_once(client: Client) -> None:
+    body = {"name": "Gig", "date": "2030-06-01T20:00:00Z", "totalTickets": 5}
+    answers = at_once(*[lambda: client.post("/events", json=body)] * 10)
+    assert sorted(answer.status_code for answer in answers) == [201] + [409] * 9
+    assert code(client.post("/events", json=body)) == (409, "EVENT_EXISTS")
+    assert client.post("/events", json={**body, "name": "Other"}).status_code == 201
+    later = {**body, "date": "2030-06-02T20:00:00Z"}
+    assert client.post("/events", json=later).status_code == 201
+
+
+def test_an_event_may_be_in_the_past(client: Client) -> None:
+    assert client.event(client.create_event(date="0001-01-01T00:00:00Z"))["date"].startswith("0001")
+    assert client.event(client.create_event(date="9999-12-31T23:59:59.999999Z"))
+
+
+def test_an_unknown_event_is_not_found(client: Client) -> None:
+    answer = client.get("/events/018f0000-0000-7000-8000-000000000001")
+    assert code(answer) == (404, "NOT_FOUND")
+
+
+def test_an_event_that_has_not_changed_is_not_sent_again(client: Client) -> None:
+    event = client.create_event()
+    etag = client.get(f"/events/{event}").headers["ETag"]
+    for known in (etag, f"W/{etag}", f'"other", {etag}', "*"):
+        answer = client.get(f"/events/{event}", headers={"If-None-Match": known})
+        assert (answer.status_code, answer.content, answer.headers["ETag"]) == (304, b"", etag)
+    client.hold(event)
+    answer = client.get(f"/events/{event}", headers={"If-None-Match": etag})
+    assert (answer.status_code, answer.headers["ETag"] != etag) == (200, True)
+
+
+def test_a_change_by_hand_is_a_change(client: Client, database: Database) -> None:
+    event = client.create_event()
+    etag = client.get(f"/events/{event}").headers["ETag"]
+    database.psql("update events set name = 'by hand'")
+    answer = client.get(f"/events/{event}", headers={"If-None-Match": etag})
+    assert (answer.status_code, answer.json()["name"]) == (200, "by hand")
+
+
+@not_pooled("a DateStyle that is not ISO is refused at the start")
+def test_the_servers_defaults_change_nothing(database: Database, start: Starter) -> None:
+    name = database.psql("select current_database()")[0]
+    for setting, value in {
+        "default_transaction_isolation": "serializable",
+        "datestyle": "SQL, DMY",
+        "timezone": "Asia/Kolkata",
+        "client_encoding": "LATIN1",
+    }.items():
+        database.psql(f"alter database {name} set {setting} = '{value}'")
+    with start(database).client() as client:
+        body = {"name": "日本", "date": "2030-06-01T20:00:00Z", "totalTickets": 5}
+        answers = at_once(*[lambda: client.post("/events", json=body)] * 10)
+        assert sorted(answer.status_code for answer in answers) == [201] + [409] * 9
+        (event,) = client.get("/events", params={"q": "本"}).json()["data"]
+        assert (event["name"], event["date"]) == ("日本", "2030-06-01T20:00:00Z")
+        held = at_once(*[lambda n=n: client.reserve(event["id"], user=f"u{n}") for n in range(9)])
+        assert sorted(answer.status_code for answer in held) == [201] * 5 + [409] * 4
+
+
+def test_events_are_listed_by_date_a_page_at_a_time(client: Client) -> None:
+    for day in (3, 1, 2):
+        client.create_event(name=f"day {day}", date=f"2030-01-0{day}T20:00:00Z")
+    first = client.get("/events", params={"limit": 2}).json()
+    assert [event["name"] for event in first["data"]] == ["day 1", "day 2"]
+    assert first["meta"] == {"total": 3, "page": 1, "limit": 2, "pages": 2}
+    assert list(first["data"][0]) == FIELDS
+    second = client.get("/events", params={"limit": 2, "page": 2}).json()
+    assert [event["name"] for event in second["data"]] == ["day 3"]
+    beyond = client.get("/events", params={"page": 2147483647, "limit": 100}).json()
+    assert (beyond["data"], beyond["meta"]["total"]) == ([], 3)
+
+
+def test_an_empty_list_has_no_pages(client: Client) -> None:
+    assert client.get("/events").json() == {
+        "data": [],
+        "meta": {"total": 0, "page": 1, "limit": 10, "pages": 0},
+    }
+
+
+def test_the_list_is_filtered(client: Client) -> None:
+    for day in (1, 2, 3):
+        client.create_event(name=f"Día {day}", date=f"2030-01-0{day}T20:00:00Z", tickets=1)
+
+    def names(**query: str) -> list[str]:
+        return [event["name"] for event in client.get("/events", params=query).json()["data"]]
+
+    assert names(**{"from": "2030-01-02T20:00:00Z"}) == ["Día 2", "Día 3"]
+    assert names(to="2030-01-02T20:00:00Z") == ["Día 1"]
+    assert names(**{"from": "2030-01-03T00:00:00Z", "to": "2030-01-01T00:00:00Z"}) == []
+    assert names(q="DÍA 3") == ["Día 3"]
+    assert names(q="%") == []
+    sold_out = client.get("/events", params={"q": "día 1"}).json()["data"][0]["id"]
+    client.hold(sold_out)
+    assert names(available="true") == ["Día 2", "Día 3"]
+    assert len(names(available="false")) == 3
+
+
+def test_an_event_is_renamed_moved_and_resized(client: Client, database: Database) -> None:
+    event = client.create_event(tickets=5)
+    renamed = client.update_event(event, name="New").json()
+    assert (renamed["name"], renamed["version"], renamed["totalTickets"]) == ("New", 2, 5)
+    resized = client.update_event(event, totalTickets=8, date="2031-01-01T00:00:00Z").json()
+    assert (resized["totalTickets"], resized["version"]) == (8, 3)
+    kinds = "select last_event from event_ledger order by version"
+    assert database.psql(kinds) == ["created", "updated", "resized"]
+
+
+def test_an_update_that_changes_nothing_leaves_the_version(client: Client) -> None:
+    event = client.create_event(tickets=5)
+    answer = client.update_event(event, totalTickets=5)
+    assert (answer.status_code, answer.json()["version"]) == (200, 1)
+
+
+def test_an_event_does_not_shrink_below_what_is_allocated(
+    client: Client, database: Database
+) -> None:
+    event = client.create_event(tickets=5)
+    held = client.hold(event, quantity=3)
+    answer = client.update_event(event, totalTickets=2)
+    assert code(answer) == (409, "CAPACITY_BELOW_ALLOCATED")
+    assert answer.json()["details"] == {"allocatedTickets": 3}
+    assert client.update_event(event, totalTickets=3).json()["availableTickets"] == 0
+    database.lapse(held[0])
+    assert client.update_event(event, totalTickets=2).status_code == 200
+
+
+def test_an_event_does_not_take_the_name_of_another(client: Client) -> None:
+    one, other = client.create_event(name="one"), client.create_event(name="other")
+    assert code(client.update_event(other, name="one")) == (409, "EVENT_EXISTS")
+    assert client.event(other)["name"] == "other"
+    assert client.event(one)["version"] == 1
+
+
+def test_an_unknown_event_is_not_updated(client: Client) -> None:
+    answer = client.update_event("018f0000-0000-7000-8000-000000000001", name="x")
+    assert code(answer) == (404, "NOT_FOUND")
+
+
+def test_an_event_made_by_hand_is_a_whole_one(client: Client, database: Database) -> None:
+    database.psql("insert into events (name, date, total_tickets) values ('by hand', now(), 2)")
+    (event,) = client.get("/events").json()["data"]
+    assert client.reserve(event["id"], quantity=2).status_code == 201
+    assert client.event(event["id"])["version"] == 2
+
+
+def test_a_rename_that_is_refused_takes_no_neighbour_with_it(
+    client: Client, database: Database
+) -> None:
+    client.create_event(name="taken")
+    event = client.create_event(name="mine", tickets=20)
+    answers = at_once(
+        *[lambda n=n: client.reserve(event, user=f"user-{n}") for n in range(10)],
+        lambda: client.update_event(event, name="taken"),
+        *[lambda n=n: client.reserve(event, user=f"user-{n}") for n in range(10, 20)],
+    )
+    assert sorted(answer.status_code for answer in answers) == [201] * 20 + [409]
+
+
+def test_the_organizers_routes_ask_for_the_token_when_there_is_one(
+    database: Database, start: Starter
+) -> None:
+    with start(database, organizer_token="s3cret").client() as client:
+        body = {"name": "Gig", "date": "2030-06-01T20:00:00Z", "totalTickets": 5}
+        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "s3cret"}):
+            answer = client.post("/events", json=body, headers=headers)
+            assert code(answer) == (401, "UNAUTHORIZED")
+        allowed = {"Authorization": "Bearer s3cret"}
+        event = client.post("/events", json=body, headers=allowed).json()["id"]
+        assert client.patch(f"/events/{event}", json={"name": "x"}).status_code == 401
+        (ticket,) = client.hold(event)
+        client.pay(ticket)
+        assert code(client.refund(ticket)) == (401, "UNAUTHORIZED")
+        assert client.ticket(ticket).json()["status"] == "purchased"

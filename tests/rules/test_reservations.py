@@ -1,0 +1,232 @@
+"""Reservations: found, paid for and cancelled as what is left of them."""
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import pytest
+
+from tests.support.client import Client, code
+from tests.support.database import Database
+from tests.support.waiting import at_once
+
+pytestmark = pytest.mark.core
+
+UNKNOWN = "018f0000-0000-7000-8000-000000000003"
+
+
+def held(client: Client, quantity: int = 3) -> tuple[str, str, list[str]]:
+    """Reserve tickets of a new event; return event, reservation and tickets."""
+    event = client.create_event()
+    tickets = client.reserve(event, quantity).json()
+    return event, tickets[0]["reservationId"], [ticket["id"] for ticket in tickets]
+
+
+def test_a_reservation_is_shown_to_its_owner(client: Client) -> None:
+    event, reservation, tickets = held(client)
+    answer = client.reservation(reservation)
+    assert answer.status_code == 200
+    shown = answer.json()
+    assert list(shown) == ["id", "eventId", "status", "expiresAt", "tickets"]
+    assert (shown["id"], shown["eventId"], shown["status"]) == (reservation, event, "reserved")
+    assert [ticket["id"] for ticket in shown["tickets"]] == tickets
+    assert {ticket["expiresAt"] for ticket in shown["tickets"]} == {shown["expiresAt"]}
+    assert {ticket["userFingerprint"] for ticket in shown["tickets"]} == {"alice"}
+
+
+def test_a_reservation_is_shown_to_nobody_else(client: Client) -> None:
+    _, reservation, tickets = held(client)
+    answer = client.reservation(reservation, user="mallory")
+    assert code(answer) == (403, "WRONG_FINGERPRINT")
+    assert answer.json()["details"] == {"ticketId": tickets[0]}
+    assert code(client.get(f"/reservations/{reservation}")) == (400, "BAD_REQUEST")
+
+
+@pytest.mark.parametrize("verb", ["reservation", "pay_reservation", "cancel_reservation"])
+def test_an_unknown_reservation_is_not_found(client: Client, verb: str) -> None:
+    answer = getattr(client, verb)(UNKNOWN)
+    assert code(answer) == (404, "NOT_FOUND")
+    assert answer.json()["error"] == "Reservation not found"
+
+
+def test_a_reservation_is_paid_for_whole(client: Client) -> None:
+    event, reservation, tickets = held(client)
+    answer = client.pay_reservation(reservation)
+    assert answer.status_code == 200
+    paid = answer.json()
+    assert (paid["status"], paid["expiresAt"]) == ("purchased", None)
+    assert [ticket["id"] for ticket in paid["tickets"]] == tickets
+    assert client.reservation(reservation).json() == paid
+    shown = client.event(event)
+    # One version: it was one transaction.
+    assert (shown["purchasedTickets"], shown["reservedTickets"], shown["version"]) == (3, 0, 3)
+
+
+def test_a_reservation_is_cancelled_whole_and_its_tickets_are_free_at_once(client: Client) -> None:
+    event, reservation, _ = held(client)
+    answer = client.cancel_reservation(reservation)
+    assert answer.status_code == 200
+    assert {ticket["status"] for ticket in answer.json()["tickets"]} == {"user_cancelled"}
+    shown = client.event(event)
+    assert (shown["availableTickets"], shown["version"]) == (10, 3)
+
+
+def change_two(client: Client, database: Database, tickets: list[str], verb: str) -> None:
+    """Let the second and the third ticket of a reservation of three go another way."""
+    for ticket in tickets[1:]:
+        if verb == "lapse":
+            database.lapse(ticket)
+        elif verb == "refund":
+            client.pay(ticket)
+            client.refund(ticket)
+        else:
+            getattr(client, verb)(ticket)
+
+
+@pytest.mark.parametrize(
+    ("whole", "verb", "code_"),
+    [
+        ("pay_reservation", "lapse", (410, "HOLD_EXPIRED")),
+        ("cancel_reservation", "pay", (409, "ALREADY_PURCHASED")),
+    ],
+)
+def test_one_ticket_stops_the_whole_reservation(
+    client: Client, database: Database, whole: str, verb: str, code_: tuple[int, str]
+) -> None:
+    _, reservation, tickets = held(client)
+    change_two(client, database, tickets, verb)
+    refused = getattr(client, whole)(reservation)
+    assert code(refused) == code_
+    assert refused.json()["details"] == {"ticketId": tickets[1]}
+    assert client.ticket(tickets[0]).json()["status"] == "reserved"
+    assert client.reservation(reservation).json()["status"] == "mixed"
+    # Its one held ticket can be paid for alone.
+    assert client.pay(tickets[0]).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("whole", "verb", "statuses"),
+    [
+        ("pay_reservation", "pay", ["purchased"] * 3),
+        ("pay_reservation", "cancel", ["purchased", "user_cancelled", "user_cancelled"]),
+        ("pay_reservation", "refund", ["purchased", "refunded", "refunded"]),
+        ("cancel_reservation", "cancel", ["user_cancelled"] * 3),
+        ("cancel_reservation", "refund", ["user_cancelled", "refunded", "refunded"]),
+        ("cancel_reservation", "lapse", ["user_cancelled", "expired", "expired"]),
+    ],
+)
+def test_what_is_left_of_a_reservation_is_paid_for_or_cancelled(
+    client: Client, database: Database, whole: str, verb: str, statuses: list[str]
+) -> None:
+    event, reservation, tickets = held(client)
+    change_two(client, database, tickets, verb)
+    answer = getattr(client, whole)(reservation)
+    assert answer.status_code == 200
+    shown = answer.json()["tickets"]
+    assert [(ticket["id"], ticket["status"]) for ticket in shown] == list(
+        zip(tickets, statuses, strict=True)
+    )
+    assert client.reservation(reservation).json() == answer.json()
+    moved = client.ledger(event).json()["data"][-1]
+    assert moved["purchased"] + moved["cancelled"] == 1
+    # Nothing is left now: a repeat says what became of it.
+    assert getattr(client, whole)(reservation).status_code == (409 if verb != "lapse" else 410)
+
+
+def test_a_reservation_with_nothing_held_tells_of_its_first_ticket(
+    client: Client, database: Database
+) -> None:
+    _, reservation, tickets = held(client)
+    client.pay(tickets[0])
+    client.refund(tickets[0])
+    for ticket in tickets[1:]:
+        client.cancel(ticket)
+    for whole in (client.pay_reservation, client.cancel_reservation):
+        refused = whole(reservation)
+        assert code(refused) == (409, "ALREADY_REFUNDED")
+        assert refused.json()["details"] == {"ticketId": tickets[0]}
+
+
+def test_who_is_not_the_owner_is_told_so_whatever_the_state(client: Client) -> None:
+    _, reservation, tickets = held(client)
+    client.pay(tickets[0])
+    for verb in (client.pay_reservation, client.cancel_reservation):
+        answer = verb(reservation, user="mallory")
+        assert code(answer) == (403, "WRONG_FINGERPRINT")
+        assert "alice" not in answer.text
+    assert client.reservation(reservation).json()["status"] == "mixed"
+
+
+def test_of_a_reservation_with_two_owners_each_sees_and_pays_for_their_own(
+    client: Client, database: Database
+) -> None:
+    event, reservation, tickets = held(client)
+    database.psql(
+        f"update ticket_allocations set user_fingerprint = 'bobby' where id = '{tickets[1]}'"
+    )
+    for user, own in (("alice", [tickets[0], tickets[2]]), ("bobby", [tickets[1]])):
+        seen = client.reservation(reservation, user).json()["tickets"]
+        assert [ticket["id"] for ticket in seen] == own
+    assert code(client.reservation(reservation, "carol")) == (403, "WRONG_FINGERPRINT")
+    paid = client.pay_reservation(reservation, "bobby").json()
+    assert [ticket["id"] for ticket in paid["tickets"]] == [tickets[1]]
+    assert client.event(event)["purchasedTickets"] == 1
+    assert client.cancel_reservation(reservation).status_code == 200
+    assert client.event(event)["allocatedTickets"] == 1
+
+
+def test_the_end_of_a_mixed_reservation_is_the_earliest_of_what_is_held(
+    client: Client, database: Database
+) -> None:
+    _, reservation, tickets = held(client)
+    client.cancel(tickets[0])
+    database.psql(
+        "update ticket_allocations set expires_at = '2040-01-01' where status = 'reserved';"
+        f"update ticket_allocations set expires_at = '2039-01-01' where id = '{tickets[2]}'"
+    )
+    assert client.reservation(reservation).json()["expiresAt"] == "2039-01-01T00:00:00Z"
+    client.pay(tickets[1])
+    client.cancel(tickets[2])
+    assert client.reservation(reservation).json()["expiresAt"] is None
+
+
+def test_of_many_who_take_a_reservation_at_once_one_wins(client: Client) -> None:
+    event, reservation, _ = held(client)
+    answers = at_once(
+        *[partial(client.pay_reservation, reservation)] * 10,
+        *[partial(client.cancel_reservation, reservation)] * 10,
+    )
+    assert sorted(answer.status_code for answer in answers) == [200] + [409] * 19
+    status = client.reservation(reservation).json()["status"]
+    taken = {"purchased": (3, 7), "user_cancelled": (0, 10)}[status]
+    shown = client.event(event)
+    assert (shown["purchasedTickets"], shown["availableTickets"]) == taken
+
+
+def test_a_ticket_is_paid_for_or_cancelled_and_never_both(client: Client) -> None:
+    for n in range(10):
+        event = client.create_event(name=f"event {n}")
+        tickets = client.reserve(event, 2).json()
+        whole, single = at_once(
+            partial(client.pay_reservation, tickets[0]["reservationId"]),
+            partial(client.cancel, tickets[1]["id"]),
+        )
+        assert whole.status_code == 200
+        assert single.status_code in (200, 409)
+        assert client.event(event)["purchasedTickets"] == (1 if single.status_code == 200 else 2)
+
+
+def test_a_reservation_that_runs_out_while_its_payment_waits_is_not_sold(
+    client: Client, database: Database
+) -> None:
+    event, reservation, tickets = held(client)
+    with ThreadPoolExecutor(1) as pool:
+        with database.holding(event) as rival:
+            paying = pool.submit(client.pay_reservation, reservation)
+            database.wait_until_blocked()
+            rival.execute(
+                "update ticket_allocations set expires_at = clock_timestamp() where position = 3"
+            )
+        answer = paying.result()
+    assert code(answer) == (410, "HOLD_EXPIRED")
+    assert answer.json()["details"] == {"ticketId": tickets[2]}
+    assert client.event(event)["purchasedTickets"] == 0

@@ -1,0 +1,37 @@
+"""Batches, carried out without a service."""
+
+import asyncio
+from collections.abc import Sequence
+
+import psycopg
+
+from service.database.connections import ADAPTERS
+from service.database.statements import load_statements
+from service.rows import Uuid
+from service.settings import resource
+from service.write_path.changes import Change, Outcome, Reserve
+from service.write_path.transaction import Transactions
+from tests.support.database import Database
+
+STATEMENTS = load_statements(resource("sql"))
+
+
+def carry_out(database: Database, changes: Sequence[Change]) -> list[Outcome]:
+    """Carry out one batch as the service does."""
+
+    async def run() -> list[Outcome]:
+        connection = await psycopg.AsyncConnection.connect(
+            database.dsn, autocommit=True, context=ADAPTERS
+        )
+        async with connection:
+            return await Transactions(STATEMENTS, hold_seconds=900).run(connection, changes, 1.0)
+
+    return asyncio.run(run())
+
+
+def words(outcomes: Sequence[Outcome]) -> list[str]:
+    return [outcome.word for outcome in outcomes]
+
+
+def reserve(event: Uuid, quantity: int = 1, user: str = "alice", key: str = "") -> Reserve:
+    return Reserve(event, quantity, user, key)

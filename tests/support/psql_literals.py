@@ -1,0 +1,17 @@
+"""Literals, as one types them for psql."""
+
+from typing import Any
+
+
+def literal(value: Any) -> str:
+    """Write a value as one types it for psql's -v."""
+    if isinstance(value, list):
+        return "{" + ",".join(map(_element, value)) + "}"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _element(value: Any) -> str:
+    if value is None:
+        return "null"
+    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

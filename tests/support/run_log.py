@@ -1,0 +1,34 @@
+"""The log of a whole test run, which must show no fingerprint."""
+
+import logging
+import re
+import tempfile
+from pathlib import Path
+
+
+class RunLog:
+    """All that the services of a test run have logged, and all fingerprints sent to them."""
+
+    def __init__(self) -> None:
+        self.fingerprints: set[str] = set()
+        self.path = Path(tempfile.mkstemp(prefix="holdfast-log-")[1])
+        self.file = self.path.open("a")
+        handler = logging.FileHandler(self.path)
+        handler.setFormatter(logging.Formatter("%(name)s %(message)s"))
+        for ours in ("service", "uvicorn", "starlette", "asyncio"):
+            logging.getLogger(ours).addHandler(handler)
+            logging.getLogger(ours).setLevel(logging.DEBUG)
+
+    def told(self) -> str:
+        """Return what was logged."""
+        return self.path.read_text(errors="replace")
+
+    def shown(self) -> set[str]:
+        """Return the fingerprints that the log shows, as whole words."""
+        words = set(re.findall(r"[\x21-\x7e]+", self.told()))
+        words |= {word.strip("'\"(),;:{}[]=") for word in words}
+        words |= set(re.findall(r"[\w-]{3,}", self.told()))
+        return self.fingerprints & words
+
+
+RUN_LOG = RunLog()
