@@ -26,7 +26,7 @@ TURNED_AWAY = 10_000
 BATCH_REQUESTS = 500
 BATCH_TICKETS = 5000
 """What one transaction may move: well within STATEMENT_SECONDS."""
-TRIES = 3
+BATCH_TRIES = 3
 """Of a batch that PostgreSQL asks to be tried again: 40P01 and 40001."""
 WRITE_CONNECTIONS = 4
 """One is always left for the shared lane, however many events are apart."""

@@ -184,7 +184,7 @@ def has_broken(error: psycopg.Error) -> bool:
     return error.sqlstate is None or error.sqlstate.startswith(("08", "57P"))
 
 
-def told(error: psycopg.Error) -> str:
+def loggable(error: psycopg.Error) -> str:
     """Return what a log may know of an error: not its detail, which may be a row of a ticket."""
     return f"{type(error).__name__} {error.sqlstate} {error.diag.message_primary}"
 

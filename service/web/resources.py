@@ -14,7 +14,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
 from service import metrics
-from service.database.connections import NO_ANSWER, told
+from service.database.connections import NO_ANSWER, loggable
 from service.logs import REQUEST_ID, request_id
 from service.refusals import BUSY, INTERNAL_SERVER_ERROR, METHOD_NOT_ALLOWED, NOT_FOUND, Refusal
 from service.rows import Uuid
@@ -75,10 +75,10 @@ class Resource:
             return BUSY
         except (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction) as error:
             # Of a query: a write tells itself what became of it.
-            log.warning("a query has failed: %s", told(error))
+            log.warning("a query has failed: %s", loggable(error))
             return BUSY
         except psycopg.Error as error:
-            log.error("%s %s has failed: %s", request.method, self._path, told(error))
+            log.error("%s %s has failed: %s", request.method, self._path, loggable(error))
         except Exception:
             log.exception("%s %s has failed", request.method, self._path)
         return INTERNAL_SERVER_ERROR

@@ -22,7 +22,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service import limits
-from service.database.connections import NO_ANSWER, told
+from service.database.connections import NO_ANSWER, loggable
 from service.database.queries import Queries
 from service.rows import Event, EventLedger, LastEvent, Uuid
 from service.web.responses import WatchedEventAnswer, encode
@@ -129,7 +129,7 @@ class Watchers:
             try:
                 await self._look()
             except psycopg.OperationalError as error:
-                log.warning("the watchers' reader will look again: %s", told(error))
+                log.warning("the watchers' reader will look again: %s", loggable(error))
             except NO_ANSWER as error:
                 log.warning("the watchers' reader will look again: %s", type(error).__name__)
             except Exception:

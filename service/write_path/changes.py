@@ -7,7 +7,7 @@ batch's requests become the statement's arrays: one element of each array for a 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from msgspec import Struct
 
@@ -17,11 +17,30 @@ from service.rows import Event, TicketAllocation, Uuid
 Row = tuple[Any, ...]
 
 
+# What SQL decides about a change: that it was carried out, or why not.
+OutcomeCode = Literal[
+    "granted",
+    "replayed",
+    "busy",
+    "not_found",
+    "event_exists",
+    "wrong_fingerprint",
+    "hold_expired",
+    "already_purchased",
+    "already_cancelled",
+    "already_refunded",
+    "not_purchased",
+    "not_enough_tickets",
+    "tickets_sold_out",
+    "idempotency_key_reused",
+    "capacity_below_allocated",
+]
+
+
 class Outcome(Struct, frozen=True, gc=False):
     """What became of one change: a word of its statement, and what goes with it."""
 
-    word: str
-    """``granted``, ``replayed``, or the reason of a refusal."""
+    code: OutcomeCode
     tickets: tuple[TicketAllocation, ...] = ()
     detail: int | Uuid | None = None
     """What a refusal turns on: how many tickets are available, or allocated, or which ticket
@@ -45,10 +64,10 @@ def read_outcomes(rows: Iterable[Row], columns: int = 2) -> Iterator[tuple[int, 
     """
     for request, group in groupby(rows, key=itemgetter(0)):
         found = list(group)
-        word, detail = found[0][1], found[0][2] if columns > 2 else None
+        code, detail = found[0][1], found[0][2] if columns > 2 else None
         tickets = tuple(TicketAllocation(*row[columns:]) for row in found if row[columns])
         moved = len(tickets) if columns < 4 else found[0][3] or 0
-        yield request - 1, Outcome(word, tickets, detail, moved)
+        yield request - 1, Outcome(code, tickets, detail, moved)
 
 
 class Change(Struct, frozen=True, gc=False):
@@ -203,8 +222,8 @@ class Update(OfEvent, frozen=True, gc=False):
     @classmethod
     def outcomes(cls, rows: Iterable[Row]) -> Iterator[tuple[int, Outcome]]:
         """Read the one row: outcome and allocated_tickets."""
-        for word, allocated_tickets in rows:
-            yield 0, Outcome(word, detail=allocated_tickets)
+        for code, allocated_tickets in rows:
+            yield 0, Outcome(code, detail=allocated_tickets)
 
 
 class Reserve(OfEvent, frozen=True, gc=False):

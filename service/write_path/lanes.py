@@ -16,7 +16,7 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool
 
 from service import limits, metrics
-from service.database.connections import NO_CONNECTION, has_broken, told
+from service.database.connections import NO_CONNECTION, has_broken, loggable
 from service.database.pipeline import NotSent
 from service.logs import REQUEST_ID
 from service.refusals import BUSY, INTERNAL_SERVER_ERROR, OUTCOME_UNKNOWN
@@ -165,11 +165,13 @@ class Lane:
         reason = "lost" if has_broken(error) else (error.sqlstate or "")[:2]
         metrics.BATCHES_FAILED.labels(reason).inc()
         if has_broken(error):
-            log.warning("nobody knows what became of a batch of %d: %s", len(batch), told(error))
+            log.warning(
+                "nobody knows what became of a batch of %d: %s", len(batch), loggable(error)
+            )
             resolve_all(batch, OUTCOME_UNKNOWN)
         elif _is_name_taken(batch, error):
             resolve_all(batch, Outcome("event_exists"))
-        elif error.sqlstate in _RETRIED and tries < limits.TRIES:
+        elif error.sqlstate in _RETRIED and tries < limits.BATCH_TRIES:
             if retried := refuse_late(batch):
                 await self._carry_out(retried, tries + 1)
         elif self.key == SHARED:
@@ -184,10 +186,10 @@ class Lane:
         elif len(batch) > 1:
             await self._carry_out_halves(batch)
         elif (error.sqlstate or "").startswith(_TRANSIENT):
-            log.info("one change is told to come again: %s", told(error))
+            log.info("one change is told to come again: %s", loggable(error))
             resolve_all(batch, BUSY)
         else:
-            log.error("a change has failed: %s", told(error))
+            log.error("a change has failed: %s", loggable(error))
             resolve_all(batch, INTERNAL_SERVER_ERROR)
 
     async def _carry_out_halves(self, batch: Sequence[QueuedChange]) -> None:

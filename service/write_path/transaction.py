@@ -30,7 +30,7 @@ from service.write_path.changes import (
 log = logging.getLogger(__name__)
 
 BEFORE = ("limit_waits", "lock_events", "expire_tickets")
-BEHIND = ("find_replays", "find_events")
+AFTER = ("find_replays", "find_events")
 """The statements of every batch, and of some, around those of its kinds."""
 
 
@@ -39,7 +39,7 @@ class Transactions:
 
     def __init__(self, statements: Statements, hold_seconds: int, *, pooled: bool = False) -> None:
         self._hold = {"hold": f"{hold_seconds} s"}
-        names = [*BEFORE, *(kind.statement for kind in IN_ORDER), *BEHIND]
+        names = [*BEFORE, *(kind.statement for kind in IN_ORDER), *AFTER]
         self._statements = {name: statements[name] for name in names}
         self._pipeline = Pipeline(list(self._statements.values()), pooled=pooled)
 
@@ -102,7 +102,7 @@ def _count(
     """Take down what was committed, and how long it waited for its locks."""
     moved: Counter[str] = Counter()
     for change, outcome in zip(changes, outcomes, strict=True):
-        if outcome.word == "granted":
+        if outcome.code == "granted":
             moved[change.becomes] += outcome.tickets_moved
     moved["expired"] += sum(tickets for _, tickets in rows["expire_tickets"])
     for becomes, tickets in moved.items():
@@ -127,11 +127,11 @@ def _outcomes(
             # What a key stands for is told by find_replays, whoever reserved it.
             for n, outcome in read_outcomes(rows.get("find_replays", ())):
                 before = outcomes[places[n]]
-                if before is not None and before.word == "replayed":
+                if before is not None and before.code == "replayed":
                     outcomes[places[n]] = outcome
     told = [outcome for outcome in outcomes if outcome is not None]
     assert len(told) == len(changes), "a statement has passed over a request"  # noqa: S101
     for row in rows.get("find_events", ()):
         (outcome,) = told
-        told = [Outcome(outcome.word, detail=outcome.detail, event=Event(*row))]
+        told = [Outcome(outcome.code, detail=outcome.detail, event=Event(*row))]
     return told

@@ -13,7 +13,7 @@ from service.database.statements import load_statements
 from service.settings import resource
 from service.web.routes import ROUTES
 from service.write_path.changes import IN_ORDER
-from service.write_path.transaction import BEFORE, BEHIND
+from service.write_path.transaction import AFTER, BEFORE
 from tests.support.client import Client
 from tests.support.database import SERVICE_ROLE, Database, not_pooled
 from tests.support.services import Starter, serving
@@ -43,7 +43,7 @@ def test_the_page_says_what_the_headers_say() -> None:
 def test_the_page_has_the_order_in_which_a_transaction_runs_them() -> None:
     table = PAGE.read_text().partition("## The order")[2].partition("\n## ")[0]
     listed = re.findall(r"^\| \d+ \| \[`(\w+)`\]", table, re.M)
-    assert listed == [*BEFORE, *(kind.statement for kind in IN_ORDER), *BEHIND]
+    assert listed == [*BEFORE, *(kind.statement for kind in IN_ORDER), *AFTER]
 
 
 class ServerLog:

@@ -3,7 +3,7 @@
 import psycopg
 import pytest
 
-from service.limits import TRIES
+from service.limits import BATCH_TRIES
 from tests.support.client import Client, code
 from tests.support.database import Database, not_pooled
 from tests.support.services import Starter
@@ -45,9 +45,9 @@ def failing(unbalanced_database: Database, start: Starter):  # type: ignore[no-u
 def test_what_postgresql_asks_to_be_tried_again_is_and_nobody_hears_of_it(  # type: ignore[no-untyped-def]
     failing, sqlstate: str
 ) -> None:
-    client, database = failing(raising(sqlstate), times=TRIES - 1)
+    client, database = failing(raising(sqlstate), times=BATCH_TRIES - 1)
     assert client.reserve(client.create_event()).status_code == 201
-    assert database.psql("select last_value from tries") == [str(TRIES)]
+    assert database.psql("select last_value from tries") == [str(BATCH_TRIES)]
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_what_fails_for_long_is_told_within_bounds_and_heals(failing, how: str, 
     event = client.create_event()
     assert code(client.reserve(event)) == told
     # No more than a few tries of the whole, its event's and its own.
-    assert int(database.psql("select last_value from tries")[0]) <= 3 * TRIES
+    assert int(database.psql("select last_value from tries")[0]) <= 3 * BATCH_TRIES
     database.psql("drop trigger fails on ticket_allocations")
     assert client.reserve(event).status_code == 201
     assert client.event(event)["allocatedTickets"] == 1

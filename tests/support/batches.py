@@ -30,7 +30,7 @@ def carry_out(database: Database, changes: Sequence[Change]) -> list[Outcome]:
 
 
 def words(outcomes: Sequence[Outcome]) -> list[str]:
-    return [outcome.word for outcome in outcomes]
+    return [outcome.code for outcome in outcomes]
 
 
 def reserve(event: Uuid, quantity: int = 1, user: str = "alice", key: str = "") -> Reserve:

@@ -105,10 +105,10 @@ async def update_event(call: Call) -> Response | Refusal:
     )
     if isinstance(outcome, Refusal):
         return outcome
-    if outcome.event is not None and outcome.word == "granted":
+    if outcome.event is not None and outcome.code == "granted":
         return respond(EventAnswer.of(outcome.event))
-    refusal = CANNOT_UPDATE[outcome.word]
-    if outcome.word == "capacity_below_allocated" and isinstance(outcome.detail, int):
+    refusal = CANNOT_UPDATE[outcome.code]
+    if outcome.code == "capacity_below_allocated" and isinstance(outcome.detail, int):
         return refusal.because(Allocated(outcome.detail))
     return refusal
 

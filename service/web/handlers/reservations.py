@@ -60,8 +60,8 @@ def _answer(
 ) -> Response | Refusal:
     if isinstance(outcome, Refusal):
         return outcome
-    if outcome.word == "granted":
+    if outcome.code == "granted":
         return respond(ReservationAnswer.of(outcome.tickets, owner))
-    refusal = refusals[outcome.word]
+    refusal = refusals[outcome.code]
     ticket = outcome.detail
     return refusal.because(InTheWay(ticket)) if isinstance(ticket, str) else refusal

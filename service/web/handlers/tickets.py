@@ -51,12 +51,12 @@ async def reserve_tickets(call: Call) -> Response | Refusal:
     )
     if isinstance(outcome, Refusal):
         return outcome
-    if outcome.word not in ("granted", "replayed"):
-        refusal = CANNOT_RESERVE[outcome.word]
+    if outcome.code not in ("granted", "replayed"):
+        refusal = CANNOT_RESERVE[outcome.code]
         left = outcome.detail
         return refusal.because(Available(left)) if isinstance(left, int) else refusal
     tickets = [TicketAnswer.of(ticket, owner) for ticket in outcome.tickets]
-    replayed = {"Idempotency-Replayed": "true"} if outcome.word == "replayed" else None
+    replayed = {"Idempotency-Replayed": "true"} if outcome.code == "replayed" else None
     return respond(tickets, 201, replayed)
 
 
@@ -127,7 +127,7 @@ def _answer(
 ) -> Response | Refusal:
     if isinstance(outcome, Refusal):
         return outcome
-    if outcome.word != "granted":
-        return refusals[outcome.word]
+    if outcome.code != "granted":
+        return refusals[outcome.code]
     (ticket,) = outcome.tickets
     return respond(TicketAnswer.of(ticket, owner))
