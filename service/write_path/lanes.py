@@ -208,6 +208,6 @@ def _is_name_taken(batch: Sequence[QueuedChange], error: psycopg.Error) -> bool:
     return (
         isinstance(batch[0].change, Update)
         and isinstance(error, psycopg.errors.UniqueViolation)
-        # On Citus the name of a table ends in the number of its shard.
-        and (error.diag.table_name or "").startswith("events")
+        # Citus passes on the SQLSTATE of a worker's error, and no name of a table.
+        and error.diag.table_name in ("events", None)
     )
