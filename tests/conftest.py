@@ -6,7 +6,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from service.embedded.parent import ending_with
 from service.embedded.postgres import EmbeddedPostgres
 from service.embedded.programs import find_programs
 from service.settings import resource
+from tests.support.citus import CITUS, runs_on_citus, schema_on_citus
 from tests.support.client import SEEN, Client
 from tests.support.database import PGBOUNCER, POOLER_PORT, SERVICE_ROLE, Database, created
 from tests.support.described import undescribed
@@ -32,9 +33,19 @@ from tests.support.waiting import wait_until
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """With ``-m core`` import only the modules that have such tests: it saves seconds."""
+    if CITUS and collection_path.match("test_*.py"):
+        return not runs_on_citus(collection_path) or None
     if config.option.markexpr != "core" or not collection_path.match("test_*.py"):
         return None
     return "pytest.mark.core" not in collection_path.read_text() or None
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """On Citus only what runs there was collected: ``-m citus`` chooses it, less what is slow."""
+    for item in items if CITUS else ():
+        if not item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.citus)
 
 
 def pytest_sessionfinish() -> None:
@@ -61,6 +72,9 @@ def data_dir() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def server(data_dir: Path) -> Iterator[str]:
     """The URL of a PostgreSQL that all tests share, as it comes: with fsync."""
+    if CITUS:
+        yield CITUS
+        return
     with EmbeddedPostgres(data_dir) as postgres:
         assert postgres.dsn is not None
         with pooled(data_dir) if PGBOUNCER else nullcontext():
@@ -109,6 +123,8 @@ def pooled(data_dir: Path) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def template(server: str) -> str:
     """The name of a database that has every migration and no row."""
+    if CITUS:
+        return "a schema is not copied: each is migrated"
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute("create database template_of_tests")
     dsn = make_conninfo(server, dbname="template_of_tests")
@@ -119,17 +135,24 @@ def template(server: str) -> str:
     return "template_of_tests"
 
 
+def made(server: str, template: str = "") -> AbstractContextManager[Database]:
+    """Make a database, empty or of a template; on Citus a schema, empty or migrated."""
+    if CITUS:
+        return schema_on_citus(migrated=bool(template))
+    return created(server, template) if template else created(server)
+
+
 @pytest.fixture
 def empty_database(server: str) -> Iterator[Database]:
     """A database with nothing in it."""
-    with created(server) as database:
+    with made(server) as database:
         yield database
 
 
 @pytest.fixture
 def database(server: str, template: str) -> Iterator[Database]:
     """A migrated database. When its test is done, all its books must be level."""
-    with created(server, template) as database:
+    with made(server, template) as database:
         yield database
         database.adds_up()
 
@@ -137,7 +160,7 @@ def database(server: str, template: str) -> Iterator[Database]:
 @pytest.fixture
 def unbalanced_database(server: str, template: str) -> Iterator[Database]:
     """A migrated database for a test that sets out to leave its books in disorder."""
-    with created(server, template) as database:
+    with made(server, template) as database:
         yield database
 
 

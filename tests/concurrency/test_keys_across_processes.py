@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx2
 
+from tests.support.citus import not_on_citus
 from tests.support.client import Client, repeats
 from tests.support.database import Database
 from tests.support.services import runs, served, serving
@@ -29,6 +30,7 @@ def test_a_key_sent_to_two_workers_at_once_reserves_once(database: Database) -> 
     assert database.psql("select count(*) from ticket_allocations") == ["2"]
 
 
+@not_on_citus("it has a PostgreSQL of its own")
 def test_a_key_is_found_after_a_kill_of_the_service(folder: Path, unused_port: int) -> None:
     with served(folder, unused_port) as (process, client):
         event = client.create_event(tickets=2)
@@ -39,6 +41,7 @@ def test_a_key_is_found_after_a_kill_of_the_service(folder: Path, unused_port: i
         assert client.event(event)["allocatedTickets"] == 2
 
 
+@not_on_citus("it kills a PostgreSQL of its own")
 def test_a_key_is_found_after_a_kill_of_postgresql_while_it_is_reserved(
     folder: Path, unused_port: int
 ) -> None:

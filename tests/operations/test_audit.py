@@ -12,7 +12,7 @@ from tests.support.database import Database
 from tests.support.services import Starter
 
 UNKNOWN = "018f0000-0000-7000-8000-000000000001"
-LEDGER_OFF = "set session_replication_role = replica;"  # no trigger fires
+LEDGER_OFF = "alter table event_ledger disable trigger event_ledger_is_append_only;"
 
 CORRUPTIONS = {
     "a count too high": (
@@ -204,4 +204,4 @@ def test_it_is_right_during_a_sale_and_waits_for_no_lock(
             one.join()
     with database.holding(event):
         assert broken(client, event) == set()
-    assert client.event(event)["version"] > 20
+    assert client.event(event)["version"] > 10

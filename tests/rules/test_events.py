@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.support.citus import not_on_citus
 from tests.support.client import Client, code
 from tests.support.database import Database, not_pooled
 from tests.support.services import Starter
@@ -76,6 +77,7 @@ def test_a_change_by_hand_is_a_change(client: Client, database: Database) -> Non
     assert (answer.status_code, answer.json()["name"]) == (200, "by hand")
 
 
+@not_on_citus("a schema has no settings of its own")
 @not_pooled("a DateStyle that is not ISO is refused at the start")
 def test_the_servers_defaults_change_nothing(database: Database, start: Starter) -> None:
     name = database.psql("select current_database()")[0]

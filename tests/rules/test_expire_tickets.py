@@ -61,7 +61,7 @@ def test_more_lapsed_holds_than_a_batch_frees_are_all_free(
     with start(database, sweeps=False).client() as client:
         event = client.create_event(tickets=6)
         client.hold(event, quantity=6)
-        database.psql("update ticket_allocations set expires_at = clock_timestamp()")
+        database.psql("update ticket_allocations set expires_at = statement_timestamp()")
         assert client.reserve(event, quantity=6, user="bob").status_code == 201
 
 
@@ -72,7 +72,7 @@ def test_an_event_shrinks_by_all_its_lapsed_holds(
     with start(database, sweeps=False).client() as client:
         event = client.create_event(tickets=6)
         client.hold(event, quantity=6)
-        database.psql("update ticket_allocations set expires_at = clock_timestamp()")
+        database.psql("update ticket_allocations set expires_at = statement_timestamp()")
         answer = client.update_event(event, totalTickets=1)
         assert (answer.status_code, answer.json()["availableTickets"]) == (200, 1)
 
@@ -83,7 +83,7 @@ def test_the_sweeper_does_not_rest_while_anything_is_due(
     monkeypatch.setattr("service.limits.SWEEP_TICKETS", 1)
     with start(database, sweeps=False).client() as client:
         client.hold(client.create_event(tickets=6), quantity=6)
-    database.psql("update ticket_allocations set expires_at = clock_timestamp()")
+    database.psql("update ticket_allocations set expires_at = statement_timestamp()")
     # Another service begins with one pass, and would then rest for an hour.
     start(database, sweeps=False)
     wait_until(lambda: database.psql("select allocated_tickets from events") == ["0"])

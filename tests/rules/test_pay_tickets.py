@@ -65,7 +65,7 @@ def test_a_hold_that_runs_out_while_its_payment_waits_is_not_sold(
             paying = pool.submit(client.pay, ticket)
             database.wait_until_blocked()
             # It ends now: after the payment's transaction began, before it has the lock.
-            rival.execute("update ticket_allocations set expires_at = clock_timestamp()")
+            rival.execute("update ticket_allocations set expires_at = statement_timestamp()")
         assert code(paying.result()) == (410, "HOLD_EXPIRED")
     assert client.event(event)["purchasedTickets"] == 0
 

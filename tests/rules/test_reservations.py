@@ -224,7 +224,8 @@ def test_a_reservation_that_runs_out_while_its_payment_waits_is_not_sold(
             paying = pool.submit(client.pay_reservation, reservation)
             database.wait_until_blocked()
             rival.execute(
-                "update ticket_allocations set expires_at = clock_timestamp() where position = 3"
+                "update ticket_allocations set expires_at = statement_timestamp() "
+                "where position = 3"
             )
         answer = paying.result()
     assert code(answer) == (410, "HOLD_EXPIRED")

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import ClassVar
 
 import psycopg
 import pytest
@@ -35,6 +36,7 @@ class Database:
 
     dsn: str
     """As the owner of all that is in it."""
+    is_citus: ClassVar[bool] = False
 
     @property
     def service_dsn(self) -> str:
@@ -112,7 +114,7 @@ class Database:
     def lapse(self, ticket_id: str) -> None:
         """Let a hold's time be up."""
         self.psql(
-            "update ticket_allocations set expires_at = clock_timestamp() - interval '1 s' "
+            "update ticket_allocations set expires_at = statement_timestamp() - interval '1 s' "
             f"where id = '{ticket_id}'"
         )
 

@@ -43,7 +43,7 @@ class RunningService:
         self._app = create_app(
             self.settings,
             self.database.service_dsn,
-            Environment(is_pooled=self.pooled or self.database.is_pooled),
+            Environment(self.pooled or self.database.is_pooled, self.database.is_citus),
         )
         config = server_config(self.settings, self._app)
         listening = bind(self.settings)
