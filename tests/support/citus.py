@@ -71,7 +71,7 @@ def runs_on_citus(path: Path) -> bool:
 
 @contextmanager
 def schema_on_citus(*, migrated: bool) -> Iterator[Schema]:
-    """Create a schema for as long as the block runs: a cell, as docs/how-to say."""
+    """Create a schema, which is a cell, for as long as the block runs."""
     # Several processes test at once on one coordinator.
     name = f"test_{os.getpid()}_{next(NUMBERS)}"
     dsn = f"{CITUS}{'&' if '?' in CITUS else '?'}options=-csearch_path%3D{name}"
