@@ -92,7 +92,7 @@ def create_app(settings: Settings, dsn: str, environment: Environment = PLAIN) -
                 asyncio.create_task(_report(write_path, watchers, pools)),
             ]
             leaving = Leaving()
-            leaving.watch()
+            leaving.catch_sigterm()
             gc.freeze()
             gc.set_threshold(*limits.GARBAGE_THRESHOLDS)
             try:

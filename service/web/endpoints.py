@@ -30,7 +30,7 @@ from service.web.fields import (
     FINGERPRINT,
     BadFields,
     Reader,
-    identifier,
+    parse_uuid,
     read_object,
     token,
 )
@@ -139,7 +139,7 @@ class Endpoint:
             query = _read_query(request, self.query)
             path_id = request.path_params.get("id")
             try:
-                id_ = identifier(path_id) if path_id is not None else Uuid("")
+                id_ = parse_uuid(path_id) if path_id is not None else Uuid("")
             except ValueError:
                 return BAD_REQUEST.because([BadField("id", "must be a UUID")])
             headers = {header.name: _read_header(request, header) for header in self.headers}

@@ -5,22 +5,22 @@ from typing import Any
 
 from service.rows import Check, Event, EventLedger, TicketAllocation, Uuid
 from service.web.responses import (
-    AuditAnswer,
+    AuditResponse,
     DatabaseHealth,
-    EventAnswer,
     EventPage,
-    FingerprintAnswer,
-    HealthAnswer,
-    LedgerEntryAnswer,
+    EventResponse,
+    FingerprintResponse,
+    HealthResponse,
+    LedgerEntryResponse,
     LedgerMeta,
     LedgerPage,
-    LiveAnswer,
+    LiveResponse,
     MigrationsHealth,
     PageMeta,
-    ReservationAnswer,
-    TicketAnswer,
+    ReservationResponse,
     TicketPage,
-    WatchedEventAnswer,
+    TicketResponse,
+    WatchedEventResponse,
     encode,
 )
 
@@ -71,23 +71,23 @@ _CHECK = Check(_EVENT_ID, "Opening night", "allocated = its tickets", 1, 1)
 _META = PageMeta.of(total=1, page=1, limit=10)
 
 EXAMPLES: dict[Any, Any] = {
-    EventAnswer: EventAnswer.of(_EVENT),
-    EventPage: EventPage([EventAnswer.of(_EVENT)], _META),
-    list[TicketAnswer]: [TicketAnswer.of(_TICKET, _OWNER)],
-    TicketAnswer: TicketAnswer.of(_TICKET, _OWNER),
-    TicketPage: TicketPage([TicketAnswer.of(_TICKET, None)], _META),
-    ReservationAnswer: ReservationAnswer.of([_TICKET], _OWNER),
+    EventResponse: EventResponse.of(_EVENT),
+    EventPage: EventPage([EventResponse.of(_EVENT)], _META),
+    list[TicketResponse]: [TicketResponse.of(_TICKET, _OWNER)],
+    TicketResponse: TicketResponse.of(_TICKET, _OWNER),
+    TicketPage: TicketPage([TicketResponse.of(_TICKET, None)], _META),
+    ReservationResponse: ReservationResponse.of([_TICKET], _OWNER),
     LedgerPage: LedgerPage(
-        [LedgerEntryAnswer.of(_ENTRY)], LedgerMeta(after=1, limit=100, next=None)
+        [LedgerEntryResponse.of(_ENTRY)], LedgerMeta(after=1, limit=100, next=None)
     ),
-    AuditAnswer: AuditAnswer.of([_CHECK]),
-    FingerprintAnswer: FingerprintAnswer("xWCBqDMtcoS8lCVHmIWWLRmVgdFdcqsj5e1xOQtO7zM"),
-    HealthAnswer: HealthAnswer("ok", DatabaseHealth("ok", "18.4"), MigrationsHealth("ok", [])),
-    LiveAnswer: LiveAnswer("ok"),
+    AuditResponse: AuditResponse.of([_CHECK]),
+    FingerprintResponse: FingerprintResponse("xWCBqDMtcoS8lCVHmIWWLRmVgdFdcqsj5e1xOQtO7zM"),
+    HealthResponse: HealthResponse("ok", DatabaseHealth("ok", "18.4"), MigrationsHealth("ok", [])),
+    LiveResponse: LiveResponse("ok"),
     # A message of the stream.
-    WatchedEventAnswer: {
+    WatchedEventResponse: {
         "id": str(_EVENT.version),
-        "data": encode(WatchedEventAnswer.of_change(_EVENT, _ENTRY)).decode(),
+        "data": encode(WatchedEventResponse.of_change(_EVENT, _ENTRY)).decode(),
     },
 }
 """By the type of the answer."""

@@ -215,7 +215,7 @@ ANY_TEXT = Reader(str, {"type": "string"})
 """Reads whatever stands in a header."""
 
 
-def identifier(text: str) -> Uuid:
+def parse_uuid(text: str) -> Uuid:
     """Read a UUID (RFC 9562, section 4), and return it in lower case."""
     if not _UUID.fullmatch(text):
         raise ValueError("must be a UUID")
@@ -223,7 +223,7 @@ def identifier(text: str) -> Uuid:
 
 
 IDENTIFIER = Reader(
-    identifier,
+    parse_uuid,
     {
         "type": "string",
         "format": "uuid",

@@ -18,7 +18,7 @@ class Leaving:
     def __init__(self) -> None:
         self.has_begun = False
 
-    def watch(self) -> None:
+    def catch_sigterm(self) -> None:
         """Have a SIGTERM told here first, and uvicorn a moment later; from its lifespan."""
         if threading.current_thread() is not threading.main_thread():
             return  # as when a test runs the service in a thread: no signal comes here

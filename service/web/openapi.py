@@ -21,7 +21,7 @@ from service.settings import Settings
 from service.web.endpoints import ASKER, Answer, Endpoint
 from service.web.examples import EXAMPLES
 from service.web.fields import ANY_TEXT, IDENTIFIER, Reader
-from service.web.responses import EventAnswer, ReservationAnswer, TicketAnswer, refuse
+from service.web.responses import EventResponse, ReservationResponse, TicketResponse, refuse
 from service.web.watching import EventStream
 
 Routes = Mapping[str, Mapping[str, Endpoint]]
@@ -53,17 +53,17 @@ HEADERS = {
 """What an answer's header says."""
 
 _LINKED: dict[Any, list[tuple[str, str]]] = {
-    EventAnswer: [("/events/{id}", "/id")],
-    list[TicketAnswer]: [
+    EventResponse: [("/events/{id}", "/id")],
+    list[TicketResponse]: [
         ("/events/tickets/{id}", "/0/id"),
         ("/reservations/{id}", "/0/reservationId"),
     ],
-    TicketAnswer: [("/events/tickets/{id}", "/id"), ("/reservations/{id}", "/reservationId")],
-    ReservationAnswer: [("/reservations/{id}", "/id")],
+    TicketResponse: [("/events/tickets/{id}", "/id"), ("/reservations/{id}", "/reservationId")],
+    ReservationResponse: [("/reservations/{id}", "/id")],
 }
 """Under which path one goes on with an answer, and where in it the id stands."""
 
-_ANSWER = re.compile(rb'\b([A-Z]\w+)Answer"')
+_ANSWER = re.compile(rb'\b([A-Z]\w+)Response"')
 """The end of a name that ``answers`` has given, or of a reference to it."""
 
 
@@ -82,7 +82,7 @@ class _Description:
         schemas, components = msgspec.json.schema_components(
             told, ref_template="#/components/schemas/{name}"
         )
-        # A client's code says Event, not EventAnswer: it has no rows to tell it from.
+        # A client's code says Event, not EventResponse: it has no rows to tell it from.
         named = _ANSWER.sub(rb'\1"', msgspec.json.encode([schemas, components]))
         schemas, self._components = msgspec.json.decode(named)
         self._schemas = dict(zip(told, schemas, strict=True))

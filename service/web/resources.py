@@ -20,7 +20,7 @@ from service.refusals import BUSY, INTERNAL_SERVER_ERROR, METHOD_NOT_ALLOWED, NO
 from service.rows import Uuid
 from service.web.cors import Cors
 from service.web.endpoints import Endpoint
-from service.web.fields import identifier
+from service.web.fields import parse_uuid
 from service.web.responses import refuse
 
 log = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ class Nowhere(Resource):
 def _id_of(request: Request) -> Uuid:
     """Return the id in the path; '' for none, and for whatever stands there and is none."""
     try:
-        return identifier(request.path_params.get("id", ""))
+        return parse_uuid(request.path_params.get("id", ""))
     except ValueError:
         return Uuid("")
 

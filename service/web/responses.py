@@ -29,7 +29,7 @@ Moment = Annotated[datetime, Meta(tz=True)]
 Count = Annotated[int, Meta(ge=0)]
 
 
-class EventAnswer(Struct, rename="camel", gc=False):
+class EventResponse(Struct, rename="camel", gc=False):
     """An event as clients see it."""
 
     id: Id
@@ -45,7 +45,7 @@ class EventAnswer(Struct, rename="camel", gc=False):
     updated_at: Moment
 
     @classmethod
-    def of(cls, event: Event) -> "EventAnswer":
+    def of(cls, event: Event) -> "EventResponse":
         """Return the answer for a row; what is available or reserved is computed, never stored."""
         return cls(
             event.id,
@@ -68,7 +68,7 @@ class EventAnswer(Struct, rename="camel", gc=False):
         return f'"{self.version}-{self.available_tickets}-{touched:x}"'
 
 
-class LastEventAnswer(Struct, rename="camel", gc=False):
+class LastEventResponse(Struct, rename="camel", gc=False):
     """What happened last, and by whom; nobody where it was the organiser or the clock."""
 
     type: EventChange
@@ -76,27 +76,27 @@ class LastEventAnswer(Struct, rename="camel", gc=False):
     timestamp: Moment
 
     @classmethod
-    def of(cls, last: LastEvent | EventLedger) -> "LastEventAnswer":
+    def of(cls, last: LastEvent | EventLedger) -> "LastEventResponse":
         """Return the answer for a row of the ledger."""
         return cls(last.last_event, last.actor, last.recorded_at)
 
 
-class WatchedEventAnswer(EventAnswer, rename="camel", gc=False, kw_only=True):
+class WatchedEventResponse(EventResponse, rename="camel", gc=False, kw_only=True):
     """An event as its watchers see it."""
 
-    last_event: LastEventAnswer
+    last_event: LastEventResponse
 
     @classmethod
-    def of_change(cls, event: Event, last: LastEvent | EventLedger) -> "WatchedEventAnswer":
+    def of_change(cls, event: Event, last: LastEvent | EventLedger) -> "WatchedEventResponse":
         """Return the answer for an event and what happened to it last."""
-        shown = EventAnswer.of(event)
+        shown = EventResponse.of(event)
         return cls(
-            *(getattr(shown, name) for name in EventAnswer.__struct_fields__),
-            last_event=LastEventAnswer.of(last),
+            *(getattr(shown, name) for name in EventResponse.__struct_fields__),
+            last_event=LastEventResponse.of(last),
         )
 
 
-class LedgerEntryAnswer(Struct, rename="camel", gc=False):
+class LedgerEntryResponse(Struct, rename="camel", gc=False):
     """A row of the ledger as clients see it."""
 
     version: Count
@@ -109,10 +109,10 @@ class LedgerEntryAnswer(Struct, rename="camel", gc=False):
     expired: Count
     cancelled: Count
     refunded: Count
-    last_event: LastEventAnswer
+    last_event: LastEventResponse
 
     @classmethod
-    def of(cls, entry: EventLedger) -> "LedgerEntryAnswer":
+    def of(cls, entry: EventLedger) -> "LedgerEntryResponse":
         """Return the answer for a row."""
         return cls(
             entry.version,
@@ -125,11 +125,11 @@ class LedgerEntryAnswer(Struct, rename="camel", gc=False):
             entry.expired,
             entry.cancelled,
             entry.refunded,
-            LastEventAnswer.of(entry),
+            LastEventResponse.of(entry),
         )
 
 
-class CheckAnswer(Struct, rename="camel", gc=False):
+class CheckResponse(Struct, rename="camel", gc=False):
     """What one rule says of an event's books."""
 
     name: str
@@ -138,23 +138,23 @@ class CheckAnswer(Struct, rename="camel", gc=False):
     found: int | None
 
 
-class AuditAnswer(Struct, rename="camel", gc=False):
+class AuditResponse(Struct, rename="camel", gc=False):
     """What all rules say of an event's books."""
 
     ok: bool
-    checks: list[CheckAnswer]
+    checks: list[CheckResponse]
 
     @classmethod
-    def of(cls, checks: Sequence[Check]) -> "AuditAnswer":
+    def of(cls, checks: Sequence[Check]) -> "AuditResponse":
         """Return the answer for the checks of one event."""
         told = [
-            CheckAnswer(one.rule, one.expected == one.found, one.expected, one.found)
+            CheckResponse(one.rule, one.expected == one.found, one.expected, one.found)
             for one in checks
         ]
         return cls(all(check.ok for check in told), told)
 
 
-class TicketAnswer(Struct, rename="camel", gc=False):
+class TicketResponse(Struct, rename="camel", gc=False):
     """A ticket as clients see it; the fingerprint is for its owner alone."""
 
     id: Id
@@ -167,7 +167,7 @@ class TicketAnswer(Struct, rename="camel", gc=False):
     user_fingerprint: str | UnsetType = UNSET
 
     @classmethod
-    def of(cls, ticket: TicketAllocation, asked_by: str | None) -> "TicketAnswer":
+    def of(cls, ticket: TicketAllocation, asked_by: str | None) -> "TicketResponse":
         """Return the answer for a row, to whoever holds a fingerprint; None: to anybody."""
         return cls(
             ticket.id,
@@ -181,17 +181,17 @@ class TicketAnswer(Struct, rename="camel", gc=False):
         )
 
 
-class ReservationAnswer(Struct, rename="camel", gc=False):
+class ReservationResponse(Struct, rename="camel", gc=False):
     """A reservation as its owner sees it."""
 
     id: Id
     event_id: Id
     status: Literal[AllocationStatus, "mixed"]
     expires_at: Moment | None
-    tickets: list[TicketAnswer]
+    tickets: list[TicketResponse]
 
     @classmethod
-    def of(cls, tickets: Sequence[TicketAllocation], asked_by: str) -> "ReservationAnswer":
+    def of(cls, tickets: Sequence[TicketAllocation], asked_by: str) -> "ReservationResponse":
         """Return the answer for all rows of a reservation, of which there is at least one."""
         statuses = {ticket.status for ticket in tickets}
         ends = [t.expires_at for t in tickets if t.status == "reserved" and t.expires_at]
@@ -200,7 +200,7 @@ class ReservationAnswer(Struct, rename="camel", gc=False):
             tickets[0].event_id,
             statuses.pop() if len(statuses) == 1 else "mixed",
             min(ends, default=None),
-            [TicketAnswer.of(ticket, asked_by) for ticket in tickets],
+            [TicketResponse.of(ticket, asked_by) for ticket in tickets],
         )
 
 
@@ -221,14 +221,14 @@ class PageMeta(Struct, gc=False):
 class EventPage(Struct, gc=False):
     """A page of events."""
 
-    data: list[EventAnswer]
+    data: list[EventResponse]
     meta: PageMeta
 
 
 class TicketPage(Struct, gc=False):
     """A page of tickets."""
 
-    data: list[TicketAnswer]
+    data: list[TicketResponse]
     meta: PageMeta
 
 
@@ -243,17 +243,17 @@ class LedgerMeta(Struct, gc=False):
 class LedgerPage(Struct, gc=False):
     """A part of a ledger."""
 
-    data: list[LedgerEntryAnswer]
+    data: list[LedgerEntryResponse]
     meta: LedgerMeta
 
 
-class FingerprintAnswer(Struct, rename="camel", gc=False):
+class FingerprintResponse(Struct, rename="camel", gc=False):
     """A fingerprint that nobody guesses."""
 
     user_fingerprint: str
 
 
-class LiveAnswer(Struct, gc=False):
+class LiveResponse(Struct, gc=False):
     """That the process answers."""
 
     status: Literal["ok"]
@@ -273,7 +273,7 @@ class MigrationsHealth(Struct, gc=False):
     pending: list[str] | UnsetType = UNSET
 
 
-class HealthAnswer(Struct, gc=False):
+class HealthResponse(Struct, gc=False):
     """Whether the service can do its work, and what is wrong."""
 
     status: Literal["ok", "unavailable"]

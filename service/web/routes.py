@@ -22,17 +22,17 @@ from service.refusals import (
 from service.web.endpoints import ASKER, KEY, KNOWN_TAGS, KNOWN_VERSION, OWNER, Answer, Endpoint
 from service.web.handlers import docs, events, fingerprints, health, ledger, reservations, tickets
 from service.web.responses import (
-    AuditAnswer,
-    EventAnswer,
+    AuditResponse,
     EventPage,
-    FingerprintAnswer,
-    HealthAnswer,
+    EventResponse,
+    FingerprintResponse,
+    HealthResponse,
     LedgerPage,
-    LiveAnswer,
-    ReservationAnswer,
-    TicketAnswer,
+    LiveResponse,
+    ReservationResponse,
     TicketPage,
-    WatchedEventAnswer,
+    TicketResponse,
+    WatchedEventResponse,
 )
 from service.web.watching import EventStream
 
@@ -53,7 +53,7 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
             tickets.reserve_tickets,
             body=tickets.reservation_fields,
             headers=[KEY],
-            answers=[Answer(201, list[TicketAnswer], ["Idempotency-Replayed"])],
+            answers=[Answer(201, list[TicketResponse], ["Idempotency-Replayed"])],
             refusals=[*CANNOT_RESERVE.values(), *UNSURE],
         ),
     },
@@ -68,7 +68,7 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
             events.create_event,
             body=events.EVENT_FIELDS,
             for_organizer=True,
-            answers=[Answer(201, EventAnswer, ["Location"])],
+            answers=[Answer(201, EventResponse, ["Location"])],
             refusals=[EVENT_EXISTS, *UNSURE],
         ),
     },
@@ -77,7 +77,7 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
             events.find_event,
             query=events.FIND_QUERY,
             headers=[KNOWN_TAGS],
-            answers=[Answer(200, EventAnswer, ["ETag"]), Answer(304, headers=["ETag"])],
+            answers=[Answer(200, EventResponse, ["ETag"]), Answer(304, headers=["ETag"])],
             refusals=[BUSY, EVENT_NOT_FOUND],
         ),
         "PATCH": Endpoint(
@@ -85,7 +85,7 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
             body=events.EVENT_FIELDS,
             partial=True,
             for_organizer=True,
-            answers=[Answer(200, EventAnswer)],
+            answers=[Answer(200, EventResponse)],
             refusals=[*CANNOT_UPDATE.values(), *UNSURE],
         ),
     },
@@ -95,7 +95,7 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
             headers=[KNOWN_VERSION],
             streams=True,
             answers=[
-                Answer(200, WatchedEventAnswer, ["Cache-Control"], EventStream.media_type),
+                Answer(200, WatchedEventResponse, ["Cache-Control"], EventStream.media_type),
             ],
             refusals=[BUSY, EVENT_NOT_FOUND],
         ),
@@ -111,7 +111,7 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
     "/events/{id}/audit": {
         "GET": Endpoint(
             ledger.check_event,
-            answers=[Answer(200, AuditAnswer)],
+            answers=[Answer(200, AuditResponse)],
             refusals=[BUSY, EVENT_NOT_FOUND],
         ),
     },
@@ -119,7 +119,7 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
         "GET": Endpoint(
             tickets.find_ticket,
             headers=[ASKER],
-            answers=[Answer(200, TicketAnswer)],
+            answers=[Answer(200, TicketResponse)],
             refusals=[BUSY, TICKET_NOT_FOUND],
         ),
     },
@@ -127,13 +127,13 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
         "POST": Endpoint(
             tickets.pay_ticket,
             body=tickets.OWNER_FIELDS,
-            answers=[Answer(200, TicketAnswer)],
+            answers=[Answer(200, TicketResponse)],
             refusals=[*CANNOT_PAY.values(), *UNSURE],
         ),
         "DELETE": Endpoint(
             tickets.cancel_ticket,
             headers=[OWNER],
-            answers=[Answer(200, TicketAnswer)],
+            answers=[Answer(200, TicketResponse)],
             refusals=[*CANNOT_CANCEL.values(), *UNSURE],
         ),
     },
@@ -141,7 +141,7 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
         "POST": Endpoint(
             tickets.refund_ticket,
             for_organizer=True,
-            answers=[Answer(200, TicketAnswer)],
+            answers=[Answer(200, TicketResponse)],
             refusals=[*CANNOT_REFUND.values(), *UNSURE],
         ),
     },
@@ -149,13 +149,13 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
         "GET": Endpoint(
             reservations.find_reservation,
             headers=[OWNER],
-            answers=[Answer(200, ReservationAnswer)],
+            answers=[Answer(200, ReservationResponse)],
             refusals=[*CANNOT_FIND_RESERVATION.values(), BUSY],
         ),
         "DELETE": Endpoint(
             reservations.cancel_reservation,
             headers=[OWNER],
-            answers=[Answer(200, ReservationAnswer)],
+            answers=[Answer(200, ReservationResponse)],
             refusals=[*CANNOT_CANCEL_RESERVATION.values(), *UNSURE],
         ),
     },
@@ -163,7 +163,7 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
         "POST": Endpoint(
             reservations.pay_reservation,
             body=tickets.OWNER_FIELDS,
-            answers=[Answer(200, ReservationAnswer)],
+            answers=[Answer(200, ReservationResponse)],
             refusals=[*CANNOT_PAY_RESERVATION.values(), *UNSURE],
         ),
     },
@@ -177,14 +177,14 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
         ),
     },
     "/fingerprints": {
-        "POST": Endpoint(fingerprints.create_fingerprint, answers=[Answer(201, FingerprintAnswer)]),
+        "POST": Endpoint(fingerprints.create_fingerprint, answers=[Answer(201, FingerprintResponse)]),
     },
     "/health": {
         "GET": Endpoint(
-            health.check_health, answers=[Answer(200, HealthAnswer), Answer(503, HealthAnswer)]
+            health.check_health, answers=[Answer(200, HealthResponse), Answer(503, HealthResponse)]
         ),
     },
-    "/health/live": {"GET": Endpoint(health.check_live, answers=[Answer(200, LiveAnswer)])},
+    "/health/live": {"GET": Endpoint(health.check_live, answers=[Answer(200, LiveResponse)])},
     "/metrics": {
         "GET": Endpoint(
             health.show_metrics, answers=[Answer(200, str, media_type=metrics.CONTENT_TYPE)]

@@ -12,17 +12,17 @@ from typing import NamedTuple
 from service import limits
 from service.database.queries import Queries
 from service.rows import Uuid
-from service.web.responses import EventAnswer, encode
+from service.web.responses import EventResponse, encode
 
 
-class Shown(NamedTuple):
+class EncodedEvent(NamedTuple):
     """An event as it is sent, encoded once for all who asked."""
 
     body: bytes
     etag: str
 
     @classmethod
-    def of(cls, answer: EventAnswer) -> "Shown":
+    def of(cls, answer: EventResponse) -> "EncodedEvent":
         """Return an answer, encoded."""
         return cls(encode(answer), answer.etag)
 
@@ -32,17 +32,17 @@ class SharedReads:
 
     def __init__(self, queries: Queries) -> None:
         self._queries = queries
-        self._asked: defaultdict[Uuid, list[asyncio.Future[Shown | None]]] = defaultdict(list)
+        self._asked: defaultdict[Uuid, list[asyncio.Future[EncodedEvent | None]]] = defaultdict(list)
         self._running: asyncio.Task[None] | None = None
 
-    async def find_event(self, event_id: Uuid) -> Shown | None:
+    async def find_event(self, event_id: Uuid) -> EncodedEvent | None:
         """Return an event as it is shown; None if there is none.
 
         Raises:
             What ``Queries.find_events`` raises.
         """
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Shown | None] = loop.create_future()
+        answer: asyncio.Future[EncodedEvent | None] = loop.create_future()
         self._asked[event_id].append(answer)
         if self._running is None:
             self._running = loop.create_task(self._run())
@@ -58,7 +58,7 @@ class SharedReads:
                     if not answer.done():
                         answer.set_exception(error)
                 continue
-            shown = {event.id: Shown.of(EventAnswer.of(event)) for event in events}
+            shown = {event.id: EncodedEvent.of(EventResponse.of(event)) for event in events}
             for event_id, answers in asked.items():
                 for answer in answers:
                     if not answer.done():  # its caller may have gone

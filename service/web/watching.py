@@ -25,7 +25,7 @@ from service import limits
 from service.database.connections import NO_ANSWER, loggable
 from service.database.queries import Queries
 from service.rows import Event, EventLedger, LastEvent, Uuid
-from service.web.responses import WatchedEventAnswer, encode
+from service.web.responses import WatchedEventResponse, encode
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class News(NamedTuple):
     @classmethod
     def of(cls, event: Event, last: LastEvent | EventLedger) -> "News":
         """Return the news of an event and what happened to it last."""
-        data = encode(WatchedEventAnswer.of_change(event, last))
+        data = encode(WatchedEventResponse.of_change(event, last))
         return cls(event.version, b"id: %d\ndata: %s\n\n" % (event.version, data))
 
 
@@ -96,7 +96,7 @@ class Watchers:
         self._watched: dict[Uuid, Watched] = {}
         self.count = 0
         """How many watch, all events together."""
-        self.looks = 0
+        self.polls = 0
         """How often the database was asked."""
         self.closed = False
 
@@ -139,7 +139,7 @@ class Watchers:
         now = asyncio.get_running_loop().time()
         if not self._watched:
             return
-        self.looks += 1
+        self.polls += 1
         known = {id_: one.news.version if one.news else 0 for id_, one in self._watched.items()}
         for event, last in await self._queries.list_news(known):
             # Nobody may watch it any more by now.

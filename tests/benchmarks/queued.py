@@ -31,7 +31,7 @@ from starlette.routing import Route
 
 from service.database.connections import ADAPTERS
 from service.embedded.parent import ending_with
-from service.web.responses import TicketAnswer
+from service.web.responses import TicketResponse
 
 BATCH, CONNECTIONS, LOOK_SECONDS = 500, 16, 0.002
 """LOOK_SECONDS: how often the worker looks for requests, and the server for answers."""
@@ -151,7 +151,7 @@ async def reserve(request: Request) -> Response:
     at, tickets = await answer
     if not tickets:
         return Response(encode({"code": "TICKETS_SOLD_OUT"}), 409, media_type="application/json")
-    told = [TicketAnswer(one, event, tickets[0], "reserved", at, at, at, owner) for one in tickets]
+    told = [TicketResponse(one, event, tickets[0], "reserved", at, at, at, owner) for one in tickets]
     return Response(encode(told), 201, media_type="application/json")
 
 

@@ -27,7 +27,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from service.rows import Uuid
-from service.web.responses import TicketAnswer
+from service.web.responses import TicketResponse
 
 HOLD_SECONDS = 900
 TAKE = """
@@ -106,7 +106,7 @@ async def reserve(request: Request) -> Response:
     made, over = (datetime.fromtimestamp(one, UTC) for one in (now, ends))
     whole = Uuid(ids[0])
     tickets = [
-        TicketAnswer(Uuid(id_), event, whole, "reserved", over, made, made, owner) for id_ in ids
+        TicketResponse(Uuid(id_), event, whole, "reserved", over, made, made, owner) for id_ in ids
     ]
     return Response(encode(tickets), 201, media_type="application/json")
 

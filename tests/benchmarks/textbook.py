@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from service.database.connections import ADAPTERS
 from service.rows import Event, TicketAllocation
-from service.web.responses import EventAnswer, TicketAnswer
+from service.web.responses import EventResponse, TicketResponse
 
 CONNECTIONS = int(os.environ.get("TEXTBOOK_CONNECTIONS", "16"))
 
@@ -70,7 +70,7 @@ async def reserve(request: Request) -> Response:
             return respond({"code": "TICKETS_SOLD_OUT"}, 409)
         row = await one(connection, INSERT_TICKET, event_id, body["userFingerprint"])
         await connection.execute(ADD_ALLOCATED, (1, event_id))
-    return respond([TicketAnswer.of(TicketAllocation(*row), body["userFingerprint"])], 201)
+    return respond([TicketResponse.of(TicketAllocation(*row), body["userFingerprint"])], 201)
 
 
 async def pay(request: Request) -> Response:
@@ -101,14 +101,14 @@ async def move(
             return respond({"code": "REFUSED"}, 409)
         row = await one(connection, statement, ticket_id)
         await count(connection, event_id)
-    return respond(TicketAnswer.of(TicketAllocation(*row), owner))
+    return respond(TicketResponse.of(TicketAllocation(*row), owner))
 
 
 async def find_event(request: Request) -> Response:
     """Find an event."""
     async with request.app.state.pool.connection() as connection:
         row = await one(connection, FIND_EVENT, request.path_params["id"])
-    return respond(EventAnswer.of(Event(*row)))
+    return respond(EventResponse.of(Event(*row)))
 
 
 async def one(connection: AsyncConnection, statement: str, *parameters: object) -> Any:

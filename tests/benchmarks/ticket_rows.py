@@ -27,7 +27,7 @@ from starlette.routing import Route
 
 from service.database.connections import ADAPTERS
 from service.rows import Uuid
-from service.web.responses import TicketAnswer
+from service.web.responses import TicketResponse
 
 BATCH, CONNECTIONS = 500, 16
 
@@ -106,7 +106,7 @@ async def reserve(request: Request) -> Response:
         return Response(encode({"code": "TICKETS_SOLD_OUT"}), 409, media_type="application/json")
     ids = [Uuid(f"00000000-0000-7000-8000-{id_:012x}") for id_, _, _ in rows]
     tickets = [
-        TicketAnswer(id_, event, ids[0], "reserved", ends, made, made, owner)
+        TicketResponse(id_, event, ids[0], "reserved", ends, made, made, owner)
         for id_, (_, made, ends) in zip(ids, rows, strict=True)
     ]
     return Response(encode(tickets), 201, media_type="application/json")

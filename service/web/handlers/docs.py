@@ -16,12 +16,12 @@ DOCS = PAGES.joinpath("docs.html").read_text()
 
 async def show_index(_: Call) -> Response:
     """Show what this service is, and where one reads on."""
-    return _shown(INDEX)
+    return _respond_page(INDEX)
 
 
 async def show_docs(_: Call) -> Response:
     """Show a page on which the routes can be read and tried."""
-    return _shown(DOCS)
+    return _respond_page(DOCS)
 
 
 async def show_openapi(call: Call) -> Response:
@@ -29,7 +29,7 @@ async def show_openapi(call: Call) -> Response:
     return Response(call.service.description, media_type="application/json")
 
 
-def _shown(page: str) -> Response:
+def _respond_page(page: str) -> Response:
     """Answer a page, which may run the scripts in it, if any, and ask the service it came from."""
     scripts = "".join(
         f" 'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"

@@ -23,8 +23,8 @@ from service.web.fields import (
     integer,
     number_in_query,
 )
-from service.web.responses import EventAnswer, EventPage, PageMeta, respond
-from service.web.shared_reads import Shown
+from service.web.responses import EventPage, EventResponse, PageMeta, respond
+from service.web.shared_reads import EncodedEvent
 from service.write_path.changes import Update
 
 EVENT_FIELDS = {
@@ -50,7 +50,7 @@ async def create_event(call: Call) -> Response | Refusal:
     )
     if isinstance(event, Refusal):
         return event
-    return respond(EventAnswer.of(event), 201, {"Location": f"/events/{event.id}"})
+    return respond(EventResponse.of(event), 201, {"Location": f"/events/{event.id}"})
 
 
 async def list_events(call: Call) -> Response | Refusal:
@@ -63,7 +63,7 @@ async def list_events(call: Call) -> Response | Refusal:
         page_size=limit,
         skip=(page - 1) * limit,
     )
-    data = [EventAnswer.of(event) for event in events]
+    data = [EventResponse.of(event) for event in events]
     return respond(EventPage(data, PageMeta.of(total, page, limit)))
 
 
@@ -82,10 +82,10 @@ async def _find_event_at(call: Call, at: datetime) -> Response | Refusal:
     entry = await call.service.queries.find_ledger_at(call.id, at)
     if entry is None:
         return BAD_REQUEST.because([BadField("at", "is before the event existed")])
-    return _respond(call, Shown.of(EventAnswer.of(event.as_of(entry))))
+    return _respond(call, EncodedEvent.of(EventResponse.of(event.as_of(entry))))
 
 
-def _respond(call: Call, shown: Shown) -> Response:
+def _respond(call: Call, shown: EncodedEvent) -> Response:
     """Return an event, unless it is what the caller has."""
     headers = {"ETag": shown.etag}
     known = call.headers[KNOWN_TAGS.name]
@@ -106,7 +106,7 @@ async def update_event(call: Call) -> Response | Refusal:
     if isinstance(outcome, Refusal):
         return outcome
     if outcome.event is not None and outcome.code == "granted":
-        return respond(EventAnswer.of(outcome.event))
+        return respond(EventResponse.of(outcome.event))
     refusal = CANNOT_UPDATE[outcome.code]
     if outcome.code == "capacity_below_allocated" and isinstance(outcome.detail, int):
         return refusal.because(Allocated(outcome.detail))

@@ -10,8 +10,8 @@ from service.refusals import Refusal
 from service.web.endpoints import Call
 from service.web.responses import (
     DatabaseHealth,
-    HealthAnswer,
-    LiveAnswer,
+    HealthResponse,
+    LiveResponse,
     MigrationsHealth,
     respond,
 )
@@ -25,10 +25,10 @@ async def check_health(call: Call) -> Response | Refusal:
         applied = set(await queries.list_applied_migrations())
     except (psycopg.OperationalError, *NO_ANSWER):
         nothing = (DatabaseHealth("unreachable"), MigrationsHealth("unreachable"))
-        return respond(HealthAnswer("unavailable", *nothing), 503)
+        return respond(HealthResponse("unavailable", *nothing), 503)
     pending = [name for name in migration_names() if name not in applied]
     is_ready = not pending and not call.service.leaving.has_begun
-    answer = HealthAnswer(
+    answer = HealthResponse(
         "ok" if is_ready else "unavailable",
         DatabaseHealth("ok", version),
         MigrationsHealth("pending" if pending else "ok", pending),
@@ -43,4 +43,4 @@ async def show_metrics(_: Call) -> Response | Refusal:
 
 async def check_live(_: Call) -> Response | Refusal:
     """Tell that the process answers, and nothing else."""
-    return respond(LiveAnswer("ok"))
+    return respond(LiveResponse("ok"))

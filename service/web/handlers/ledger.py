@@ -10,8 +10,8 @@ from service.rows import Event
 from service.web.endpoints import KNOWN_VERSION, Call
 from service.web.fields import number_in_query
 from service.web.responses import (
-    AuditAnswer,
-    LedgerEntryAnswer,
+    AuditResponse,
+    LedgerEntryResponse,
     LedgerMeta,
     LedgerPage,
     respond,
@@ -33,14 +33,14 @@ async def list_ledger(call: Call) -> Response | Refusal:
         return EVENT_NOT_FOUND
     shown = entries[:limit]
     following = shown[-1].version if len(entries) > limit else None
-    data = [LedgerEntryAnswer.of(entry) for entry in shown]
+    data = [LedgerEntryResponse.of(entry) for entry in shown]
     return respond(LedgerPage(data, LedgerMeta(after, limit, following)))
 
 
 async def check_event(call: Call) -> Response | Refusal:
     """Check an event's books."""
     checks = await call.service.listing.check_events([call.id], failed_only=False)
-    return respond(AuditAnswer.of(checks)) if checks else EVENT_NOT_FOUND
+    return respond(AuditResponse.of(checks)) if checks else EVENT_NOT_FOUND
 
 
 async def stream_event(call: Call) -> Response | Refusal:

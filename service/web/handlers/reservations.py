@@ -13,7 +13,7 @@ from service.refusals import (
     Refusal,
 )
 from service.web.endpoints import OWNER, Call
-from service.web.responses import ReservationAnswer, respond
+from service.web.responses import ReservationResponse, respond
 from service.write_path.changes import Cancel, Outcome, Pay
 
 
@@ -26,7 +26,7 @@ async def find_reservation(call: Call) -> Response | Refusal:
     own = [ticket for ticket in tickets if ticket.user_fingerprint == owner]
     if not own:
         return WRONG_FINGERPRINT.because(InTheWay(tickets[0].id))
-    return respond(ReservationAnswer.of(own, owner))
+    return respond(ReservationResponse.of(own, owner))
 
 
 async def pay_reservation(call: Call) -> Response | Refusal:
@@ -61,7 +61,7 @@ def _answer(
     if isinstance(outcome, Refusal):
         return outcome
     if outcome.code == "granted":
-        return respond(ReservationAnswer.of(outcome.tickets, owner))
+        return respond(ReservationResponse.of(outcome.tickets, owner))
     refusal = refusals[outcome.code]
     ticket = outcome.detail
     return refusal.because(InTheWay(ticket)) if isinstance(ticket, str) else refusal

@@ -21,7 +21,7 @@ from service.rows import AllocationStatus, TicketAllocation
 from service.settings import Settings
 from service.web.endpoints import ASKER, KEY, OWNER, Call
 from service.web.fields import FINGERPRINT, Reader, integer, number_in_query, one_of
-from service.web.responses import PageMeta, TicketAnswer, TicketPage, respond
+from service.web.responses import PageMeta, TicketPage, TicketResponse, respond
 from service.write_path.changes import Cancel, Outcome, Pay, Refund, Reserve
 
 OWNER_FIELDS: dict[str, Reader] = {"userFingerprint": FINGERPRINT}
@@ -55,7 +55,7 @@ async def reserve_tickets(call: Call) -> Response | Refusal:
         refusal = CANNOT_RESERVE[outcome.code]
         left = outcome.detail
         return refusal.because(Available(left)) if isinstance(left, int) else refusal
-    tickets = [TicketAnswer.of(ticket, owner) for ticket in outcome.tickets]
+    tickets = [TicketResponse.of(ticket, owner) for ticket in outcome.tickets]
     replayed = {"Idempotency-Replayed": "true"} if outcome.code == "replayed" else None
     return respond(tickets, 201, replayed)
 
@@ -63,7 +63,7 @@ async def reserve_tickets(call: Call) -> Response | Refusal:
 async def find_ticket(call: Call) -> Response | Refusal:
     """Find a ticket; whoever names its fingerprint is shown it."""
     for ticket in await call.service.queries.find_tickets([call.id]):
-        return respond(TicketAnswer.of(ticket, call.headers[ASKER.name]))
+        return respond(TicketResponse.of(ticket, call.headers[ASKER.name]))
     return TICKET_NOT_FOUND
 
 
@@ -118,7 +118,7 @@ def _page(call: Call) -> tuple[str, int, int]:
 def _respond_page(
     tickets: Sequence[TicketAllocation], asked_by: str | None, total: int, page: int, limit: int
 ) -> Response:
-    data = [TicketAnswer.of(ticket, asked_by) for ticket in tickets]
+    data = [TicketResponse.of(ticket, asked_by) for ticket in tickets]
     return respond(TicketPage(data, PageMeta.of(total, page, limit)))
 
 
@@ -130,4 +130,4 @@ def _answer(
     if outcome.code != "granted":
         return refusals[outcome.code]
     (ticket,) = outcome.tickets
-    return respond(TicketAnswer.of(ticket, owner))
+    return respond(TicketResponse.of(ticket, owner))
