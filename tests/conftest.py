@@ -22,9 +22,9 @@ from service.embedded.parent import ending_with
 from service.embedded.postgres import EmbeddedPostgres
 from service.embedded.programs import find_programs
 from service.settings import resource
-from tests.support.client import SEEN, Client
-from tests.support.database import PGBOUNCER, POOLER_PORT, SERVICE_ROLE, Database, created
-from tests.support.described import undescribed
+from tests.support.api_description import find_undocumented
+from tests.support.client import SEEN_RESPONSES, Client
+from tests.support.database import PGBOUNCER, POOLER_PORT, SERVICE_ROLE, Database, create_database
 from tests.support.run_log import RUN_LOG
 from tests.support.services import RunningService, Starter, settings_for_tests
 from tests.support.waiting import wait_until
@@ -46,8 +46,8 @@ def pytest_sessionfinish() -> None:
 def whole_run() -> Iterator[None]:
     """What is to hold of all that the tests of this process have logged and been answered."""
     yield
-    assert RUN_LOG.shown() == set()
-    assert undescribed(SEEN) == []
+    assert RUN_LOG.leaked_fingerprints() == set()
+    assert find_undocumented(SEEN_RESPONSES) == []
 
 
 @pytest.fixture(scope="session")
@@ -122,22 +122,22 @@ def template(server: str) -> str:
 @pytest.fixture
 def empty_database(server: str) -> Iterator[Database]:
     """A database with nothing in it."""
-    with created(server) as database:
+    with create_database(server) as database:
         yield database
 
 
 @pytest.fixture
 def database(server: str, template: str) -> Iterator[Database]:
     """A migrated database. When its test is done, all its books must be level."""
-    with created(server, template) as database:
+    with create_database(server, template) as database:
         yield database
-        database.adds_up()
+        database.check_books()
 
 
 @pytest.fixture
 def unbalanced_database(server: str, template: str) -> Iterator[Database]:
     """A migrated database for a test that sets out to leave its books in disorder."""
-    with created(server, template) as database:
+    with create_database(server, template) as database:
         yield database
 
 
@@ -150,7 +150,7 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Starter]:
     running: list[RunningService] = []
 
     def start(database: Database, *, sweeps: bool = True, **settings: Any) -> RunningService:
-        monkeypatch.setattr(limits, "SWEEP_SECONDS", 0.05 if sweeps else 3600)
+        monkeypatch.setattr(limits, "SWEEP_INTERVAL_SECONDS", 0.05 if sweeps else 3600)
         service = RunningService(database, settings_for_tests(**settings))
         service.start()
         running.append(service)

@@ -11,7 +11,7 @@ from typing import TypeVar
 import pytest
 
 from service import limits
-from service.database.connections import STEADY_PLANS, open_pool
+from service.database.connections import PLAN_OPTIONS, create_pool
 from service.database.queries import Queries
 from service.database.statements import load_statements
 from service.limits import DEADLINE_SECONDS, WRITE_CONNECTIONS
@@ -29,9 +29,9 @@ from service.write_path.changes import (
 )
 from service.write_path.path import WritePath
 from service.write_path.transaction import Transactions
-from tests.support.batches import carry_out, reserve, words
+from tests.support.batches import carry_out, outcome_codes, reserve
 from tests.support.client import Client, code
-from tests.support.database import Database, not_pooled
+from tests.support.database import Database, skip_if_pooled
 from tests.support.services import RunningService, Starter
 from tests.support.waiting import at_once, wait_until
 
@@ -45,7 +45,7 @@ def on_a_write_path(
     """Do something with a write path of its own."""
 
     async def run() -> T:
-        async with open_pool(database.dsn, WRITE_CONNECTIONS, 500, STEADY_PLANS) as pool:
+        async with create_pool(database.dsn, WRITE_CONNECTIONS, 500, PLAN_OPTIONS) as pool:
             transactions = Transactions(STATEMENTS, hold_seconds=900)
             queries = Queries(pool, STATEMENTS)
             path = WritePath(
@@ -70,7 +70,7 @@ def test_a_request_too_large_takes_nothing_from_a_smaller_one_behind_it(
     database: Database, event: Uuid
 ) -> None:
     outcomes = carry_out(database, [reserve(event, n) for n in (5, 1, 3, 2, 1)])
-    assert words(outcomes) == [
+    assert outcome_codes(outcomes) == [
         "not_enough_tickets",
         "granted",
         "not_enough_tickets",
@@ -95,7 +95,7 @@ def test_first_come_is_first_served_for_each_event_alone(database: Database, eve
         reserve(event, 2),
         reserve(event),
     ]
-    assert words(carry_out(database, batch)) == [
+    assert outcome_codes(carry_out(database, batch)) == [
         "granted",
         "granted",
         "not_found",
@@ -108,17 +108,17 @@ def test_first_come_is_first_served_for_each_event_alone(database: Database, eve
 def test_one_key_twice_in_a_batch_reserves_once(database: Database, event: Uuid) -> None:
     batch = [reserve(event, 2, key="k"), reserve(event, 2, key="k"), reserve(event, user="bob")]
     outcomes = carry_out(database, batch)
-    assert words(outcomes) == ["granted", "replayed", "granted"]
+    assert outcome_codes(outcomes) == ["granted", "replayed", "granted"]
     assert outcomes[0].tickets == outcomes[1].tickets
     assert len(outcomes[0].tickets) == 2
     again = carry_out(database, [reserve(event, 2, key="k"), reserve(event, 1, key="k")])
-    assert words(again) == ["replayed", "idempotency_key_reused"]
+    assert outcome_codes(again) == ["replayed", "idempotency_key_reused"]
     assert again[0].tickets == outcomes[0].tickets
 
 
 def test_one_key_that_is_refused_is_refused_for_its_repeat(database: Database, event: Uuid) -> None:
     batch = [reserve(event, 4, key="k"), reserve(event, 4, key="k"), reserve(event, 3)]
-    assert words(carry_out(database, batch)) == [
+    assert outcome_codes(carry_out(database, batch)) == [
         "not_enough_tickets",
         "not_enough_tickets",
         "granted",
@@ -142,7 +142,7 @@ def test_a_request_of_each_kind_for_one_ticket_in_one_batch(
         ],
     )
     # What gives back comes first: so the cancel wins, and all three can be reserved.
-    assert words(outcomes) == [
+    assert outcome_codes(outcomes) == [
         "already_cancelled",
         "granted",
         "not_purchased",
@@ -166,13 +166,13 @@ def test_of_several_requests_for_one_ticket_the_first_rightful_one_counts(
         Pay(ticket_id=ticket, user_fingerprint="alice"),
         Pay(ticket_id=ticket, user_fingerprint="alice"),
     ]
-    assert words(carry_out(database, payments)) == [
+    assert outcome_codes(carry_out(database, payments)) == [
         "wrong_fingerprint",
         "granted",
         "already_purchased",
     ]
     refunds = [Refund(ticket), Refund(ticket)]
-    assert words(carry_out(database, refunds)) == ["granted", "already_refunded"]
+    assert outcome_codes(carry_out(database, refunds)) == ["granted", "already_refunded"]
 
 
 @pytest.mark.parametrize(("kind", "done"), [(Pay, "purchased"), (Cancel, "cancelled")])
@@ -185,7 +185,7 @@ def test_of_several_requests_for_one_reservation_the_first_rightful_one_counts(
         kind(user_fingerprint=user, reservation_id=whole) for user in ("mallory", "alice", "alice")
     ]
     outcomes = carry_out(database, batch)
-    assert words(outcomes) == ["wrong_fingerprint", "granted", f"already_{done}"]
+    assert outcome_codes(outcomes) == ["wrong_fingerprint", "granted", f"already_{done}"]
     assert [len(outcome.tickets) for outcome in outcomes] == [0, 2, 0]
     assert outcomes[2].detail == held.tickets[0].id
 
@@ -198,7 +198,7 @@ def test_a_ticket_goes_to_the_first_request_that_asks_for_it(
     whole = Pay(reservation_id=first.reservation_id, user_fingerprint="alice")
     single = Pay(ticket_id=second.id, user_fingerprint="alice")
     outcomes = carry_out(database, [single, whole, single])
-    assert words(outcomes) == ["granted", "granted", "already_purchased"]
+    assert outcome_codes(outcomes) == ["granted", "granted", "already_purchased"]
     # Both tickets are shown by the request for the whole, which moved one of them.
     assert [len(outcome.tickets) for outcome in outcomes] == [1, 2, 0]
     assert [outcome.tickets_moved for outcome in outcomes[:2]] == [1, 1]
@@ -212,7 +212,7 @@ def test_a_request_for_a_reservation_of_which_nothing_is_left_comes_too_late(
     (ticket,) = held.tickets
     whole = Pay(reservation_id=ticket.reservation_id, user_fingerprint="alice")
     outcomes = carry_out(database, [Pay(ticket_id=ticket.id, user_fingerprint="alice"), whole])
-    assert words(outcomes) == ["granted", "already_purchased"]
+    assert outcome_codes(outcomes) == ["granted", "already_purchased"]
     assert outcomes[1].detail == ticket.id
 
 
@@ -220,7 +220,7 @@ def test_whole_reservations_expire_what_is_due_in_their_event(
     database: Database, event: Uuid
 ) -> None:
     lapsed, held = carry_out(database, [reserve(event, user="bobby"), reserve(event)])
-    database.lapse(lapsed.tickets[0].id)
+    database.expire_hold(lapsed.tickets[0].id)
     carry_out(
         database, [Pay(reservation_id=held.tickets[0].reservation_id, user_fingerprint="alice")]
     )
@@ -265,7 +265,7 @@ def test_what_waits_for_a_transaction_goes_into_the_next_one_together(
     monkeypatch.setattr(limits, "SHARED_LOCK_SECONDS", limits.LOCK_SECONDS)  # nobody is dealt out
     event = client.create_event(tickets=50)
     with ThreadPoolExecutor(31) as pool:
-        with database.holding(event):
+        with database.lock_event(event):
             first = pool.submit(client.reserve, event, 1, "first")
             database.wait_until_blocked()
             rest = [pool.submit(client.reserve, event, 1, f"user-{n}") for n in range(30)]
@@ -284,7 +284,7 @@ def test_whether_a_batch_may_span_events_is_a_setting(
     with service.client() as client:
         events = [client.create_event(name=f"event {n}") for n in range(6)]
         with ThreadPoolExecutor(13) as pool:
-            with database.holding(events[0]):
+            with database.lock_event(events[0]):
                 answers = [pool.submit(client.reserve, events[0])]
                 database.wait_until_blocked()
                 answers += [pool.submit(client.reserve, event) for event in [*events, *events[1:]]]
@@ -302,7 +302,7 @@ def test_whole_reservations_are_no_more_in_a_batch_than_it_may_move() -> None:
         loop = asyncio.get_running_loop()
         line = deque(
             QueuedChange(
-                Pay(reservation_id=Uuid(str(n)), user_fingerprint="alice", tickets_at_most=1000),
+                Pay(reservation_id=Uuid(str(n)), user_fingerprint="alice", max_tickets=1000),
                 loop.create_future(),
                 loop.time() + 1,
                 loop.time() + 1,
@@ -311,7 +311,7 @@ def test_whole_reservations_are_no_more_in_a_batch_than_it_may_move() -> None:
         )
         return [len(take_batch(line)) for _ in range(3)]
 
-    most = limits.BATCH_TICKETS // 1000
+    most = limits.MAX_BATCH_TICKETS // 1000
     assert asyncio.run(run()) == [most, most, 12 - 2 * most]
 
 
@@ -346,7 +346,7 @@ def test_events_are_locked_in_the_order_of_their_ids(database: Database) -> None
     )
     events.sort()
     with ThreadPoolExecutor(1) as pool:
-        with database.holding(events[0]):
+        with database.lock_event(events[0]):
             batch = [reserve(Uuid(event)) for event in reversed(events)]
             waiting = pool.submit(carry_out, database, batch)
             database.wait_until_blocked(of="")
@@ -354,7 +354,7 @@ def test_events_are_locked_in_the_order_of_their_ids(database: Database) -> None
             with database.connect() as rival:
                 free = rival.execute("select id from events for update skip locked").fetchall()
             assert len(free) == len(events) - 1
-        assert set(words(waiting.result())) == {"granted"}
+        assert set(outcome_codes(waiting.result())) == {"granted"}
 
 
 def test_a_stuck_event_is_told_busy_and_holds_up_no_other(
@@ -362,7 +362,7 @@ def test_a_stuck_event_is_told_busy_and_holds_up_no_other(
 ) -> None:
     stuck, free = client.create_event(name="stuck"), client.create_event(name="free", tickets=50)
     (ticket,) = client.hold(stuck)
-    with database.holding(stuck):
+    with database.lock_event(stuck):
         answers = at_once(
             lambda: client.reserve(stuck),
             lambda: client.pay(ticket),
@@ -386,7 +386,7 @@ def test_a_poisoned_request_takes_no_neighbour_with_it(client: Client, database:
         "when (new.user_fingerprint = 'poison') execute function refuse_poison()"
     )
     with ThreadPoolExecutor(20) as pool:
-        with database.holding(event):
+        with database.lock_event(event):
             answers = [pool.submit(client.reserve, event, 1, f"user-{n}") for n in range(10)]
             answers.append(pool.submit(client.reserve, event, 1, "poison"))
             answers += [pool.submit(client.reserve, event, 1, f"user-{n}") for n in range(10, 19)]
@@ -402,12 +402,12 @@ def test_more_than_may_wait_is_told_busy(database: Database, start: Starter) -> 
     service = start(database, queue_limit=3)
     with service.client() as client, ThreadPoolExecutor(4) as pool:
         event = client.create_event(tickets=10)
-        with database.holding(event):
+        with database.lock_event(event):
             first = [pool.submit(client.reserve, event) for _ in range(3)]
             service.wait_until_accepted(3)
             fourth = pool.submit(client.reserve, event)
             # It is told so slowly: those in the queue must not wait for that, too.
-            wait_until(lambda: service.state.write_path.turned_away == 1)
+            wait_until(lambda: service.state.write_path.delayed_refusals == 1)
         assert {answer.result().status_code for answer in first} == {201}
         assert code(fourth.result()) == (503, "BUSY")
 
@@ -423,15 +423,15 @@ def test_first_come_is_first_served_across_batches(database: Database) -> None:
 
     told = on_a_write_path(database, crowd, queue_limit=2000)
     outcomes = [one for one in told if isinstance(one, Outcome)]
-    assert words(outcomes) == ["granted"] * 700 + ["tickets_sold_out"] * 500
+    assert outcome_codes(outcomes) == ["granted"] * 700 + ["tickets_sold_out"] * 500
     assert len(database.psql("select distinct updated_at from ticket_allocations")) > 1
 
 
 def test_the_turned_away_wait_before_they_hear_it_but_only_so_many(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "TURNED_AWAY", 1)
-    monkeypatch.setattr(limits, "TURN_AWAY_SECONDS", 3600.0)
+    monkeypatch.setattr(limits, "MAX_DELAYED_REFUSALS", 1)
+    monkeypatch.setattr(limits, "BUSY_DELAY_SECONDS", 3600.0)
 
     async def crowd(path: WritePath) -> bool:
         event = Uuid("018f0000-0000-7000-8000-000000000001")
@@ -449,7 +449,7 @@ def test_a_connection_that_breaks_under_a_batch_leaves_the_outcome_unknown(
     client: Client, database: Database
 ) -> None:
     event = client.create_event(tickets=5)
-    with ThreadPoolExecutor(1) as pool, database.holding(event):
+    with ThreadPoolExecutor(1) as pool, database.lock_event(event):
         answer = pool.submit(client.reserve, event)
         database.wait_until_blocked()
         database.psql(
@@ -462,7 +462,7 @@ def test_a_connection_that_breaks_under_a_batch_leaves_the_outcome_unknown(
     wait_until(lambda: client.reserve(event).status_code == 201)
 
 
-@not_pooled("a read is given a server that does not stand still")
+@skip_if_pooled("a read is given a server that does not stand still")
 def test_nobody_waits_longer_than_the_deadline_for_a_server_that_stands_still(
     service: RunningService, client: Client, database: Database
 ) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from service.settings import resource
-from tests.support.client import Client, crowd
+from tests.support.client import Client, send_crowd
 from tests.support.database import Database
-from tests.support.services import Starter, serving
+from tests.support.services import Starter, run_service
 
 
 def oversold(database: Database) -> bool:
@@ -37,9 +37,9 @@ def refused_by_a_constraint(client: Client) -> int:
 
 @pytest.mark.core
 def test_two_thousand_who_want_a_hundred_tickets_get_exactly_a_hundred(database: Database) -> None:
-    with serving(database, workers=2) as client:
+    with run_service(database, workers=2) as client:
         event = client.create_event(tickets=100)
-        answers = crowd([str(client.base_url)], event, people=2000, connections=200)
+        answers = send_crowd([str(client.base_url)], event, people=2000, connections=200)
         assert answers == {(201, ""): 100, (409, "TICKETS_SOLD_OUT"): 1900}
         assert client.event(event)["availableTickets"] == 0
     assert database.psql("select allocated_tickets from events") == ["100"]
@@ -54,7 +54,7 @@ def test_a_crowd_that_wants_several_each_leaves_no_ticket_over(
     urls = [start(database).url for _ in range(2)]
     with start(database).client() as client:
         event = client.create_event(tickets=100)
-    answers = crowd(urls, event, people=300, connections=50, quantity=3)
+    answers = send_crowd(urls, event, people=300, connections=50, quantity=3)
     assert answers[201, ""] == 33
     assert answers[409, "NOT_ENOUGH_TICKETS"] == 267
     assert not oversold(database)
@@ -90,7 +90,7 @@ def test_without_its_guard_the_same_crowd_oversells(
     urls = [start(database, sql_dir=tmp_path).url for _ in range(2)]
     with start(database, sql_dir=tmp_path).client() as client:
         event = client.create_event(tickets=100)
-    answers = crowd(urls, event, people=2000, connections=200)
+    answers = send_crowd(urls, event, people=2000, connections=200)
     assert answers[201, ""] > 100
     assert oversold(database)
 
@@ -103,7 +103,7 @@ def test_with_its_guards_a_slow_disk_changes_nothing(database: Database, start: 
     with start(database).client() as client:
         event = client.create_event(tickets=100)
         before = refused_by_a_constraint(client)
-        answers = crowd(urls, event, people=2000, connections=200)
+        answers = send_crowd(urls, event, people=2000, connections=200)
         # A batch that the CHECK undoes is tried again by halves, and nobody would notice.
         assert refused_by_a_constraint(client) == before
     assert answers == Counter({(201, ""): 100, (409, "TICKETS_SOLD_OUT"): 1900})

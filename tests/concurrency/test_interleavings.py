@@ -20,7 +20,7 @@ from service.database.statements import load_statements
 from service.rows import Uuid
 from service.settings import resource
 from tests.benchmarks.ticket_rows import CREATE_ROWS, FILL, TAKE
-from tests.support.batches import carry_out, reserve, words
+from tests.support.batches import carry_out, outcome_codes, reserve
 from tests.support.client import code
 from tests.support.database import Database
 from tests.support.services import Starter
@@ -238,7 +238,7 @@ def test_a_hold_that_ends_during_the_wait_is_sold_only_by_a_clock_read_before_it
     with service.client() as client, ThreadPoolExecutor(1) as pool:
         event = client.create_event(tickets=1)
         (ticket,) = client.hold(event)
-        with database.holding(event) as rival:
+        with database.lock_event(event) as rival:
             paying = pool.submit(client.pay, ticket)
             database.wait_until_blocked()
             rival.execute("update ticket_allocations set expires_at = clock_timestamp()")
@@ -297,7 +297,7 @@ def test_an_expiry_that_has_the_lock_first_leaves_the_payment_nothing(
     # The CHECK sees nothing of it: of one allocated ticket one is purchased. The audit does.
     assert database.psql("select allocated_tickets from events") == ["1"]
     if not sold_twice:
-        database.adds_up()
+        database.check_books()
 
 
 def test_with_a_running_sum_a_refused_request_takes_from_those_behind_it(
@@ -311,7 +311,7 @@ def test_with_a_running_sum_a_refused_request_takes_from_those_behind_it(
         "$$ select coalesce(remaining, available) - quantity $$"
     )
     outcomes = carry_out(database, [reserve(event, n) for n in (5, 1, 2)])
-    assert words(outcomes) == ["not_enough_tickets", "tickets_sold_out", "tickets_sold_out"]
+    assert outcome_codes(outcomes) == ["not_enough_tickets", "tickets_sold_out", "tickets_sold_out"]
 
 
 def test_with_a_row_per_ticket_and_skip_locked_sold_out_is_told_of_a_ticket_that_comes_back(

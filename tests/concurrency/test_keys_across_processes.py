@@ -7,14 +7,14 @@ from pathlib import Path
 
 import httpx2
 
-from tests.support.client import Client, repeats
+from tests.support.client import Client, is_replay
 from tests.support.database import Database
-from tests.support.services import runs, served, serving
+from tests.support.services import is_postgres_running, run_embedded_service, run_service
 from tests.support.waiting import at_once, wait_until
 
 
 def test_a_key_sent_to_two_workers_at_once_reserves_once(database: Database) -> None:
-    with serving(database, workers=2) as client:
+    with run_service(database, workers=2) as client:
         event = client.create_event(tickets=30)
 
         def send() -> httpx2.Response:
@@ -30,19 +30,19 @@ def test_a_key_sent_to_two_workers_at_once_reserves_once(database: Database) -> 
 
 
 def test_a_key_is_found_after_a_kill_of_the_service(folder: Path, unused_port: int) -> None:
-    with served(folder, unused_port) as (process, client):
+    with run_embedded_service(folder, unused_port) as (process, client):
         event = client.create_event(tickets=2)
         first = client.reserve(event, quantity=2, key="order-1")
         process.kill()
-    with served(folder, unused_port) as (_, client):
-        assert repeats(first, client.reserve(event, quantity=2, key="order-1"))
+    with run_embedded_service(folder, unused_port) as (_, client):
+        assert is_replay(first, client.reserve(event, quantity=2, key="order-1"))
         assert client.event(event)["allocatedTickets"] == 2
 
 
 def test_a_key_is_found_after_a_kill_of_postgresql_while_it_is_reserved(
     folder: Path, unused_port: int
 ) -> None:
-    with served(folder, unused_port) as (_, client), ThreadPoolExecutor(8) as pool:
+    with run_embedded_service(folder, unused_port) as (_, client), ThreadPoolExecutor(8) as pool:
         event = client.create_event(tickets=100)
         (pid_file,) = folder.glob("postgresql-*/postmaster.pid")
         postmaster = int(pid_file.read_text().splitlines()[0])
@@ -51,12 +51,14 @@ def test_a_key_is_found_after_a_kill_of_postgresql_while_it_is_reserved(
         sent[4].result()
         os.kill(postmaster, signal.SIGKILL)
         first = [one.result() for one in sent]
-        wait_until(lambda: runs(folder) and f"{postmaster}\n" not in pid_file.read_text())
+        wait_until(
+            lambda: is_postgres_running(folder) and f"{postmaster}\n" not in pid_file.read_text()
+        )
         wait_until(lambda: client.get("/health").status_code == 200)
         # Each is sent again, whatever was told: what was acknowledged is there, and all are now.
         again = [client.reserve(event, key=key) for key in keys]
         assert {answer.status_code for answer in again} == {201}
         assert {answer.status_code for answer in first} <= {201, 503}
         for before, after in zip(first, again, strict=True):
-            assert before.status_code == 503 or repeats(before, after)
+            assert before.status_code == 503 or is_replay(before, after)
         assert client.event(event)["allocatedTickets"] == len(keys)

@@ -37,7 +37,7 @@ from service.settings import resource
 from tests.support.client import Client, code
 from tests.support.commands import holdfast
 from tests.support.database import Database
-from tests.support.services import served, workers_of
+from tests.support.services import run_embedded_service, worker_pids
 from tests.support.waiting import WAIT_SECONDS, wait_until
 
 KILLS = pytest.mark.parametrize("kills", [2, pytest.param(25, marks=pytest.mark.slow)])
@@ -373,9 +373,9 @@ def backend(database: Database) -> int:
 
 def replaced(process: int) -> float:
     """Kill a worker, and return since when there is another in its place."""
-    worker = random.choice(workers_of(process))
+    worker = random.choice(worker_pids(process))
     os.kill(worker, signal.SIGKILL)
-    wait_until(lambda: len(set(workers_of(process)) - {worker}) == 2)
+    wait_until(lambda: len(set(worker_pids(process)) - {worker}) == 2)
     return time.monotonic()
 
 
@@ -393,7 +393,9 @@ def test_a_sale_withstands_kills_of_the_service(
 ) -> None:
     variables = SETTINGS if own else SETTINGS | {"DATABASE_URL": database.service_dsn}
     with ExitStack() as running:
-        process, client = running.enter_context(served(folder, unused_port, **variables))
+        process, client = running.enter_context(
+            run_embedded_service(folder, unused_port, **variables)
+        )
         sale = open_sale(client, kills)
 
         def kill() -> float:
@@ -401,7 +403,9 @@ def test_a_sale_withstands_kills_of_the_service(
             process.kill()
             process.wait()
             # At once: its PostgreSQL may still be stopping.
-            process, _ = running.enter_context(served(folder, unused_port, **variables))
+            process, _ = running.enter_context(
+                run_embedded_service(folder, unused_port, **variables)
+            )
             return time.monotonic()
 
         withstands(sale, embedded(folder) if own else database, kills, kill)
@@ -412,14 +416,14 @@ def test_a_sale_withstands_kills_of_a_worker(
     database: Database, folder: Path, unused_port: int, kills: int
 ) -> None:
     elsewhere = {"DATABASE_URL": database.service_dsn, "WORKERS": "2"}
-    with served(folder, unused_port, **elsewhere, **SETTINGS) as (process, client):
+    with run_embedded_service(folder, unused_port, **elsewhere, **SETTINGS) as (process, client):
         sale = open_sale(client, kills)
         withstands(sale, database, kills, lambda: replaced(process.pid))
 
 
 @KILLS
 def test_a_sale_withstands_kills_of_a_backend(folder: Path, unused_port: int, kills: int) -> None:
-    with served(folder, unused_port, **SETTINGS) as (_, client):
+    with run_embedded_service(folder, unused_port, **SETTINGS) as (_, client):
         sale, database = open_sale(client, kills), embedded(folder)
         withstands(sale, database, kills, lambda: crash(database, lambda: backend(database)))
 
@@ -428,7 +432,7 @@ def test_a_sale_withstands_kills_of_a_backend(folder: Path, unused_port: int, ki
 def test_a_sale_withstands_kills_of_the_postmaster_that_the_service_starts_again(
     folder: Path, unused_port: int, kills: int
 ) -> None:
-    with served(folder, unused_port, **SETTINGS) as (_, client):
+    with run_embedded_service(folder, unused_port, **SETTINGS) as (_, client):
         sale, database = open_sale(client, kills), embedded(folder)
         withstands(sale, database, kills, lambda: crash(database, lambda: postmaster(folder)))
 
@@ -442,11 +446,14 @@ def test_a_sale_withstands_kills_of_a_worker_and_of_a_postmaster_elsewhere_at_on
         database = Database(str(postgres.dsn))
         migrate(database.dsn, load_statements(resource("sql")))
         elsewhere = {"DATABASE_URL": database.dsn, "WORKERS": "2"}
-        with served(folder, unused_port, **elsewhere, **SETTINGS) as (process, client):
+        with run_embedded_service(folder, unused_port, **elsewhere, **SETTINGS) as (
+            process,
+            client,
+        ):
             sale = open_sale(client, kills)
 
             def both() -> int:
-                os.kill(random.choice(workers_of(process.pid)), signal.SIGKILL)
+                os.kill(random.choice(worker_pids(process.pid)), signal.SIGKILL)
                 return postmaster(data_dir)
 
             withstands(
@@ -457,7 +464,7 @@ def test_a_sale_withstands_kills_of_a_worker_and_of_a_postmaster_elsewhere_at_on
 def test_the_same_crowd_notices_a_kill_of_a_server_that_does_not_wait_for_its_disk(
     folder: Path, unused_port: int
 ) -> None:
-    with served(folder, unused_port, **SETTINGS) as (_, client):
+    with run_embedded_service(folder, unused_port, **SETTINGS) as (_, client):
         sale, database = open_sale(client, 1), embedded(folder)
         # The service refuses such a server at its start, and so it becomes one later.
         database.psql("alter database holdfast set synchronous_commit = off")

@@ -10,92 +10,92 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from service.limits import DEADLINE_SECONDS
-from tests.support.between import Between
 from tests.support.client import Client, code
 from tests.support.database import Database
+from tests.support.lossy_proxy import LossyProxy
 from tests.support.services import RunningService, Starter
 from tests.support.waiting import WAIT_SECONDS, wait_until
 
 
 @pytest.fixture
-def database_far_away(database: Database) -> Iterator[tuple[Database, Between]]:
+def database_far_away(database: Database) -> Iterator[tuple[Database, LossyProxy]]:
     """The same database by way of a proxy."""
     parts = conninfo_to_dict(database.dsn)
-    with Between(str(Path(str(parts["host"])) / ".s.PGSQL.5432")) as between:
+    with LossyProxy(str(Path(str(parts["host"])) / ".s.PGSQL.5432")) as between:
         address = f"127.0.0.1:{between.port}/{parts['dbname']}"
         far = f"postgresql://holdfast@{address}?sslmode=disable&gssencmode=disable"
         yield Database(far), between
 
 
 def test_a_reservation_whose_answer_the_database_has_lost_is_found_by_its_key(
-    database: Database, database_far_away: tuple[Database, Between], start: Starter
+    database: Database, database_far_away: tuple[Database, LossyProxy], start: Starter
 ) -> None:
     far, between = database_far_away
     with start(far, sweeps=False).client() as client:
         event = client.create_event(tickets=5)
         client.hold(event)  # now there is a connection that knows the statements
-        between.losing_answers = True
+        between.loses_responses = True
         assert code(client.reserve(event, 2, "bob", key="k")) == (503, "OUTCOME_UNKNOWN")
         # On a new connection nothing comes so far as to be sent.
         assert code(client.reserve(event, 2, "eve", key="k")) == (503, "BUSY")
-        between.losing_answers = False
+        between.loses_responses = False
         wait_until(lambda: client.reserve(event, 2, "bob", key="k").status_code == 201)
         again = client.reserve(event, 2, "bob", key="k")
         assert again.headers["Idempotency-Replayed"] == "true"
         assert client.event(event)["allocatedTickets"] == 3
-    database.adds_up()
+    database.check_books()
 
 
 def test_a_payment_whose_answer_the_database_has_lost_is_found_by_looking(
-    database: Database, database_far_away: tuple[Database, Between], start: Starter
+    database: Database, database_far_away: tuple[Database, LossyProxy], start: Starter
 ) -> None:
     far, between = database_far_away
     with start(far, sweeps=False).client() as client:
         held = client.hold(client.create_event())[0]
-        between.losing_answers = True
+        between.loses_responses = True
         assert code(client.pay(held)) == (503, "OUTCOME_UNKNOWN")
-        between.losing_answers = False
+        between.loses_responses = False
         wait_until(lambda: code(client.pay(held)) == (409, "ALREADY_PURCHASED"))
         assert client.ticket(held).json()["status"] == "purchased"
-    database.adds_up()
+    database.check_books()
 
 
 def test_an_answer_of_the_service_that_is_lost_is_had_by_repeating_it(
     service: RunningService,
 ) -> None:
     host, port = service.url.removeprefix("http://").split(":")
-    with service.client() as client, Between((host, int(port))) as between:
+    with service.client() as client, LossyProxy((host, int(port))) as between:
         event = client.create_event(tickets=5)
         url = f"http://127.0.0.1:{between.port}"
         with Client(base_url=url, timeout=WAIT_SECONDS) as far:
-            between.losing_answers = True
+            between.loses_responses = True
             with pytest.raises(httpx2.TransportError):
                 far.reserve(event, 2, "bob", key="k")
-            between.losing_answers = False
+            between.loses_responses = False
             again = far.reserve(event, 2, "bob", key="k")
         assert (again.status_code, again.headers["Idempotency-Replayed"]) == (201, "true")
         assert client.event(event)["allocatedTickets"] == 2
 
 
 def test_a_database_that_is_gone_without_a_word_is_waited_for_no_longer_than_the_deadline(
-    database: Database, database_far_away: tuple[Database, Between], start: Starter
+    database: Database, database_far_away: tuple[Database, LossyProxy], start: Starter
 ) -> None:
     far, between = database_far_away
     with start(far, sweeps=False).client() as client:
         event = client.create_event(tickets=5)
-        between.heard.clear()
+        between.forwarding.clear()
         for n in range(4):
             answer = client.reserve(event, 1, f"user-{n}", key="k")
             assert code(answer) in ((503, "OUTCOME_UNKNOWN"), (503, "BUSY"))
             assert answer.elapsed.total_seconds() < DEADLINE_SECONDS + 1
             assert client.get(f"/events/{event}").status_code == 503
-        between.heard.set()
+        between.forwarding.set()
         wait_until(lambda: client.reserve(event, 1, "user-0", key="k").status_code == 201)
         # Whoever was told BUSY was not served after all, and no key twice.
         for n in range(1, 4):
             assert client.reserve(event, 1, f"user-{n}", key="k").status_code == 201
         assert client.event(event)["allocatedTickets"] == 4
-    database.adds_up()
+    database.check_books()
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 
 from service.database.queries import Queries
 from service.rows import Event, Uuid
-from service.web.shared_reads import SharedReads, Shown
+from service.web.shared_reads import EncodedEvent, SharedReads
 from tests.support.client import Client, code
 from tests.support.database import Database
 from tests.support.services import RunningService
@@ -50,7 +50,7 @@ class Stand:
         self._answers[-1].set_exception(error)
 
 
-def version(shown: Shown | None) -> str:
+def version(shown: EncodedEvent | None) -> str:
     assert shown is not None
     return shown.etag.strip('"').partition("-")[0]
 

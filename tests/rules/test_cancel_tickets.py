@@ -44,7 +44,7 @@ def test_a_purchase_is_not_cancelled(client: Client) -> None:
 
 def test_a_lapsed_hold_is_not_cancelled(client: Client, database: Database) -> None:
     (ticket,) = client.hold(client.create_event())
-    database.lapse(ticket)
+    database.expire_hold(ticket)
     assert code(client.cancel(ticket)) == (410, "HOLD_EXPIRED")
 
 

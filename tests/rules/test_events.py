@@ -3,7 +3,7 @@
 import pytest
 
 from tests.support.client import Client, code
-from tests.support.database import Database, not_pooled
+from tests.support.database import Database, skip_if_pooled
 from tests.support.services import Starter
 from tests.support.waiting import at_once
 
@@ -76,7 +76,7 @@ def test_a_change_by_hand_is_a_change(client: Client, database: Database) -> Non
     assert (answer.status_code, answer.json()["name"]) == (200, "by hand")
 
 
-@not_pooled("a DateStyle that is not ISO is refused at the start")
+@skip_if_pooled("a DateStyle that is not ISO is refused at the start")
 def test_the_servers_defaults_change_nothing(database: Database, start: Starter) -> None:
     name = database.psql("select current_database()")[0]
     for setting, value in {
@@ -159,7 +159,7 @@ def test_an_event_does_not_shrink_below_what_is_allocated(
     assert code(answer) == (409, "CAPACITY_BELOW_ALLOCATED")
     assert answer.json()["details"] == {"allocatedTickets": 3}
     assert client.update_event(event, totalTickets=3).json()["availableTickets"] == 0
-    database.lapse(held[0])
+    database.expire_hold(held[0])
     assert client.update_event(event, totalTickets=2).status_code == 200
 
 

@@ -14,7 +14,7 @@ def test_a_lapsed_hold_is_free_for_whoever_asks_next(client: Client, database: D
     event = client.create_event(tickets=1)
     (ticket,) = client.hold(event, user="alice")
     assert client.reserve(event, user="bob").status_code == 409
-    database.lapse(ticket)
+    database.expire_hold(ticket)
     assert client.reserve(event, user="bob").status_code == 201
     assert client.ticket(ticket).json()["status"] == "expired"
 
@@ -23,7 +23,7 @@ def test_a_lapsed_hold_shows_as_free_in_every_read(client: Client, database: Dat
     event = client.create_event(tickets=1)
     (ticket,) = client.hold(event)
     etag = client.get(f"/events/{event}").headers["ETag"]
-    database.lapse(ticket)
+    database.expire_hold(ticket)
     shown = client.event(event)
     assert (shown["availableTickets"], shown["reservedTickets"], shown["version"]) == (1, 0, 2)
     listed = client.get("/events", params={"available": "true"}).json()
@@ -38,7 +38,7 @@ def test_the_sweeper_tidies_through_the_write_path(database: Database, start: St
     with start(database).client() as client:
         event = client.create_event(tickets=3)
         for ticket in client.hold(event, quantity=2):
-            database.lapse(ticket)
+            database.expire_hold(ticket)
         swept = "select sum(expired) from event_ledger"
         wait_until(lambda: database.psql(swept) == ["2"])
         assert database.psql("select distinct status from ticket_allocations") == ["expired"]
@@ -49,7 +49,7 @@ def test_expiry_never_takes_a_purchased_ticket(client: Client, database: Databas
     event = client.create_event(tickets=2)
     paid, lapsed = client.hold(event, quantity=2)
     client.pay(paid)
-    database.lapse(lapsed)
+    database.expire_hold(lapsed)
     assert client.reserve(event, quantity=1, user="bob").status_code == 201
     assert client.ticket(paid).json()["status"] == "purchased"
 

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.support.client import Client, code, repeats
+from tests.support.client import Client, code, is_replay
 from tests.support.database import Database
 from tests.support.services import RunningService
 from tests.support.waiting import at_once
@@ -77,15 +77,15 @@ def test_a_key_waits_for_its_reservation_to_end_and_finds_it(
 ) -> None:
     event = client.create_event()
     first = client.reserve(event, quantity=2, key="order-1")
-    database.lapse(first.json()[0]["id"])
+    database.expire_hold(first.json()[0]["id"])
     again = client.reserve(event, quantity=2, key="order-1")
-    assert repeats(first, again)
+    assert is_replay(first, again)
     assert [ticket["status"] for ticket in again.json()] == ["expired", "reserved"]
     tickets = [ticket["id"] for ticket in first.json()]
     client.pay(tickets[1])
     client.refund(tickets[1])
     again = client.reserve(event, quantity=2, key="order-1")
-    assert repeats(first, again)
+    assert is_replay(first, again)
     assert [ticket["status"] for ticket in again.json()] == ["expired", "refunded"]
     assert client.event(event)["availableTickets"] == 10
 
@@ -95,7 +95,7 @@ def test_a_key_twenty_times_in_one_batch_reserves_once(
 ) -> None:
     event = client.create_event(tickets=30)
     with ThreadPoolExecutor(21) as pool:
-        with database.holding(event):
+        with database.lock_event(event):
             # The first waits for the lock; all others are gathered behind it, for one batch.
             ahead = pool.submit(client.reserve, event, user="bob")
             database.wait_until_blocked()

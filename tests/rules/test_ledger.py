@@ -35,7 +35,7 @@ def sold(client: Client, database: Database) -> str:
     client.refund(paid)
     client.update_event(event, name="Closing night")
     client.update_event(event, totalTickets=20)
-    database.lapse(lapsed)
+    database.expire_hold(lapsed)
     client.reserve(event, user="bob")
     return event
 
@@ -157,7 +157,7 @@ def test_the_ledger_is_append_only_for_everybody(
     client: Client, database: Database, sold: str, sql: str
 ) -> None:
     before = entries(client, sold)
-    assert "the ledger is append-only" in database.refuses(sql)
+    assert "the ledger is append-only" in database.psql_error(sql)
     assert entries(client, sold) == before
 
 

@@ -71,7 +71,7 @@ def test_a_status_filters_as_it_is_shown(client: Client, database: Database) -> 
     client.pay(by_status["refunded"])
     client.refund(by_status["refunded"])
     # Its time is up, and nobody has swept it.
-    database.lapse(by_status["expired"])
+    database.expire_hold(by_status["expired"])
     for status, ticket in by_status.items():
         for page in (
             client.user_tickets(status=status),

@@ -47,7 +47,7 @@ def test_a_ticket_is_paid_for_once(client: Client) -> None:
 def test_a_lapsed_hold_cannot_be_paid_for(client: Client, database: Database) -> None:
     event = client.create_event(tickets=1)
     (ticket,) = client.hold(event)
-    database.lapse(ticket)
+    database.expire_hold(ticket)
     answer = client.pay(ticket)
     assert code(answer) == (410, "HOLD_EXPIRED")
     assert answer.json()["error"] == "Ticket allocation has expired"
@@ -61,7 +61,7 @@ def test_a_hold_that_runs_out_while_its_payment_waits_is_not_sold(
     event = client.create_event(tickets=1)
     (ticket,) = client.hold(event)
     with ThreadPoolExecutor(1) as pool:
-        with database.holding(event) as rival:
+        with database.lock_event(event) as rival:
             paying = pool.submit(client.pay, ticket)
             database.wait_until_blocked()
             # It ends now: after the payment's transaction began, before it has the lock.

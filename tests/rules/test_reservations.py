@@ -74,7 +74,7 @@ def change_two(client: Client, database: Database, tickets: list[str], verb: str
     """Let the second and the third ticket of a reservation of three go another way."""
     for ticket in tickets[1:]:
         if verb == "lapse":
-            database.lapse(ticket)
+            database.expire_hold(ticket)
         elif verb == "refund":
             client.pay(ticket)
             client.refund(ticket)
@@ -220,7 +220,7 @@ def test_a_reservation_that_runs_out_while_its_payment_waits_is_not_sold(
 ) -> None:
     event, reservation, tickets = held(client)
     with ThreadPoolExecutor(1) as pool:
-        with database.holding(event) as rival:
+        with database.lock_event(event) as rival:
             paying = pool.submit(client.pay_reservation, reservation)
             database.wait_until_blocked()
             rival.execute(

@@ -29,7 +29,7 @@ def carry_out(database: Database, changes: Sequence[Change]) -> list[Outcome]:
     return asyncio.run(run())
 
 
-def words(outcomes: Sequence[Outcome]) -> list[str]:
+def outcome_codes(outcomes: Sequence[Outcome]) -> list[str]:
     return [outcome.code for outcome in outcomes]
 
 

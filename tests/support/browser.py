@@ -49,7 +49,7 @@ class Browser:
         self._answers: Queue[dict[str, Any]] = Queue()
         self._asked = 0
         self._session: dict[str, str] = {}
-        self.complaints: list[str] = []
+        self.console_errors: list[str] = []
         """What its console has shown in red, but for answers that are refusals."""
 
     def __enter__(self) -> Self:
@@ -68,23 +68,23 @@ class Browser:
         os.close(messages)
         self._listener = threading.Thread(target=self._listen)
         self._listener.start()
-        infos = self.ask("Target.getTargets")["targetInfos"]
+        infos = self.call("Target.getTargets")["targetInfos"]
         (page,) = [one for one in infos if one["type"] == "page"]
         of_page = {"targetId": page["targetId"], "flatten": True}
-        self._session = {"sessionId": self.ask("Target.attachToTarget", **of_page)["sessionId"]}
+        self._session = {"sessionId": self.call("Target.attachToTarget", **of_page)["sessionId"]}
         for domain in ("Log", "Page", "Runtime"):
-            self.ask(f"{domain}.enable")
+            self.call(f"{domain}.enable")
         return self
 
     def __exit__(self, *_: object) -> None:
         """End it, which completes its log; it also ends when the pipe to it does."""
         self._session = {}
-        self.ask("Browser.close")
+        self.call("Browser.close")
         self._listener.join()
         os.close(self._commands)
         self._process.wait(WAIT_SECONDS)
 
-    def ask(self, method: str, **parameters: Any) -> dict[str, Any]:
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Ask for something in the protocol's words and return what comes of it."""
         self._asked += 1
         asked = {"id": self._asked, "method": method, "params": parameters, **self._session}
@@ -107,17 +107,17 @@ class Browser:
                     elif message["method"] == "Log.entryAdded":
                         entry = message["params"]["entry"]
                         if entry["source"] != "network":
-                            self.complaints.append(entry["text"])
+                            self.console_errors.append(entry["text"])
                     elif message["method"] == "Runtime.exceptionThrown":
-                        self.complaints.append(str(message["params"]["exceptionDetails"]))
+                        self.console_errors.append(str(message["params"]["exceptionDetails"]))
 
     def open(self, url: str) -> None:
         """Go to a page."""
-        assert "errorText" not in self.ask("Page.navigate", url=url)
+        assert "errorText" not in self.call("Page.navigate", url=url)
 
     def value(self, expression: str) -> Any:
         """Return what an expression of JavaScript is on the page."""
-        found = self.ask("Runtime.evaluate", expression=expression, returnByValue=True)
+        found = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
         return found.get("result", {}).get("value")
 
     def wait_for(self, expression: str) -> None:
@@ -132,16 +132,16 @@ class Browser:
     def write(self, selector: str, text: str) -> None:
         """Write into a field that can be seen, in the place of what is there."""
         self.value(f"document.querySelector({json.dumps(selector)}).select()")
-        self.ask("Input.insertText", text=text)
+        self.call("Input.insertText", text=text)
 
     def press(self, key: str) -> None:
         """Press a key."""
         named = {"key": key, "code": key, "windowsVirtualKeyCode": KEYS[key]}
         text = {"text": "\r"} if key == "Enter" else {}
-        self.ask("Input.dispatchKeyEvent", type="keyDown", **named, **text)
-        self.ask("Input.dispatchKeyEvent", type="keyUp", **named)
+        self.call("Input.dispatchKeyEvent", type="keyDown", **named, **text)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **named)
 
-    def addresses(self) -> set[str]:
+    def requested_hosts(self) -> set[str]:
         """Return each host, with its port, that it has asked or looked for; after its end."""
         log = json.loads(self._log.read_text())
         kinds = {log["constants"]["logEventTypes"][kind]: name for kind, name in ASKING.items()}

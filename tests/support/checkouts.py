@@ -39,7 +39,7 @@ def node_is() -> tuple[int, bool]:
 
 
 NODE_VERSION, HAS_EVENT_SOURCE = node_is()
-with_node = pytest.mark.skipif(NODE_VERSION < 20, reason="there is no node 20 or newer")
+needs_node = pytest.mark.skipif(NODE_VERSION < 20, reason="there is no node 20 or newer")
 
 
 class Clock:
@@ -62,7 +62,7 @@ class Clock:
         time.sleep(seconds / 50)
 
 
-def loaded() -> ModuleType:
+def load_checkout() -> ModuleType:
     """Return docs/examples/checkout.py as a module of its own, with a clock of its own."""
     spec = importlib.util.spec_from_file_location("checkout", EXAMPLES / "checkout.py")
     assert spec is not None
@@ -74,18 +74,18 @@ def loaded() -> ModuleType:
     return module
 
 
-class InPython:
+class PythonCheckout:
     """A checkout in Python; its order lies in a folder."""
 
     def __init__(self, url: str, event: str, folder: Path) -> None:
-        self._module = loaded()
+        self._module = load_checkout()
         self._file = folder / "order.json"
         self._event = event
         self._service = httpx2.Client(base_url=url, timeout=WAIT_SECONDS)
         self._checkout: Any = None
-        self.waited: list[str] = []
+        self.retry_codes: list[str] = []
         """With which codes it was told to wait."""
-        self.told: dict[str, str] = self._module.TOLD
+        self.messages: dict[str, str] = self._module.TOLD
         """What it tells of each code."""
 
     def do(self, verb: str, *arguments: int) -> str:
@@ -94,7 +94,7 @@ class InPython:
             if verb == "reserve":
                 order = self._module.Order.open(self._file, self._event, *arguments)
                 self._checkout = self._module.Checkout(
-                    self._service, order, lambda refused: self.waited.append(refused.code)
+                    self._service, order, lambda refused: self.retry_codes.append(refused.code)
                 )
                 self._checkout.reserve()
             else:
@@ -115,14 +115,14 @@ class InPython:
         return float(self._checkout.seconds_left())
 
     @property
-    def kept(self) -> dict[str, Any]:
+    def saved_order(self) -> dict[str, Any]:
         """What it has written down."""
         found: dict[str, Any] = json.loads(self._file.read_text())
         return found
 
-    def forge(self, **changes: Any) -> None:
+    def overwrite_order(self, **changes: Any) -> None:
         """Change what it has written down."""
-        self._file.write_text(json.dumps(self.kept | changes))
+        self._file.write_text(json.dumps(self.saved_order | changes))
         for name, value in changes.items():
             setattr(self._checkout._order, name, value)
 
@@ -131,7 +131,7 @@ class InPython:
         self._service.close()
 
 
-class InNode:
+class NodeCheckout:
     """A checkout in JavaScript, in a process of its own; what a browser keeps lies in a file."""
 
     def __init__(self, url: str, event: str, folder: Path) -> None:
@@ -150,11 +150,11 @@ class InNode:
             text=True,
         )
         self._answers: Queue[dict[str, Any]] = Queue()
-        self.waited: list[str] = []
-        self.seen: list[dict[str, Any]] = []
+        self.retry_codes: list[str] = []
+        self.streamed_events: list[dict[str, Any]] = []
         """What a stream has told."""
         Thread(target=self._listen, daemon=True).start()
-        self.told: dict[str, str] = self._answers.get(timeout=WAIT_SECONDS)["told"]
+        self.messages: dict[str, str] = self._answers.get(timeout=WAIT_SECONDS)["told"]
         self.reservation: dict[str, Any] = {}
 
     def _listen(self) -> None:
@@ -163,20 +163,20 @@ class InNode:
             for line in self._process.stdout:
                 told = json.loads(line)
                 if "waiting" in told:
-                    self.waited.append(told["waiting"])
+                    self.retry_codes.append(told["waiting"])
                 elif "seen" in told:
-                    self.seen.append(told["seen"])
+                    self.streamed_events.append(told["seen"])
                 else:
                     self._answers.put(told)
 
-    def tell(self, *words: str | int) -> None:
+    def send_command(self, *words: str | int) -> None:
         """Have it do one thing."""
         assert self._process.stdin is not None
         print(json.dumps(words), file=self._process.stdin, flush=True)
 
     def do(self, verb: str, *arguments: int) -> str:
         """Do one thing, and return the order's status, or the code with which it was refused."""
-        self.tell("giveBack" if verb == "give_back" else verb, *arguments)
+        self.send_command("giveBack" if verb == "give_back" else verb, *arguments)
         self.reservation = self._answers.get(timeout=WAIT_SECONDS)
         return str(self.reservation["code"] or self.reservation["status"])
 
@@ -186,14 +186,14 @@ class InNode:
         return float(self.reservation["left"])
 
     @property
-    def kept(self) -> dict[str, Any]:
+    def saved_order(self) -> dict[str, Any]:
         """What it has written down."""
         found = json.loads(self._file.read_text())
         return {"fingerprint": found["fingerprint"], **json.loads(found[f"order {self._event}"])}
 
-    def forge(self, **changes: Any) -> None:
+    def overwrite_order(self, **changes: Any) -> None:
         """Change what it has written down."""
-        kept = self.kept | changes
+        kept = self.saved_order | changes
         fingerprint = kept.pop("fingerprint")
         order = {f"order {self._event}": json.dumps(kept)}
         self._file.write_text(json.dumps({"fingerprint": fingerprint, **order}))

@@ -11,7 +11,7 @@ import httpx2
 
 from tests.support.run_log import RUN_LOG
 
-SEEN: set[tuple[str, str, int, str]] = set()
+SEEN_RESPONSES: set[tuple[str, str, int, str]] = set()
 """What the clients of a test run were answered: method, path, status, code; ids as ``{id}``."""
 
 _ANY_ID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -35,7 +35,7 @@ class Client(httpx2.Client):
             path, method = _ANY_ID.sub("{id}", answer.request.url.path), answer.request.method
             is_refusal = answer.status_code >= 400 and answer.content
             told = answer.json().get("code", "") if is_refusal else ""
-            SEEN.add((method, path, answer.status_code, told))
+            SEEN_RESPONSES.add((method, path, answer.status_code, told))
         return answer
 
     def create_event(self, tickets: int = 10, name: str = "Opening night", **fields: Any) -> str:
@@ -129,7 +129,7 @@ def is_live(client: Client) -> bool:
         return False
 
 
-def crowd(
+def send_crowd(
     urls: Sequence[str], event_id: str, people: int, connections: int, quantity: int = 1
 ) -> Counter[tuple[int, str]]:
     """Send a crowd that wants tickets of one event; return how often each answer came.
@@ -170,7 +170,7 @@ def code(answer: httpx2.Response) -> tuple[int, str]:
     return answer.status_code, answer.json()["code"]
 
 
-def repeats(first: httpx2.Response, again: httpx2.Response) -> bool:
+def is_replay(first: httpx2.Response, again: httpx2.Response) -> bool:
     """Whether an answer is the repeat of another: the same tickets in the same order."""
     return (again.status_code, again.headers.get("Idempotency-Replayed")) == (201, "true") and [
         ticket["id"] for ticket in again.json()

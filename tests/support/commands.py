@@ -20,7 +20,7 @@ def holdfast(
     )
 
 
-def refused(done: subprocess.CompletedProcess[str]) -> str:
+def error_line(done: subprocess.CompletedProcess[str]) -> str:
     """Return the one line with which a command has refused."""
     assert done.returncode == 1, done
     assert len(done.stderr.splitlines()) == 1, done.stderr

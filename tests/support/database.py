@@ -75,14 +75,14 @@ class Database:
         """Open a connection of a stranger to the service."""
         return psycopg.connect(self.dsn, application_name="stranger")
 
-    def refuses(self, sql: str) -> str:
+    def psql_error(self, sql: str) -> str:
         """Run SQL that must fail, and return what psql says of it."""
         done = self.try_psql(sql)
         assert done.returncode != 0, f"not refused: {sql}"
         return done.stderr
 
     @contextmanager
-    def holding(self, event_id: str) -> Iterator[psycopg.Connection]:
+    def lock_event(self, event_id: str) -> Iterator[psycopg.Connection]:
         """Hold an event's lock for as long as the block runs; its end commits."""
         with self.connect() as rival:
             rival.execute("select from events where id = %s for update", [event_id])
@@ -103,13 +103,13 @@ class Database:
             f"{of} does not wait for a lock: is the event still locked (sql/lock_events.sql)?",
         )
 
-    def adds_up(self) -> None:
+    def check_books(self) -> None:
         """Assert counters = rows = the ledger's last row = the ledger's sum, for every event."""
         check = f"\\i {resource('sql') / 'check_events.sql'}"
         done = self.try_psql(check, "--set=event_ids={}", "--set=failed_only=true")
         assert (done.stdout, done.stderr) == ("", "")
 
-    def lapse(self, ticket_id: str) -> None:
+    def expire_hold(self, ticket_id: str) -> None:
         """Let a hold's time be up."""
         self.psql(
             "update ticket_allocations set expires_at = clock_timestamp() - interval '1 s' "
@@ -118,7 +118,7 @@ class Database:
 
 
 @contextmanager
-def created(server: str, template: str = "template1") -> Iterator[Database]:
+def create_database(server: str, template: str = "template1") -> Iterator[Database]:
     """Create a database of a template for as long as the block runs."""
     name = f"test_{next(NUMBERS)}"
     with psycopg.connect(server, autocommit=True) as connection:
@@ -129,6 +129,6 @@ def created(server: str, template: str = "template1") -> Iterator[Database]:
         connection.execute(f"drop database {name} with (force)".encode())
 
 
-def not_pooled(why: str) -> pytest.MarkDecorator:
+def skip_if_pooled(why: str) -> pytest.MarkDecorator:
     """Return the mark of a test that a pooler would get between."""
     return pytest.mark.skipif(bool(PGBOUNCER), reason=f"not by way of a pooler: {why}")

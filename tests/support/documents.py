@@ -23,14 +23,14 @@ from service.embedded.programs import find_programs
 from tests.support.client import Client, is_live
 from tests.support.database import Database
 from tests.support.paths import ROOT
-from tests.support.services import served
+from tests.support.services import run_embedded_service
 from tests.support.waiting import WAIT_SECONDS, wait_until
 
 BLOCK_SECONDS = 120
 """How long a block may take. It is a bound, not a measure."""
 OWN_STATE = "/home/you/.local/state/holdfast"
 """Where the pages' service has its data."""
-WRITES = bool(os.environ.get("HOLDFAST_TEST_WRITES_DOCUMENTS"))
+REWRITES_PAGES = bool(os.environ.get("HOLDFAST_TEST_WRITES_DOCUMENTS"))
 """Whether what a block shows is written into its page, where the page has it otherwise."""
 
 _BLOCK = re.compile(
@@ -145,21 +145,21 @@ class Reader:
     """The repository."""
     commands: Path = Path(sys.executable).parent
     """Where ``holdfast`` and ``yoyo`` are."""
-    replaced: dict[str, str] = field(default_factory=dict)
+    replacements: dict[str, str] = field(default_factory=dict)
     """What the page says, and what it is here."""
-    meanwhile: dict[str, Callable[[], AbstractContextManager[object]]] = field(default_factory=dict)
+    contexts: dict[str, Callable[[], AbstractContextManager[object]]] = field(default_factory=dict)
     """By heading, what goes on while the blocks below it are run."""
-    blurs: dict[str, str] = field(default_factory=dict)
+    masks: dict[str, str] = field(default_factory=dict)
     """What else no two runs of this page have in common: patterns, and what to read instead."""
-    left_out: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
     """Blocks that begin so are not run."""
 
     def __post_init__(self) -> None:
-        self.replaced = {
+        self.replacements = {
             "localhost:8000": f"localhost:{self.port}",
             "127.0.0.1:8000": f"127.0.0.1:{self.port}",
             OWN_STATE: str(self.folder),
-            **self.replaced,
+            **self.replacements,
         }
         self.environment = {
             "PATH": f"{self._programs()}:{self.commands}:{os.environ['PATH']}",
@@ -185,14 +185,14 @@ class Reader:
         try:
             with self._service() as serve:
                 for block in self._blocks():
-                    with self.meanwhile.get(block.heading, nullcontext)():
+                    with self.contexts.get(block.heading, nullcontext)():
                         if block.serves:
                             self.compare(block, serve(self.here(block.command)), 0)
                         else:
                             self.compare(block, *terminal.run(self.here(block.command)))
         finally:
             terminal.close()
-        if WRITES:
+        if REWRITES_PAGES:
             self.page.write_text(self._written)
 
     def compare(self, block: Block, showed: str, failed: int) -> None:
@@ -200,10 +200,10 @@ class Reader:
         shown = block.shown
         must_fail = shown is not None and _ERROR.search(shown) is not None
         says = f"{self.here(block.command)}ended with {failed}: {showed}"
-        assert bool(failed) == must_fail or WRITES, says
+        assert bool(failed) == must_fail or REWRITES_PAGES, says
         if shown is not None and not self._is_shown(self.here(shown), showed):
-            if WRITES:
-                for there, here in reversed(self.replaced.items()):
+            if REWRITES_PAGES:
+                for there, here in reversed(self.replacements.items()):
                     showed = showed.replace(here, there)
                 showed = showed.rstrip("\n") + "\n"
                 old = f"```sh\n{block.command}```\n\n```\n"
@@ -214,12 +214,12 @@ class Reader:
 
     def here(self, text: str) -> str:
         """Return what is written in the page as it is here."""
-        for there, here in self.replaced.items():
+        for there, here in self.replacements.items():
             text = text.replace(there, here)
         return text
 
     def _blocks(self) -> list[Block]:
-        return [one for one in blocks(self.page) if not one.command.startswith(self.left_out)]
+        return [one for one in blocks(self.page) if not one.command.startswith(self.skipped)]
 
     def _is_shown(self, shown: str, showed: str) -> bool:
         pattern = re.escape(self._blurred(shown)).replace("\\\n", "\n")
@@ -228,7 +228,7 @@ class Reader:
 
     def _blurred(self, text: str) -> str:
         text = text.rstrip("\n") + "\n"
-        for pattern, instead in (self.blurs | _BLURRED).items():
+        for pattern, instead in (self.masks | _BLURRED).items():
             text = re.sub(pattern, instead, text)
         return text
 
@@ -236,7 +236,7 @@ class Reader:
     def _service(self) -> Iterator[Callable[[str], str]]:
         """Run a service for a page that starts none; else give what starts the page's own."""
         if not any(block.serves for block in self._blocks()):
-            with served(self.folder, self.port):
+            with run_embedded_service(self.folder, self.port):
                 yield lambda _: ""
             return
         running: list[subprocess.Popen[str]] = []

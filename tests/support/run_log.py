@@ -19,15 +19,15 @@ class RunLog:
             logging.getLogger(ours).addHandler(handler)
             logging.getLogger(ours).setLevel(logging.DEBUG)
 
-    def told(self) -> str:
+    def read(self) -> str:
         """Return what was logged."""
         return self.path.read_text(errors="replace")
 
-    def shown(self) -> set[str]:
+    def leaked_fingerprints(self) -> set[str]:
         """Return the fingerprints that the log shows, as whole words."""
-        words = set(re.findall(r"[\x21-\x7e]+", self.told()))
+        words = set(re.findall(r"[\x21-\x7e]+", self.read()))
         words |= {word.strip("'\"(),;:{}[]=") for word in words}
-        words |= set(re.findall(r"[\w-]{3,}", self.told()))
+        words |= set(re.findall(r"[\w-]{3,}", self.read()))
         return self.fingerprints & words
 
 

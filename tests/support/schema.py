@@ -45,7 +45,7 @@ order by 1, 2, 3, 4
 """
 
 
-def dumped(database: Database) -> str:
+def dump_schema(database: Database) -> str:
     """Return the schema as pg_dump writes it, less what differs from one version to the next."""
     text = find_programs().run(
         "pg_dump",

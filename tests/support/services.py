@@ -67,19 +67,19 @@ class RunningService:
         state: Service = self._app.state.service
         return state
 
-    def tasks(self) -> int:
+    def count_tasks(self) -> int:
         """Return how many tasks its event loop has under way."""
         assert self._server is not None
         return len(self._server.server_state.tasks)
 
-    def connections(self) -> int:
+    def count_connections(self) -> int:
         """Return how many clients are connected."""
         assert self._server is not None
         return len(self._server.server_state.connections)
 
     def wait_until_accepted(self, how_many: int) -> None:
         """Wait until so many changes wait in the service for their answer."""
-        wait_until(lambda: self.state.write_path.accepted == how_many)
+        wait_until(lambda: self.state.write_path.pending_changes == how_many)
 
     def client(self) -> Client:
         """Return a client with connections of its own."""
@@ -102,7 +102,7 @@ def settings_for_tests(**changes: Any) -> Settings:
 
 
 @contextmanager
-def serving(database: Database, **settings: Any) -> Iterator[Client]:
+def run_service(database: Database, **settings: Any) -> Iterator[Client]:
     """Run ``holdfast serve`` as a process of its own, as in production, and give a client."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -117,7 +117,7 @@ def serving(database: Database, **settings: Any) -> Iterator[Client]:
     try:
         with Client(base_url=f"http://127.0.0.1:{port}", timeout=WAIT_SECONDS) as client:
             wait_until(lambda: is_live(client) or process.poll() is not None)
-            assert process.poll() is None, RUN_LOG.told()[-1000:]
+            assert process.poll() is None, RUN_LOG.read()[-1000:]
             client.process = process
             yield client
     finally:
@@ -126,7 +126,7 @@ def serving(database: Database, **settings: Any) -> Iterator[Client]:
 
 
 @contextmanager
-def served(
+def run_embedded_service(
     folder: Path, port: int, **variables: str
 ) -> Iterator[tuple[subprocess.Popen[str], Client]]:
     """Run ``holdfast`` on its embedded default, as a new user would."""
@@ -140,15 +140,15 @@ def served(
     try:
         with Client(base_url=f"http://127.0.0.1:{port}", timeout=WAIT_SECONDS) as client:
             wait_until(lambda: is_live(client) or process.poll() is not None)
-            assert process.poll() is None, RUN_LOG.told()[-1000:]
+            assert process.poll() is None, RUN_LOG.read()[-1000:]
             yield process, client
     finally:
         process.kill()
         process.communicate()
-        wait_until(lambda: not runs(folder))
+        wait_until(lambda: not is_postgres_running(folder))
 
 
-def runs(folder: Path) -> bool:
+def is_postgres_running(folder: Path) -> bool:
     """Whether a PostgreSQL runs on this data: a killed one leaves its postmaster.pid behind."""
     try:
         return any(
@@ -159,7 +159,7 @@ def runs(folder: Path) -> bool:
         return False
 
 
-def workers_of(pid: int) -> list[int]:
+def worker_pids(pid: int) -> list[int]:
     """Return the pids of the workers of a service that has several; not its resource tracker."""
     workers = []
     for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():

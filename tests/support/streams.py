@@ -16,7 +16,7 @@ class Stream:
         self.retry = next(self._lines)
         assert next(self._lines) == ""
 
-    def message(self) -> dict[str, Any]:
+    def next_message(self) -> dict[str, Any]:
         """Return the next message, its id checked against its version."""
         id_ = next(self._lines)
         data = next(self._lines)
@@ -25,21 +25,21 @@ class Stream:
         assert id_ == f"id: {message['version']}"
         return message
 
-    def until(self, version: int) -> list[dict[str, Any]]:
+    def read_until(self, version: int) -> list[dict[str, Any]]:
         """Return the messages up to one of a version."""
-        messages = [self.message()]
+        messages = [self.next_message()]
         while messages[-1]["version"] < version:
-            messages.append(self.message())
+            messages.append(self.next_message())
         assert messages[-1]["version"] == version
         return messages
 
-    def rest(self) -> list[str]:
+    def remaining_lines(self) -> list[str]:
         """Return what is left until the stream ends, as lines."""
         return list(self._lines)
 
 
 @contextmanager
-def watching(client: Client, event: str, last_id: object = None) -> Iterator[Stream]:
+def watch_event(client: Client, event: str, last_id: object = None) -> Iterator[Stream]:
     """Watch an event for as long as the block runs."""
     headers = {} if last_id is None else {"Last-Event-ID": str(last_id)}
     with client.stream("GET", f"/events/{event}/stream", headers=headers) as answer:

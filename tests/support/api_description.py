@@ -36,7 +36,7 @@ def codes_of(told: Json, response: Json) -> set[str]:
     }
 
 
-def answers_of(told: Json, operation: Json) -> set[tuple[int, str]]:
+def responses_of(told: Json, operation: Json) -> set[tuple[int, str]]:
     """Return each status that a route answers, with each of its codes; '' where it has none."""
     return {
         (int(status), code)
@@ -45,7 +45,7 @@ def answers_of(told: Json, operation: Json) -> set[tuple[int, str]]:
     }
 
 
-def undescribed(seen: Iterable[Seen]) -> list[Seen]:
+def find_undocumented(seen: Iterable[Seen]) -> list[Seen]:
     """Return those of the answers that the service's description does not know."""
     told = json.loads(encode(describe(ROUTES, settings_for_tests(organizer_token="secret"))))
     described = operations(told)
@@ -56,7 +56,7 @@ def undescribed(seen: Iterable[Seen]) -> list[Seen]:
             is_known = (status, code) in [(404, "NOT_FOUND"), (405, "METHOD_NOT_ALLOWED")]
             is_known |= method in ("HEAD", "OPTIONS")
         else:
-            is_known = (status, code) in answers_of(told, described[method, route])
+            is_known = (status, code) in responses_of(told, described[method, route])
         if not is_known:
             unknown.append((method, path, status, code))
     return unknown

@@ -1,4 +1,4 @@
-"""Between: a TCP proxy of a test's own, which can lose what goes through it."""
+"""LossyProxy: a TCP proxy of a test's own, which can lose what goes through it."""
 
 import socket
 import struct
@@ -12,10 +12,10 @@ Address = str | tuple[str, int]
 """A path of a Unix socket, or a host and a port."""
 
 
-class Between:
+class LossyProxy:
     """Stands between two who talk, on a port of the loopback.
 
-    ``losing_answers``: the next thing that comes back is lost and its connection cut, so that
+    ``loses_responses``: the next thing that comes back is lost and its connection cut, so that
     whoever asked knows nothing while the other has done it. ``silent``: nothing passes either
     way, and no connection ends, as when a network is gone.
     """
@@ -24,12 +24,12 @@ class Between:
         self._target = target
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._ended = False
-        self.losing_answers = False
+        self.loses_responses = False
         self.lost = 0
         """How many answers were lost."""
-        self.heard = threading.Event()
+        self.forwarding = threading.Event()
         """Cleared: silent."""
-        self.heard.set()
+        self.forwarding.set()
 
     def __enter__(self) -> Self:
         self._listening = socket.create_server(("127.0.0.1", 0))
@@ -39,7 +39,7 @@ class Between:
 
     def __exit__(self, *_: object) -> None:
         self._ended = True
-        self.heard.set()
+        self.forwarding.set()
         with suppress(OSError):
             self._listening.shutdown(socket.SHUT_RDWR)  # else accept would let in one more
         self._listening.close()
@@ -62,7 +62,7 @@ class Between:
                 near, _ = self._listening.accept()
             except OSError:
                 return
-            self.heard.wait()
+            self.forwarding.wait()
             far = socket.socket(socket.AF_UNIX if isinstance(self._target, str) else socket.AF_INET)
             self._pairs.append((near, far))
             with suppress(OSError):
@@ -73,15 +73,15 @@ class Between:
     def _ask(self, near: socket.socket, far: socket.socket) -> None:
         with suppress(OSError):
             while data := near.recv(65536):
-                self.heard.wait()
+                self.forwarding.wait()
                 far.sendall(data)
             far.shutdown(socket.SHUT_WR)
 
     def _answer(self, near: socket.socket, far: socket.socket) -> None:
         with suppress(OSError):
             while data := far.recv(65536):
-                self.heard.wait()
-                if self.losing_answers:
+                self.forwarding.wait()
+                if self.loses_responses:
                     self.lost += 1
                     _reset(near)
                     return
