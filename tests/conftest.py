@@ -18,7 +18,7 @@ from service import limits
 from service.database.grants import grant
 from service.database.migrations import migrate
 from service.database.statements import load_statements
-from service.embedded.parent import ending_with
+from service.embedded.parent import stop_with_parent
 from service.embedded.postgres import EmbeddedPostgres
 from service.embedded.programs import find_programs
 from service.settings import resource
@@ -89,14 +89,14 @@ def pooled(data_dir: Path) -> Iterator[None]:
         """.replace("\n        ", "\n")
     )
     programs = find_programs()
-    programs.give_away(folder)
+    programs.chown(folder)
     with (data_dir / "pooler.log").open("wb") as log:
         process = subprocess.Popen(
             [PGBOUNCER, str(folder / "pgbouncer.ini")],
             stderr=log,
             stdout=log,
-            preexec_fn=ending_with(os.getpid(), signal.SIGINT),
-            **programs.as_account(),
+            preexec_fn=stop_with_parent(os.getpid(), signal.SIGINT),
+            **programs.account_options(),
         )
     try:
         wait_until((folder / f".s.PGSQL.{POOLER_PORT}").exists)

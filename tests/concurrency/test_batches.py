@@ -372,8 +372,8 @@ def test_a_stuck_event_is_told_busy_and_holds_up_no_other(
         assert answers[0].headers["Retry-After"] == "1"
         assert {answer.status_code for answer in answers[2:]} == {201}
     # Nothing was done for those that were told so, and the event is open again.
-    assert client.ticket(ticket).json()["status"] == "reserved"
-    assert client.event(stuck)["allocatedTickets"] == 1
+    assert client.find_ticket(ticket).json()["status"] == "reserved"
+    assert client.find_event(stuck)["allocatedTickets"] == 1
     assert client.pay(ticket).status_code == 200
 
 
@@ -395,7 +395,7 @@ def test_a_poisoned_request_takes_no_neighbour_with_it(client: Client, database:
     assert code(told[10]) == (500, "INTERNAL_SERVER_ERROR")
     assert "poison" not in told[10].text
     assert {answer.status_code for answer in told[:10] + told[11:]} == {201}
-    assert client.event(event)["allocatedTickets"] == 19
+    assert client.find_event(event)["allocatedTickets"] == 19
 
 
 def test_more_than_may_wait_is_told_busy(database: Database, start: Starter) -> None:
@@ -496,7 +496,7 @@ def test_nobody_waits_longer_than_the_deadline_for_a_server_that_stands_still(
         (503, "BUSY"),
     ]
     assert max(one.elapsed.total_seconds() for one in told) < DEADLINE_SECONDS + 1
-    wait_until(lambda: client.event(event)["allocatedTickets"] == 2)
+    wait_until(lambda: client.find_event(event)["allocatedTickets"] == 2)
 
 
 def test_more_events_stuck_than_there_are_connections_hold_up_no_other(

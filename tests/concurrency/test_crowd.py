@@ -41,7 +41,7 @@ def test_two_thousand_who_want_a_hundred_tickets_get_exactly_a_hundred(database:
         event = client.create_event(tickets=100)
         answers = send_crowd([str(client.base_url)], event, people=2000, connections=200)
         assert answers == {(201, ""): 100, (409, "TICKETS_SOLD_OUT"): 1900}
-        assert client.event(event)["availableTickets"] == 0
+        assert client.find_event(event)["availableTickets"] == 0
     assert database.psql("select allocated_tickets from events") == ["100"]
     assert database.psql("select count(*) from ticket_allocations") == ["100"]
     deadlocks = "select deadlocks from pg_stat_database where datname = current_database()"
@@ -119,4 +119,4 @@ def test_the_check_is_the_last_line(database: Database, start: Starter, tmp_path
         answer = client.reserve(event)
         assert (answer.status_code, answer.json()["code"]) == (500, "INTERNAL_SERVER_ERROR")
         assert "events_never_oversold" not in answer.text
-        assert client.event(event)["allocatedTickets"] == 1
+        assert client.find_event(event)["allocatedTickets"] == 1

@@ -36,7 +36,7 @@ def test_a_key_is_found_after_a_kill_of_the_service(folder: Path, unused_port: i
         process.kill()
     with run_embedded_service(folder, unused_port) as (_, client):
         assert is_replay(first, client.reserve(event, quantity=2, key="order-1"))
-        assert client.event(event)["allocatedTickets"] == 2
+        assert client.find_event(event)["allocatedTickets"] == 2
 
 
 def test_a_key_is_found_after_a_kill_of_postgresql_while_it_is_reserved(
@@ -61,4 +61,4 @@ def test_a_key_is_found_after_a_kill_of_postgresql_while_it_is_reserved(
         assert {answer.status_code for answer in first} <= {201, 503}
         for before, after in zip(first, again, strict=True):
             assert before.status_code == 503 or is_replay(before, after)
-        assert client.event(event)["allocatedTickets"] == len(keys)
+        assert client.find_event(event)["allocatedTickets"] == len(keys)

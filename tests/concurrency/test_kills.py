@@ -274,7 +274,7 @@ class Sale:
                     assert paid.status_code == 200, paid.text
                     left -= len(reserved.json())
                 assert code(client.reserve(event)) == (409, "TICKETS_SOLD_OUT")
-                assert client.event(event)["purchasedTickets"] == TICKETS
+                assert client.find_event(event)["purchasedTickets"] == TICKETS
 
     def figures(self) -> str:
         """Return in a few lines what the crowd has been through."""

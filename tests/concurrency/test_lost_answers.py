@@ -42,7 +42,7 @@ def test_a_reservation_whose_answer_the_database_has_lost_is_found_by_its_key(
         wait_until(lambda: client.reserve(event, 2, "bob", key="k").status_code == 201)
         again = client.reserve(event, 2, "bob", key="k")
         assert again.headers["Idempotency-Replayed"] == "true"
-        assert client.event(event)["allocatedTickets"] == 3
+        assert client.find_event(event)["allocatedTickets"] == 3
     database.check_books()
 
 
@@ -56,7 +56,7 @@ def test_a_payment_whose_answer_the_database_has_lost_is_found_by_looking(
         assert code(client.pay(held)) == (503, "OUTCOME_UNKNOWN")
         between.loses_responses = False
         wait_until(lambda: code(client.pay(held)) == (409, "ALREADY_PURCHASED"))
-        assert client.ticket(held).json()["status"] == "purchased"
+        assert client.find_ticket(held).json()["status"] == "purchased"
     database.check_books()
 
 
@@ -74,7 +74,7 @@ def test_an_answer_of_the_service_that_is_lost_is_had_by_repeating_it(
             between.loses_responses = False
             again = far.reserve(event, 2, "bob", key="k")
         assert (again.status_code, again.headers["Idempotency-Replayed"]) == (201, "true")
-        assert client.event(event)["allocatedTickets"] == 2
+        assert client.find_event(event)["allocatedTickets"] == 2
 
 
 def test_a_database_that_is_gone_without_a_word_is_waited_for_no_longer_than_the_deadline(
@@ -94,7 +94,7 @@ def test_a_database_that_is_gone_without_a_word_is_waited_for_no_longer_than_the
         # Whoever was told BUSY was not served after all, and no key twice.
         for n in range(1, 4):
             assert client.reserve(event, 1, f"user-{n}", key="k").status_code == 201
-        assert client.event(event)["allocatedTickets"] == 4
+        assert client.find_event(event)["allocatedTickets"] == 4
     database.check_books()
 
 
@@ -145,7 +145,7 @@ def test_a_commit_that_no_standby_has_confirmed_is_unknown(
         wait_until(lambda: client.reserve(event, 1, "bob", key="k").status_code == 201)
         again = client.reserve(event, 1, "bob", key="k")
         assert again.headers["Idempotency-Replayed"] == "true"
-        assert client.event(event)["allocatedTickets"] == 1
+        assert client.find_event(event)["allocatedTickets"] == 1
 
 
 def test_an_event_that_no_standby_has_confirmed_is_unknown(alone: Database, start: Starter) -> None:

@@ -122,7 +122,7 @@ def test_a_crowd_that_looks_at_one_event_takes_few_queries(
             database.wait_until_blocked()
         assert {look.result().status_code for look in looks} == {200}
     assert len(asked) < 40
-    assert client.event(event)["version"] == 1
+    assert client.find_event(event)["version"] == 1
 
 
 def test_a_read_shows_what_was_acknowledged_before_it(client: Client) -> None:
@@ -131,7 +131,7 @@ def test_a_read_shows_what_was_acknowledged_before_it(client: Client) -> None:
 
         def buy_and_look(_: int) -> bool:
             ticket = client.reserve(event).json()[0]
-            return bool(client.event(event)["updatedAt"] >= ticket["createdAt"])
+            return bool(client.find_event(event)["updatedAt"] >= ticket["createdAt"])
 
         assert all(pool.map(buy_and_look, range(200)))
     assert code(client.get(f"/events/{ONE}")) == (404, "NOT_FOUND")

@@ -25,13 +25,13 @@ def test_twenty_cancels_of_one_hold_free_one_ticket(client: Client) -> None:
     assert sorted(answer.status_code for answer in answers) == [200] + [409] * 19
     refusals = {code(answer) for answer in answers if answer.status_code == 409}
     assert refusals == {(409, "ALREADY_CANCELLED")}
-    assert client.event(event)["availableTickets"] == 4
+    assert client.find_event(event)["availableTickets"] == 4
 
 
 def test_another_fingerprint_cancels_nothing(client: Client) -> None:
     (ticket,) = client.hold(client.create_event())
     assert code(client.cancel(ticket, user="mallory")) == (403, "WRONG_FINGERPRINT")
-    assert client.ticket(ticket).json()["status"] == "reserved"
+    assert client.find_ticket(ticket).json()["status"] == "reserved"
 
 
 def test_a_purchase_is_not_cancelled(client: Client) -> None:
@@ -59,7 +59,7 @@ def test_without_a_fingerprint_nothing_is_cancelled(client: Client) -> None:
     (ticket,) = client.hold(client.create_event())
     answer = client.delete(f"/events/tickets/{ticket}/payment")
     assert code(answer) == (400, "BAD_REQUEST")
-    assert client.ticket(ticket).json()["status"] == "reserved"
+    assert client.find_ticket(ticket).json()["status"] == "reserved"
 
 
 def test_an_unknown_ticket_is_not_cancelled(client: Client) -> None:

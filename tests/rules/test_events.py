@@ -34,7 +34,7 @@ def test_a_new_event_has_all_its_tickets(client: Client) -> None:
     assert list(event) == FIELDS
     assert event["date"] == "2030-06-01T19:30:00Z"
     assert (event["totalTickets"], event["availableTickets"], event["version"]) == (7, 7, 1)
-    assert client.event(event["id"]) == event
+    assert client.find_event(event["id"]) == event
 
 
 def test_events_of_one_name_and_date_exist_once_also_at_once(client: Client) -> None:
@@ -48,8 +48,10 @@ def test_events_of_one_name_and_date_exist_once_also_at_once(client: Client) -> 
 
 
 def test_an_event_may_be_in_the_past(client: Client) -> None:
-    assert client.event(client.create_event(date="0001-01-01T00:00:00Z"))["date"].startswith("0001")
-    assert client.event(client.create_event(date="9999-12-31T23:59:59.999999Z"))
+    assert client.find_event(client.create_event(date="0001-01-01T00:00:00Z"))["date"].startswith(
+        "0001"
+    )
+    assert client.find_event(client.create_event(date="9999-12-31T23:59:59.999999Z"))
 
 
 def test_an_unknown_event_is_not_found(client: Client) -> None:
@@ -166,8 +168,8 @@ def test_an_event_does_not_shrink_below_what_is_allocated(
 def test_an_event_does_not_take_the_name_of_another(client: Client) -> None:
     one, other = client.create_event(name="one"), client.create_event(name="other")
     assert code(client.update_event(other, name="one")) == (409, "EVENT_EXISTS")
-    assert client.event(other)["name"] == "other"
-    assert client.event(one)["version"] == 1
+    assert client.find_event(other)["name"] == "other"
+    assert client.find_event(one)["version"] == 1
 
 
 def test_an_unknown_event_is_not_updated(client: Client) -> None:
@@ -179,7 +181,7 @@ def test_an_event_made_by_hand_is_a_whole_one(client: Client, database: Database
     database.psql("insert into events (name, date, total_tickets) values ('by hand', now(), 2)")
     (event,) = client.get("/events").json()["data"]
     assert client.reserve(event["id"], quantity=2).status_code == 201
-    assert client.event(event["id"])["version"] == 2
+    assert client.find_event(event["id"])["version"] == 2
 
 
 def test_a_rename_that_is_refused_takes_no_neighbour_with_it(
@@ -209,4 +211,4 @@ def test_the_organizers_routes_ask_for_the_token_when_there_is_one(
         (ticket,) = client.hold(event)
         client.pay(ticket)
         assert code(client.refund(ticket)) == (401, "UNAUTHORIZED")
-        assert client.ticket(ticket).json()["status"] == "purchased"
+        assert client.find_ticket(ticket).json()["status"] == "purchased"

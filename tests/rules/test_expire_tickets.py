@@ -16,7 +16,7 @@ def test_a_lapsed_hold_is_free_for_whoever_asks_next(client: Client, database: D
     assert client.reserve(event, user="bob").status_code == 409
     database.expire_hold(ticket)
     assert client.reserve(event, user="bob").status_code == 201
-    assert client.ticket(ticket).json()["status"] == "expired"
+    assert client.find_ticket(ticket).json()["status"] == "expired"
 
 
 def test_a_lapsed_hold_shows_as_free_in_every_read(client: Client, database: Database) -> None:
@@ -24,11 +24,11 @@ def test_a_lapsed_hold_shows_as_free_in_every_read(client: Client, database: Dat
     (ticket,) = client.hold(event)
     etag = client.get(f"/events/{event}").headers["ETag"]
     database.expire_hold(ticket)
-    shown = client.event(event)
+    shown = client.find_event(event)
     assert (shown["availableTickets"], shown["reservedTickets"], shown["version"]) == (1, 0, 2)
     listed = client.get("/events", params={"available": "true"}).json()
     assert [one["availableTickets"] for one in listed["data"]] == [1]
-    assert client.ticket(ticket).json()["status"] == "expired"
+    assert client.find_ticket(ticket).json()["status"] == "expired"
     assert client.get(f"/events/{event}").headers["ETag"] != etag
     # Nothing has been swept for it.
     assert database.psql("select status from ticket_allocations") == ["reserved"]
@@ -51,7 +51,7 @@ def test_expiry_never_takes_a_purchased_ticket(client: Client, database: Databas
     client.pay(paid)
     database.expire_hold(lapsed)
     assert client.reserve(event, quantity=1, user="bob").status_code == 201
-    assert client.ticket(paid).json()["status"] == "purchased"
+    assert client.find_ticket(paid).json()["status"] == "purchased"
 
 
 def test_more_lapsed_holds_than_a_batch_frees_are_all_free(
@@ -103,8 +103,8 @@ def test_a_time_that_python_cannot_hold_is_shown_as_the_nearest(
     event = client.create_event(tickets=2)
     (ticket,) = client.hold(event)
     database.psql("update ticket_allocations set expires_at = 'infinity'")
-    assert client.ticket(ticket).json()["expiresAt"] == "9999-12-31T23:59:59.999999Z"
+    assert client.find_ticket(ticket).json()["expiresAt"] == "9999-12-31T23:59:59.999999Z"
     assert client.pay(ticket).status_code == 200
     database.psql("update events set date = '0044-03-15 BC'")
-    assert client.event(event)["date"] == "0001-01-01T00:00:00Z"
+    assert client.find_event(event)["date"] == "0001-01-01T00:00:00Z"
     assert client.get("/events").json()["meta"]["total"] == 1

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.core
 def test_a_ticket_is_shown_without_its_owner(client: Client) -> None:
     event = client.create_event()
     (ticket,) = client.hold(event, user="alice")
-    shown = client.ticket(ticket).json()
+    shown = client.find_ticket(ticket).json()
     assert list(shown) == [
         "id",
         "eventId",
@@ -21,15 +21,15 @@ def test_a_ticket_is_shown_without_its_owner(client: Client) -> None:
         "updatedAt",
     ]
     assert (shown["id"], shown["eventId"], shown["status"]) == (ticket, event, "reserved")
-    assert "alice" not in client.ticket(ticket, user="mallory").text
+    assert "alice" not in client.find_ticket(ticket, user="mallory").text
 
 
 def test_the_owner_is_shown_the_fingerprint(client: Client) -> None:
     (ticket,) = client.hold(client.create_event(), user="alice")
-    assert client.ticket(ticket, user="alice").json()["userFingerprint"] == "alice"
+    assert client.find_ticket(ticket, user="alice").json()["userFingerprint"] == "alice"
 
 
 def test_an_unknown_ticket_is_not_found(client: Client) -> None:
-    answer = client.ticket("018f0000-0000-7000-8000-000000000002")
+    answer = client.find_ticket("018f0000-0000-7000-8000-000000000002")
     assert code(answer) == (404, "NOT_FOUND")
     assert answer.json()["error"] == "Ticket allocation not found"

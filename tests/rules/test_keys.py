@@ -19,7 +19,7 @@ def test_a_key_reserves_once_however_often_it_is_sent(client: Client) -> None:
     again = client.reserve(event, quantity=2, key="order-1")
     assert (again.status_code, again.headers["Idempotency-Replayed"]) == (201, "true")
     assert again.json() == first.json()
-    assert client.event(event)["availableTickets"] == 1
+    assert client.find_event(event)["availableTickets"] == 1
 
 
 def test_a_key_sent_twenty_times_at_once_reserves_once(client: Client) -> None:
@@ -28,7 +28,7 @@ def test_a_key_sent_twenty_times_at_once_reserves_once(client: Client) -> None:
     assert {answer.status_code for answer in answers} == {201}
     assert len({answer.text for answer in answers}) == 1
     assert sum("Idempotency-Replayed" not in answer.headers for answer in answers) == 1
-    assert client.event(event)["allocatedTickets"] == 1
+    assert client.find_event(event)["allocatedTickets"] == 1
 
 
 def test_a_key_is_found_before_sold_out_is_told(client: Client) -> None:
@@ -43,7 +43,7 @@ def test_a_key_with_another_quantity_is_refused(client: Client) -> None:
     client.reserve(event, quantity=2, key="order-1")
     answer = client.reserve(event, quantity=3, key="order-1")
     assert code(answer) == (422, "IDEMPOTENCY_KEY_REUSED")
-    assert client.event(event)["allocatedTickets"] == 2
+    assert client.find_event(event)["allocatedTickets"] == 2
 
 
 def test_a_refusal_is_not_remembered(client: Client) -> None:
@@ -87,7 +87,7 @@ def test_a_key_waits_for_its_reservation_to_end_and_finds_it(
     again = client.reserve(event, quantity=2, key="order-1")
     assert is_replay(first, again)
     assert [ticket["status"] for ticket in again.json()] == ["expired", "refunded"]
-    assert client.event(event)["availableTickets"] == 10
+    assert client.find_event(event)["availableTickets"] == 10
 
 
 def test_a_key_twenty_times_in_one_batch_reserves_once(
@@ -106,6 +106,6 @@ def test_a_key_twenty_times_in_one_batch_reserves_once(
     assert {answer.status_code for answer in answers} == {201}
     assert len({answer.text for answer in answers}) == 1
     assert sum("Idempotency-Replayed" not in answer.headers for answer in answers) == 1
-    shown = client.event(event)
+    shown = client.find_event(event)
     # Created, bob's, and all twenty in one transaction.
     assert (shown["allocatedTickets"], shown["version"]) == (2, 3)

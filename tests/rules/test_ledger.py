@@ -15,7 +15,7 @@ UNKNOWN = "018f0000-0000-7000-8000-000000000001"
 
 def entries(client: Client, event: str) -> list[dict[str, Any]]:
     """Return an event's whole ledger."""
-    data: list[dict[str, Any]] = client.ledger(event).json()["data"]
+    data: list[dict[str, Any]] = client.list_ledger(event).json()["data"]
     return data
 
 
@@ -72,7 +72,7 @@ def test_an_entry_has_the_counts_after_it(client: Client, sold: str) -> None:
         (20, 1, 0),
         (20, 2, 0),
     ]
-    shown = client.event(sold)
+    shown = client.find_event(sold)
     last = entries(client, sold)[-1]
     assert {key: last[key] for key in ("version", "totalTickets", "allocatedTickets")} == {
         key: shown[key] for key in ("version", "totalTickets", "allocatedTickets")
@@ -117,27 +117,27 @@ def test_no_fingerprint_gets_into_the_ledger_whatever_its_owner_does(
 
 
 def test_a_ledger_is_read_a_page_at_a_time(client: Client, sold: str) -> None:
-    first = client.ledger(sold, limit=3).json()
+    first = client.list_ledger(sold, limit=3).json()
     assert first["meta"] == {"after": 0, "limit": 3, "next": 3}
-    second = client.ledger(sold, limit=3, after=first["meta"]["next"]).json()
+    second = client.list_ledger(sold, limit=3, after=first["meta"]["next"]).json()
     assert [one["version"] for one in second["data"]] == [4, 5, 6]
-    third = client.ledger(sold, limit=4, after=6).json()
+    third = client.list_ledger(sold, limit=4, after=6).json()
     assert third["meta"] == {"after": 6, "limit": 4, "next": None}
-    assert client.ledger(sold, limit=3, after=6).json()["meta"]["next"] is None
-    nothing = client.ledger(sold, after=9_223_372_036_854_775_807).json()
+    assert client.list_ledger(sold, limit=3, after=6).json()["meta"]["next"] is None
+    nothing = client.list_ledger(sold, after=9_223_372_036_854_775_807).json()
     assert (nothing["data"], nothing["meta"]["next"]) == ([], None)
 
 
 def test_the_ledger_of_an_unknown_event_is_not_found(client: Client) -> None:
-    assert code(client.ledger(UNKNOWN)) == (404, "NOT_FOUND")
-    assert code(client.ledger(UNKNOWN, after=5)) == (404, "NOT_FOUND")
+    assert code(client.list_ledger(UNKNOWN)) == (404, "NOT_FOUND")
+    assert code(client.list_ledger(UNKNOWN, after=5)) == (404, "NOT_FOUND")
 
 
 @pytest.mark.parametrize(
     "query", [{"after": -1}, {"after": 2**63}, {"limit": 0}, {"limit": 1001}, {"page": 1}]
 )
 def test_a_bad_query_is_refused(client: Client, query: dict[str, Any]) -> None:
-    answer = client.ledger(client.create_event(), **query)
+    answer = client.list_ledger(client.create_event(), **query)
     assert code(answer) == (400, "BAD_REQUEST")
     assert [one["field"] for one in answer.json()["details"]] == list(query)
 
@@ -188,7 +188,7 @@ def at(client: Client, event: str, moment: str) -> dict[str, Any]:
 
 def test_an_event_is_shown_as_it_was_at_any_moment(client: Client, sold: str) -> None:
     history = entries(client, sold)
-    now = client.event(sold)
+    now = client.find_event(sold)
     for entry, following in zip(history, [*history[1:], None], strict=True):
         told = at(client, sold, entry["recordedAt"])  # inclusive, to the microsecond
         for key in ("version", "totalTickets", "allocatedTickets", "purchasedTickets"):
@@ -207,7 +207,7 @@ def test_a_moment_to_come_shows_the_latest_state(
     # What was committed: a hold that lapsed meanwhile is not swept yet.
     database.psql("update ticket_allocations set expires_at = created_at where status = 'reserved'")
     assert at(client, sold, "2999-01-01T00:00:00Z")["allocatedTickets"] == 2
-    assert client.event(sold)["allocatedTickets"] == 0
+    assert client.find_event(sold)["allocatedTickets"] == 0
 
 
 def test_before_an_event_existed_there_is_nothing_to_show(client: Client, sold: str) -> None:

@@ -23,27 +23,27 @@ def test_ones_own_tickets_are_listed_over_all_events_newest_first(client: Client
     one, other = client.create_event(name="one"), client.create_event(name="other")
     mine = [client.hold(event)[0] for event in (one, other, one)]
     client.hold(one, user="bob")
-    shown = client.user_tickets().json()
+    shown = client.list_user_tickets().json()
     assert ids(shown) == mine[::-1]
     assert {ticket["userFingerprint"] for ticket in shown["data"]} == {"alice"}
     assert shown["meta"] == {"total": 3, "page": 1, "limit": 10, "pages": 1}
-    assert client.user_tickets(user="carol").json()["data"] == []
+    assert client.list_user_tickets(user="carol").json()["data"] == []
 
 
 def test_an_events_tickets_are_listed_without_their_owners(client: Client) -> None:
     event, other = client.create_event(name="one"), client.create_event(name="other")
     tickets = [client.hold(event, user=user)[0] for user in ("alice", "bob")]
     client.hold(other)
-    answer = client.event_tickets(event)
+    answer = client.list_event_tickets(event)
     assert ids(answer.json()) == tickets[::-1]
     assert "alice" not in answer.text
     assert "userFingerprint" not in answer.text
 
 
 def test_an_event_without_tickets_is_told_from_one_that_does_not_exist(client: Client) -> None:
-    answer = client.event_tickets(client.create_event())
+    answer = client.list_event_tickets(client.create_event())
     assert answer.json() == {"data": [], "meta": {"total": 0, "page": 1, "limit": 10, "pages": 0}}
-    unknown = client.event_tickets("018f0000-0000-7000-8000-000000000001")
+    unknown = client.list_event_tickets("018f0000-0000-7000-8000-000000000001")
     assert code(unknown) == (404, "NOT_FOUND")
 
 
@@ -51,7 +51,10 @@ def test_pages_follow_one_another_without_a_gap_or_a_repeat(client: Client) -> N
     event = client.create_event(tickets=30)
     for quantity in (10, 10, 3):  # of one reservation, all have the same time
         client.hold(event, quantity)
-    for fetch in (client.user_tickets, lambda **query: client.event_tickets(event, **query)):
+    for fetch in (
+        client.list_user_tickets,
+        lambda **query: client.list_event_tickets(event, **query),
+    ):
         pages = [fetch(page=page, limit=5).json() for page in range(1, 7)]
         assert [len(page["data"]) for page in pages] == [5, 5, 5, 5, 3, 0]
         assert len({id_ for page in pages for id_ in ids(page)}) == 23
@@ -74,15 +77,15 @@ def test_a_status_filters_as_it_is_shown(client: Client, database: Database) -> 
     database.expire_hold(by_status["expired"])
     for status, ticket in by_status.items():
         for page in (
-            client.user_tickets(status=status),
-            client.event_tickets(event, status=status),
+            client.list_user_tickets(status=status),
+            client.list_event_tickets(event, status=status),
         ):
             assert ids(page.json()) == [ticket]
             assert page.json()["data"][0]["status"] == status
             assert page.json()["meta"]["total"] == 1
     # Swept, it is found the same way.
     client.hold(event, user="bob")
-    assert ids(client.user_tickets(status="expired").json()) == [by_status["expired"]]
+    assert ids(client.list_user_tickets(status="expired").json()) == [by_status["expired"]]
 
 
 @pytest.mark.parametrize(
@@ -90,7 +93,7 @@ def test_a_status_filters_as_it_is_shown(client: Client, database: Database) -> 
 )
 def test_a_bad_query_is_refused(client: Client, query: dict[str, Any]) -> None:
     event = client.create_event()
-    for answer in (client.user_tickets(**query), client.event_tickets(event, **query)):
+    for answer in (client.list_user_tickets(**query), client.list_event_tickets(event, **query)):
         assert code(answer) == (400, "BAD_REQUEST")
         assert [one["field"] for one in answer.json()["details"]] == list(query)
 

@@ -313,8 +313,10 @@ owner_or_user = st.just("") | users
 keys = st.sampled_from(["", "one", "two"])
 verbs = st.sampled_from(["pay", "cancel"])
 statuses = st.sampled_from(["", "reserved", "expired", "purchased"])
-of_one = st.sampled_from(["ticket", "pay", "cancel", "refund", "reserve", "event_tickets"])
-of_whole = st.sampled_from(["reservation", "pay_reservation", "cancel_reservation"])
+of_one = st.sampled_from(
+    ["find_ticket", "pay", "cancel", "refund", "reserve", "list_event_tickets"]
+)
+of_whole = st.sampled_from(["find_reservation", "pay_reservation", "cancel_reservation"])
 
 
 class TicketOffice(RuleBasedStateMachine):
@@ -374,7 +376,7 @@ class TicketOffice(RuleBasedStateMachine):
         order = sorted(zip(answers, crowd, strict=True), key=lambda one: one[0].status_code)
         new = [new for told, user in order for new in self.reserve(event, 1, user, told=told)]
         # By the rules each had a transaction; the service may have served several in one.
-        version = self.client.event(event.id)["version"]
+        version = self.client.find_event(event.id)["version"]
         assert min(before + 1, event.version) <= version <= event.version
         event.version = version
         return multiple(*new)
@@ -446,10 +448,10 @@ class TicketOffice(RuleBasedStateMachine):
     @rule(whole=reservations, asker=owner_or_user)
     def somebody_looks_at_all(self, whole: Reservation, asker: str) -> None:
         user = self.name(asker) if asker else whole.tickets[0].user
-        agree(self.client.reservation(whole.id, user), whole.shown(user))
+        agree(self.client.find_reservation(whole.id, user), whole.shown(user))
         for ticket in whole.tickets:
-            agree(self.client.ticket(ticket.id), ticket.shown(None))
-            agree(self.client.ticket(ticket.id, user), ticket.shown(user))
+            agree(self.client.find_ticket(ticket.id), ticket.shown(None))
+            agree(self.client.find_ticket(ticket.id, user), ticket.shown(user))
 
     @rule(
         event=events, user=users, status=statuses, page=st.integers(1, 2), limit=st.integers(1, 5)
@@ -458,8 +460,10 @@ class TicketOffice(RuleBasedStateMachine):
         user = self.name(user)
         mine = [one for event in self.events for one in event.tickets if one.user == user]
         asked = {name: value for name, value in query.items() if value}
-        agree(self.client.user_tickets(user, **asked), listed(mine, user, **query))
-        agree(self.client.event_tickets(event.id, **asked), listed(event.tickets, None, **query))
+        agree(self.client.list_user_tickets(user, **asked), listed(mine, user, **query))
+        agree(
+            self.client.list_event_tickets(event.id, **asked), listed(event.tickets, None, **query)
+        )
 
     @rule(verb=of_one | of_whole)
     def what_does_not_exist_is_not_found(self, verb: str) -> None:

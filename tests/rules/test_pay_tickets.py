@@ -21,7 +21,7 @@ def test_a_paid_ticket_is_purchased_and_has_no_end(client: Client) -> None:
     assert answer.status_code == 200
     assert (answer.json()["status"], answer.json()["expiresAt"]) == ("purchased", None)
     assert answer.json()["userFingerprint"] == "alice"
-    shown = client.event(event)
+    shown = client.find_event(event)
     assert (shown["purchasedTickets"], shown["reservedTickets"]) == (1, 0)
     assert (shown["availableTickets"], shown["version"]) == (1, 3)
 
@@ -31,7 +31,7 @@ def test_another_fingerprint_pays_for_nothing(client: Client) -> None:
     answer = client.pay(ticket, user="mallory")
     assert code(answer) == (403, "WRONG_FINGERPRINT")
     assert answer.json()["error"] == "Invalid user fingerprint"
-    assert client.ticket(ticket).json()["status"] == "reserved"
+    assert client.find_ticket(ticket).json()["status"] == "reserved"
     assert "alice" not in answer.text
 
 
@@ -51,7 +51,7 @@ def test_a_lapsed_hold_cannot_be_paid_for(client: Client, database: Database) ->
     answer = client.pay(ticket)
     assert code(answer) == (410, "HOLD_EXPIRED")
     assert answer.json()["error"] == "Ticket allocation has expired"
-    assert client.event(event)["availableTickets"] == 1
+    assert client.find_event(event)["availableTickets"] == 1
     assert code(client.pay(ticket)) == (410, "HOLD_EXPIRED")
 
 
@@ -67,7 +67,7 @@ def test_a_hold_that_runs_out_while_its_payment_waits_is_not_sold(
             # It ends now: after the payment's transaction began, before it has the lock.
             rival.execute("update ticket_allocations set expires_at = clock_timestamp()")
         assert code(paying.result()) == (410, "HOLD_EXPIRED")
-    assert client.event(event)["purchasedTickets"] == 0
+    assert client.find_event(event)["purchasedTickets"] == 0
 
 
 def test_of_payment_and_cancel_at_once_one_wins(client: Client) -> None:
@@ -75,7 +75,7 @@ def test_of_payment_and_cancel_at_once_one_wins(client: Client) -> None:
     for ticket in client.hold(event, quantity=10):
         paid, cancelled = at_once(partial(client.pay, ticket), partial(client.cancel, ticket))
         assert sorted([paid.status_code, cancelled.status_code]) == [200, 409]
-        status = client.ticket(ticket).json()["status"]
+        status = client.find_ticket(ticket).json()["status"]
         assert status == ("purchased" if paid.status_code == 200 else "user_cancelled")
 
 

@@ -15,7 +15,7 @@ def test_a_refunded_ticket_is_free_at_once(client: Client) -> None:
     answer = client.refund(ticket)
     assert (answer.status_code, answer.json()["status"]) == (200, "refunded")
     assert "userFingerprint" not in answer.json()
-    shown = client.event(event)
+    shown = client.find_event(event)
     assert (shown["availableTickets"], shown["purchasedTickets"]) == (1, 0)
     assert client.reserve(event, user="bob").status_code == 201
 
@@ -28,7 +28,7 @@ def test_twenty_refunds_of_one_purchase_free_one_ticket(client: Client) -> None:
     answers = at_once(*[lambda: client.refund(first)] * 20)
     assert sorted(answer.status_code for answer in answers) == [200] + [409] * 19
     assert code(client.refund(first)) == (409, "ALREADY_REFUNDED")
-    assert client.event(event)["purchasedTickets"] == 1
+    assert client.find_event(event)["purchasedTickets"] == 1
 
 
 def test_what_is_not_purchased_is_not_refunded(client: Client) -> None:

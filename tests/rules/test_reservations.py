@@ -23,7 +23,7 @@ def held(client: Client, quantity: int = 3) -> tuple[str, str, list[str]]:
 
 def test_a_reservation_is_shown_to_its_owner(client: Client) -> None:
     event, reservation, tickets = held(client)
-    answer = client.reservation(reservation)
+    answer = client.find_reservation(reservation)
     assert answer.status_code == 200
     shown = answer.json()
     assert list(shown) == ["id", "eventId", "status", "expiresAt", "tickets"]
@@ -35,13 +35,13 @@ def test_a_reservation_is_shown_to_its_owner(client: Client) -> None:
 
 def test_a_reservation_is_shown_to_nobody_else(client: Client) -> None:
     _, reservation, tickets = held(client)
-    answer = client.reservation(reservation, user="mallory")
+    answer = client.find_reservation(reservation, user="mallory")
     assert code(answer) == (403, "WRONG_FINGERPRINT")
     assert answer.json()["details"] == {"ticketId": tickets[0]}
     assert code(client.get(f"/reservations/{reservation}")) == (400, "BAD_REQUEST")
 
 
-@pytest.mark.parametrize("verb", ["reservation", "pay_reservation", "cancel_reservation"])
+@pytest.mark.parametrize("verb", ["find_reservation", "pay_reservation", "cancel_reservation"])
 def test_an_unknown_reservation_is_not_found(client: Client, verb: str) -> None:
     answer = getattr(client, verb)(UNKNOWN)
     assert code(answer) == (404, "NOT_FOUND")
@@ -55,8 +55,8 @@ def test_a_reservation_is_paid_for_whole(client: Client) -> None:
     paid = answer.json()
     assert (paid["status"], paid["expiresAt"]) == ("purchased", None)
     assert [ticket["id"] for ticket in paid["tickets"]] == tickets
-    assert client.reservation(reservation).json() == paid
-    shown = client.event(event)
+    assert client.find_reservation(reservation).json() == paid
+    shown = client.find_event(event)
     # One version: it was one transaction.
     assert (shown["purchasedTickets"], shown["reservedTickets"], shown["version"]) == (3, 0, 3)
 
@@ -66,7 +66,7 @@ def test_a_reservation_is_cancelled_whole_and_its_tickets_are_free_at_once(clien
     answer = client.cancel_reservation(reservation)
     assert answer.status_code == 200
     assert {ticket["status"] for ticket in answer.json()["tickets"]} == {"user_cancelled"}
-    shown = client.event(event)
+    shown = client.find_event(event)
     assert (shown["availableTickets"], shown["version"]) == (10, 3)
 
 
@@ -97,8 +97,8 @@ def test_one_ticket_stops_the_whole_reservation(
     refused = getattr(client, whole)(reservation)
     assert code(refused) == code_
     assert refused.json()["details"] == {"ticketId": tickets[1]}
-    assert client.ticket(tickets[0]).json()["status"] == "reserved"
-    assert client.reservation(reservation).json()["status"] == "mixed"
+    assert client.find_ticket(tickets[0]).json()["status"] == "reserved"
+    assert client.find_reservation(reservation).json()["status"] == "mixed"
     # Its one held ticket can be paid for alone.
     assert client.pay(tickets[0]).status_code == 200
 
@@ -125,8 +125,8 @@ def test_what_is_left_of_a_reservation_is_paid_for_or_cancelled(
     assert [(ticket["id"], ticket["status"]) for ticket in shown] == list(
         zip(tickets, statuses, strict=True)
     )
-    assert client.reservation(reservation).json() == answer.json()
-    moved = client.ledger(event).json()["data"][-1]
+    assert client.find_reservation(reservation).json() == answer.json()
+    moved = client.list_ledger(event).json()["data"][-1]
     assert moved["purchased"] + moved["cancelled"] == 1
     # Nothing is left now: a repeat says what became of it.
     assert getattr(client, whole)(reservation).status_code == (409 if verb != "lapse" else 410)
@@ -153,7 +153,7 @@ def test_who_is_not_the_owner_is_told_so_whatever_the_state(client: Client) -> N
         answer = verb(reservation, user="mallory")
         assert code(answer) == (403, "WRONG_FINGERPRINT")
         assert "alice" not in answer.text
-    assert client.reservation(reservation).json()["status"] == "mixed"
+    assert client.find_reservation(reservation).json()["status"] == "mixed"
 
 
 def test_of_a_reservation_with_two_owners_each_sees_and_pays_for_their_own(
@@ -164,14 +164,14 @@ def test_of_a_reservation_with_two_owners_each_sees_and_pays_for_their_own(
         f"update ticket_allocations set user_fingerprint = 'bobby' where id = '{tickets[1]}'"
     )
     for user, own in (("alice", [tickets[0], tickets[2]]), ("bobby", [tickets[1]])):
-        seen = client.reservation(reservation, user).json()["tickets"]
+        seen = client.find_reservation(reservation, user).json()["tickets"]
         assert [ticket["id"] for ticket in seen] == own
-    assert code(client.reservation(reservation, "carol")) == (403, "WRONG_FINGERPRINT")
+    assert code(client.find_reservation(reservation, "carol")) == (403, "WRONG_FINGERPRINT")
     paid = client.pay_reservation(reservation, "bobby").json()
     assert [ticket["id"] for ticket in paid["tickets"]] == [tickets[1]]
-    assert client.event(event)["purchasedTickets"] == 1
+    assert client.find_event(event)["purchasedTickets"] == 1
     assert client.cancel_reservation(reservation).status_code == 200
-    assert client.event(event)["allocatedTickets"] == 1
+    assert client.find_event(event)["allocatedTickets"] == 1
 
 
 def test_the_end_of_a_mixed_reservation_is_the_earliest_of_what_is_held(
@@ -183,10 +183,10 @@ def test_the_end_of_a_mixed_reservation_is_the_earliest_of_what_is_held(
         "update ticket_allocations set expires_at = '2040-01-01' where status = 'reserved';"
         f"update ticket_allocations set expires_at = '2039-01-01' where id = '{tickets[2]}'"
     )
-    assert client.reservation(reservation).json()["expiresAt"] == "2039-01-01T00:00:00Z"
+    assert client.find_reservation(reservation).json()["expiresAt"] == "2039-01-01T00:00:00Z"
     client.pay(tickets[1])
     client.cancel(tickets[2])
-    assert client.reservation(reservation).json()["expiresAt"] is None
+    assert client.find_reservation(reservation).json()["expiresAt"] is None
 
 
 def test_of_many_who_take_a_reservation_at_once_one_wins(client: Client) -> None:
@@ -196,9 +196,9 @@ def test_of_many_who_take_a_reservation_at_once_one_wins(client: Client) -> None
         *[partial(client.cancel_reservation, reservation)] * 10,
     )
     assert sorted(answer.status_code for answer in answers) == [200] + [409] * 19
-    status = client.reservation(reservation).json()["status"]
+    status = client.find_reservation(reservation).json()["status"]
     taken = {"purchased": (3, 7), "user_cancelled": (0, 10)}[status]
-    shown = client.event(event)
+    shown = client.find_event(event)
     assert (shown["purchasedTickets"], shown["availableTickets"]) == taken
 
 
@@ -212,7 +212,9 @@ def test_a_ticket_is_paid_for_or_cancelled_and_never_both(client: Client) -> Non
         )
         assert whole.status_code == 200
         assert single.status_code in (200, 409)
-        assert client.event(event)["purchasedTickets"] == (1 if single.status_code == 200 else 2)
+        assert client.find_event(event)["purchasedTickets"] == (
+            1 if single.status_code == 200 else 2
+        )
 
 
 def test_a_reservation_that_runs_out_while_its_payment_waits_is_not_sold(
@@ -229,4 +231,4 @@ def test_a_reservation_that_runs_out_while_its_payment_waits_is_not_sold(
         answer = paying.result()
     assert code(answer) == (410, "HOLD_EXPIRED")
     assert answer.json()["details"] == {"ticketId": tickets[2]}
-    assert client.event(event)["purchasedTickets"] == 0
+    assert client.find_event(event)["purchasedTickets"] == 0

@@ -22,7 +22,7 @@ def test_a_reservation_holds_tickets_for_its_owner(client: Client) -> None:
         assert ticket["status"] == "reserved"
         assert ticket["userFingerprint"] == "alice"
         assert ticket["expiresAt"] > ticket["createdAt"]
-    shown = client.event(event)
+    shown = client.find_event(event)
     assert (shown["availableTickets"], shown["reservedTickets"], shown["version"]) == (2, 3, 2)
 
 
@@ -57,8 +57,8 @@ def test_more_than_is_left_takes_nothing(client: Client) -> None:
     assert code(answer) == (409, "NOT_ENOUGH_TICKETS")
     assert answer.json()["error"] == "Not enough tickets available"
     assert answer.json()["details"] == {"availableTickets": 5}
-    assert client.event(event)["availableTickets"] == 5
-    assert client.event(event)["version"] == 1
+    assert client.find_event(event)["availableTickets"] == 5
+    assert client.find_event(event)["version"] == 1
 
 
 def test_sold_out_is_told_as_sold_out(client: Client) -> None:
@@ -74,7 +74,7 @@ def test_the_last_ticket_is_sold_once(client: Client) -> None:
     event = client.create_event(tickets=1)
     answers = at_once(*[lambda n=n: client.reserve(event, user=f"user-{n}") for n in range(50)])
     assert sorted(answer.status_code for answer in answers) == [201] + [409] * 49
-    assert client.event(event)["availableTickets"] == 0
+    assert client.find_event(event)["availableTickets"] == 0
 
 
 def test_an_unknown_event_has_no_tickets(client: Client) -> None:
@@ -106,4 +106,4 @@ def test_a_crowd_over_many_events_is_served_with_and_without_common_batches(
             ]
         )
         assert {answer.status_code for answer in paid} == {200}
-        assert {client.event(event)["purchasedTickets"] for event in events} == {3}
+        assert {client.find_event(event)["purchasedTickets"] for event in events} == {3}

@@ -45,7 +45,7 @@ class Client(httpx2.Client):
         assert answer.status_code == 201, answer.text
         return str(answer.json()["id"])
 
-    def event(self, event_id: str) -> dict[str, Any]:
+    def find_event(self, event_id: str) -> dict[str, Any]:
         """Return an event as it is shown."""
         answer = self.get(f"/events/{event_id}")
         assert answer.status_code == 200, answer.text
@@ -72,7 +72,7 @@ class Client(httpx2.Client):
         assert answer.status_code == 201, answer.text
         return [ticket["id"] for ticket in answer.json()]
 
-    def ticket(self, ticket_id: str, user: str | None = None) -> httpx2.Response:
+    def find_ticket(self, ticket_id: str, user: str | None = None) -> httpx2.Response:
         """Look at a ticket."""
         headers = {"X-User-Fingerprint": user} if user else {}
         return self.get(f"/events/tickets/{ticket_id}", headers=headers)
@@ -90,7 +90,7 @@ class Client(httpx2.Client):
         """Take a purchase back."""
         return self.post(f"/events/tickets/{ticket_id}/refund")
 
-    def reservation(self, reservation_id: str, user: str = "alice") -> httpx2.Response:
+    def find_reservation(self, reservation_id: str, user: str = "alice") -> httpx2.Response:
         """Look at a reservation."""
         headers = {"X-User-Fingerprint": user}
         return self.get(f"/reservations/{reservation_id}", headers=headers)
@@ -104,19 +104,19 @@ class Client(httpx2.Client):
         headers = {"X-User-Fingerprint": user}
         return self.delete(f"/reservations/{reservation_id}", headers=headers)
 
-    def ledger(self, event_id: str, **query: Any) -> httpx2.Response:
+    def list_ledger(self, event_id: str, **query: Any) -> httpx2.Response:
         """List an event's ledger."""
         return self.get(f"/events/{event_id}/ledger", params=query)
 
-    def audit(self, event_id: str) -> httpx2.Response:
+    def check_event(self, event_id: str) -> httpx2.Response:
         """Have an event's books checked."""
         return self.get(f"/events/{event_id}/audit")
 
-    def user_tickets(self, user: str = "alice", **query: Any) -> httpx2.Response:
+    def list_user_tickets(self, user: str = "alice", **query: Any) -> httpx2.Response:
         """List somebody's own tickets."""
         return self.get("/tickets", headers={"X-User-Fingerprint": user}, params=query)
 
-    def event_tickets(self, event_id: str, **query: Any) -> httpx2.Response:
+    def list_event_tickets(self, event_id: str, **query: Any) -> httpx2.Response:
         """List an event's tickets."""
         return self.get(f"/events/{event_id}/tickets", params=query)
 

@@ -276,7 +276,7 @@ class Reader:
 
     def _programs(self) -> Path:
         """Return a folder with PostgreSQL's programs; those that write run as its account."""
-        programs = find_programs().within_reach(self.folder)
+        programs = find_programs().accessible(self.folder)
         folder = self.folder / "bin"
         folder.mkdir(exist_ok=True)
         account = programs.account
