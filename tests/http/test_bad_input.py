@@ -56,7 +56,7 @@ def client(shared: Database) -> Iterator[Client]:
 
 @pytest.fixture(autouse=True)
 def nothing_is_written(client: Client, shared: Database) -> Iterator[None]:
-    """Check after each test that there is no ticket, and no event except those created on purpose."""
+    """Check after each test that it wrote nothing but the events created on purpose."""
     yield
     assert shared.psql("select count(*) from ticket_allocations") == ["0"]
     changed = "select name, version from events where name !~ '^Event \\d+$' or version > 1"
@@ -296,4 +296,4 @@ def test_a_whole_number_may_have_a_decimal_point(client: Client) -> None:
 
 def test_a_fraction_of_a_second_is_truncated_to_microseconds(client: Client) -> None:
     event = client.create_event(date="2030-06-01t20:00:00.1234567891z")
-    assert client.event(event)["date"] == "2030-06-01T20:00:00.123456Z"
+    assert client.find_event(event)["date"] == "2030-06-01T20:00:00.123456Z"

@@ -34,7 +34,9 @@ def test_no_other_origin_may_call_without_the_setting(client: Client) -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PATCH", "DELETE"])
-def test_a_listed_origin_may_use_every_method(database: Database, start: Starter, method: str) -> None:
+def test_a_listed_origin_may_use_every_method(
+    database: Database, start: Starter, method: str
+) -> None:
     with start(database, cors_origins=f"{SHOP}, http://localhost:3000").client() as client:
         headers = preflight(
             client,

@@ -185,10 +185,10 @@ def test_an_endless_request_is_not_kept_in_memory(
 
 
 def test_only_a_header_over_the_limit_is_refused(client: Client) -> None:
-    name = "x" * (limits.MAX_HEAD_BYTES - 1024)
+    name = "x" * (limits.MAX_HEADER_BYTES - 1024)
     assert client.get("/health/live", headers={"X": name}).status_code == 200
     with connect(client) as connection:
-        connection.sendall(b"GET / HTTP/1.1\r\nX: " + b"x" * (limits.MAX_HEAD_BYTES + 8192))
+        connection.sendall(b"GET / HTTP/1.1\r\nX: " + b"x" * (limits.MAX_HEADER_BYTES + 8192))
         assert statuses(read_all(connection)) == [431]
 
 
