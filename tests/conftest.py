@@ -1,4 +1,4 @@
-"""The fixtures: one PostgreSQL for all tests, a database cloned from a template for each."""
+"""Fixtures: one PostgreSQL for all tests, and for each test a database from a template."""
 
 import os
 import signal
@@ -31,20 +31,20 @@ from tests.support.waiting import wait_until
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """With ``-m core`` import only the modules that have such tests: it saves seconds."""
+    """With ``-m core``, import only modules that contain core tests, which saves seconds."""
     if config.option.markexpr != "core" or not collection_path.match("test_*.py"):
         return None
     return "pytest.mark.core" not in collection_path.read_text() or None
 
 
 def pytest_sessionfinish() -> None:
-    """Leave no log behind."""
+    """Delete the log of the test run."""
     RUN_LOG.path.unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def whole_run() -> Iterator[None]:
-    """What is to hold of all that the tests of this process have logged and been answered."""
+def check_whole_run() -> Iterator[None]:
+    """Check after all tests: no fingerprint was logged, and every response is documented."""
     yield
     assert RUN_LOG.leaked_fingerprints() == set()
     assert find_undocumented(SEEN_RESPONSES) == []
@@ -52,7 +52,7 @@ def whole_run() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def data_dir() -> Iterator[Path]:
-    """A folder that the account of PostgreSQL may enter, unlike pytest's own."""
+    """A folder that PostgreSQL's account may enter, unlike the temporary folder of pytest."""
     with tempfile.TemporaryDirectory(prefix="holdfast-tests-", dir="/tmp") as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)
@@ -60,16 +60,16 @@ def data_dir() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def server(data_dir: Path) -> Iterator[str]:
-    """The URL of a PostgreSQL that all tests share, as it comes: with fsync."""
+    """The URL of the PostgreSQL that all tests share, with its default settings, so with fsync."""
     with EmbeddedPostgres(data_dir) as postgres:
         assert postgres.dsn is not None
-        with pooled(data_dir) if PGBOUNCER else nullcontext():
+        with run_pgbouncer(data_dir) if PGBOUNCER else nullcontext():
             yield postgres.dsn
 
 
 @contextmanager
-def pooled(data_dir: Path) -> Iterator[None]:
-    """Run PgBouncer, as docs/how-to/pgbouncer.md has it, before the server of a folder."""
+def run_pgbouncer(data_dir: Path) -> Iterator[None]:
+    """Run PgBouncer in front of a server, configured as in docs/how-to/pgbouncer.md."""
     folder = data_dir / "pooler"
     folder.mkdir()
     users = "".join(f'"{user}" ""\n' for user in ("holdfast", SERVICE_ROLE))
@@ -108,7 +108,7 @@ def pooled(data_dir: Path) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def template(server: str) -> str:
-    """The name of a database that has every migration and no row."""
+    """The name of a database that has all migrations and no rows."""
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute("create database template_of_tests")
     dsn = make_conninfo(server, dbname="template_of_tests")
@@ -121,14 +121,14 @@ def template(server: str) -> str:
 
 @pytest.fixture
 def empty_database(server: str) -> Iterator[Database]:
-    """A database with nothing in it."""
+    """A database without any tables."""
     with create_database(server) as database:
         yield database
 
 
 @pytest.fixture
 def database(server: str, template: str) -> Iterator[Database]:
-    """A migrated database. When its test is done, all its books must be level."""
+    """A migrated database. After the test, its counters, rows and ledger must agree."""
     with create_database(server, template) as database:
         yield database
         database.check_books()
@@ -136,16 +136,17 @@ def database(server: str, template: str) -> Iterator[Database]:
 
 @pytest.fixture
 def unbalanced_database(server: str, template: str) -> Iterator[Database]:
-    """A migrated database for a test that sets out to leave its books in disorder."""
+    """A migrated database for a test after which counters, rows and ledger may disagree."""
     with create_database(server, template) as database:
         yield database
 
 
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Starter]:
-    """Starts services on a database, with settings by name; all are stopped after the test.
+    """A function that starts a service on a database; all are stopped after the test.
 
-    ``sweeps=False`` leaves lapsed holds lying, so that a test sees who else frees them.
+    With ``sweeps=False`` the sweeper sleeps for an hour, so that expired holds are expired only
+    by other requests. Further arguments are settings.
     """
     running: list[RunningService] = []
 
@@ -163,20 +164,20 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Starter]:
 
 @pytest.fixture
 def service(database: Database, start: Starter) -> RunningService:
-    """A service of the test's own, whose sweeper sleeps."""
+    """A running service for one test, whose sweeper sleeps."""
     return start(database, sweeps=False)
 
 
 @pytest.fixture
 def client(service: RunningService) -> Iterator[Client]:
-    """A client of that service."""
+    """A client of the fixture ``service``."""
     with service.client() as client:
         yield client
 
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A DATA_DIR of the test's own, which everybody may enter."""
+    """A DATA_DIR for one test, which every account may enter."""
     with tempfile.TemporaryDirectory(prefix="holdfast-test-", dir="/tmp") as name:
         Path(name).chmod(0o755)
         yield Path(name)
@@ -184,7 +185,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def unused_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    """A free port."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        return int(unused.getsockname()[1])

@@ -349,7 +349,7 @@ def test_events_are_locked_in_the_order_of_their_ids(database: Database) -> None
         with database.lock_event(events[0]):
             batch = [reserve(Uuid(event)) for event in reversed(events)]
             waiting = pool.submit(carry_out, database, batch)
-            database.wait_until_blocked(of="")
+            database.wait_until_blocked(application="")
             # It waits for the first of them and has none of the others.
             with database.connect() as rival:
                 free = rival.execute("select id from events for update skip locked").fetchall()

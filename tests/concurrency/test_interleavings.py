@@ -83,7 +83,7 @@ class Session:
     def waits(self, step: Any, *arguments: Any) -> "Future[Any]":
         """Take a step that has to wait for somebody's lock, and return its future."""
         future = self._pool.submit(step, *arguments)
-        self._database.wait_until_blocked(of="stranger")
+        self._database.wait_until_blocked(application="stranger")
         return future
 
     def begins(self, step: Any) -> "Future[Any]":

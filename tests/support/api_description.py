@@ -1,4 +1,4 @@
-"""Described: what the service says of itself, read by those who hold it to that."""
+"""The service's OpenAPI description, to compare it with real responses."""
 
 import json
 from collections.abc import Iterable
@@ -12,51 +12,58 @@ from service.web.routes import ROUTES
 from tests.support.services import settings_for_tests
 
 Json = dict[str, Any]
-Seen = tuple[str, str, int, str]
-"""Of an answer: the method and the path that were asked, its status, and its code or ''."""
+# A kind of response: the method and path of its request, its status, and its code or ''.
+ResponseKind = tuple[str, str, int, str]
 
 
-def operations(told: Json) -> dict[tuple[str, str], Json]:
-    """Return what is said of each route, by method and path."""
+def operations(description: Json) -> dict[tuple[str, str], Json]:
+    """Return the description of each operation, by method and path."""
     return {
-        (method.upper(), path): one
-        for path, item in told["paths"].items()
-        for method, one in item.items()
+        (method.upper(), path): operation
+        for path, item in description["paths"].items()
+        for method, operation in item.items()
         if method != "parameters"
     }
 
 
-def codes_of(told: Json, response: Json) -> set[str]:
-    """Return the codes that an answer may have."""
+def codes_of(description: Json, response: Json) -> set[str]:
+    """Return the codes that a described response may have."""
     schemas = [content["schema"] for content in response.get("content", {}).values()]
-    named = [one for schema in schemas for one in schema.get("oneOf", [schema])]
-    whole = [told["components"]["schemas"].get(one.get("$ref", "")[21:], {}) for one in named]
+    alternatives = [choice for schema in schemas for choice in schema.get("oneOf", [schema])]
+    names = [
+        choice.get("$ref", "").removeprefix("#/components/schemas/") for choice in alternatives
+    ]
+    bodies = [description["components"]["schemas"].get(name, {}) for name in names]
     return {
-        one["properties"]["code"]["const"] for one in whole if "code" in one.get("properties", {})
+        body["properties"]["code"]["const"]
+        for body in bodies
+        if "code" in body.get("properties", {})
     }
 
 
-def responses_of(told: Json, operation: Json) -> set[tuple[int, str]]:
-    """Return each status that a route answers, with each of its codes; '' where it has none."""
+def responses_of(description: Json, operation: Json) -> set[tuple[int, str]]:
+    """Return the statuses of an operation, each with its codes, or with '' if it has none."""
     return {
         (int(status), code)
         for status, response in operation["responses"].items()
-        for code in codes_of(told, response) or {""}
+        for code in codes_of(description, response) or {""}
     }
 
 
-def find_undocumented(seen: Iterable[Seen]) -> list[Seen]:
-    """Return those of the answers that the service's description does not know."""
-    told = json.loads(encode(describe(ROUTES, settings_for_tests(organizer_token="secret"))))
-    described = operations(told)
-    unknown = []
-    for method, path, status, code in sorted(seen):
-        route = next((one for one in ROUTES if compile_path(one)[0].match(path)), None)
+def find_undocumented(responses: Iterable[ResponseKind]) -> list[ResponseKind]:
+    """Return the responses that the OpenAPI description does not mention."""
+    settings = settings_for_tests(organizer_token="secret")
+    description = json.loads(encode(describe(ROUTES, settings)))
+    described = operations(description)
+    undocumented = []
+    for method, path, status, code in sorted(responses):
+        route = next((route for route in ROUTES if compile_path(route)[0].match(path)), None)
         if route is None or method not in ROUTES[route]:
-            is_known = (status, code) in [(404, "NOT_FOUND"), (405, "METHOD_NOT_ALLOWED")]
-            is_known |= method in ("HEAD", "OPTIONS")
+            is_documented = (status, code) in [(404, "NOT_FOUND"), (405, "METHOD_NOT_ALLOWED")]
+            is_documented |= method in ("HEAD", "OPTIONS")
         else:
-            is_known = (status, code) in responses_of(told, described[method, route])
-        if not is_known:
-            unknown.append((method, path, status, code))
-    return unknown
+            operation = described[method, route]
+            is_documented = (status, code) in responses_of(description, operation)
+        if not is_documented:
+            undocumented.append((method, path, status, code))
+    return undocumented

@@ -1,4 +1,4 @@
-"""LossyProxy: a TCP proxy of a test's own, which can lose what goes through it."""
+"""A TCP proxy that can lose what passes through it."""
 
 import socket
 import struct
@@ -8,16 +8,20 @@ from typing import Self
 
 from tests.support.waiting import wait_until
 
+# The path of a Unix socket, or a host and a port.
 Address = str | tuple[str, int]
-"""A path of a Unix socket, or a host and a port."""
 
 
 class LossyProxy:
-    """Stands between two who talk, on a port of the loopback.
+    """Forwards connections from a port of the loopback interface to a server.
 
-    ``loses_responses``: the next thing that comes back is lost and its connection cut, so that
-    whoever asked knows nothing while the other has done it. ``silent``: nothing passes either
-    way, and no connection ends, as when a network is gone.
+    Attributes:
+        port: where it listens.
+        loses_responses: whether the next data from the server is dropped and its connection
+            reset. The server has then done what the client asked for, and the client cannot know.
+        lost: how many responses were dropped.
+        forwarding: if cleared, nothing passes in either direction and no connection ends, as in
+            a network outage.
     """
 
     def __init__(self, target: Address) -> None:
@@ -26,14 +30,12 @@ class LossyProxy:
         self._ended = False
         self.loses_responses = False
         self.lost = 0
-        """How many answers were lost."""
         self.forwarding = threading.Event()
-        """Cleared: silent."""
         self.forwarding.set()
 
     def __enter__(self) -> Self:
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listening.getsockname()[1]
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
         return self
 
@@ -41,56 +43,57 @@ class LossyProxy:
         self._ended = True
         self.forwarding.set()
         with suppress(OSError):
-            self._listening.shutdown(socket.SHUT_RDWR)  # else accept would let in one more
-        self._listening.close()
-        self.cut()
+            self._listener.shutdown(socket.SHUT_RDWR)  # else accept would take one more connection
+        self._listener.close()
+        self.reset_all()
 
-    def cut(self) -> None:
+    def reset_all(self) -> None:
         """Reset every connection."""
         for pair in self._pairs:
-            for one in pair:
-                _reset(one)
+            for connection in pair:
+                _reset(connection)
         self._pairs.clear()
 
-    def wait_until_lost(self, how_many: int = 1) -> None:
-        """Wait until so many answers were lost."""
-        wait_until(lambda: self.lost >= how_many)
+    def wait_until_lost(self, count: int = 1) -> None:
+        """Wait until at least ``count`` responses were lost."""
+        wait_until(lambda: self.lost >= count)
 
     def _accept(self) -> None:
         while not self._ended:
             try:
-                near, _ = self._listening.accept()
+                client, _ = self._listener.accept()
             except OSError:
                 return
             self.forwarding.wait()
-            far = socket.socket(socket.AF_UNIX if isinstance(self._target, str) else socket.AF_INET)
-            self._pairs.append((near, far))
+            family = socket.AF_UNIX if isinstance(self._target, str) else socket.AF_INET
+            server = socket.socket(family)
+            self._pairs.append((client, server))
             with suppress(OSError):
-                far.connect(self._target)
-                for pump in (self._ask, self._answer):
-                    threading.Thread(target=pump, args=(near, far), daemon=True).start()
+                server.connect(self._target)
+                for forward in (self._forward_requests, self._forward_responses):
+                    threading.Thread(target=forward, args=(client, server), daemon=True).start()
 
-    def _ask(self, near: socket.socket, far: socket.socket) -> None:
+    def _forward_requests(self, client: socket.socket, server: socket.socket) -> None:
         with suppress(OSError):
-            while data := near.recv(65536):
+            while data := client.recv(65536):
                 self.forwarding.wait()
-                far.sendall(data)
-            far.shutdown(socket.SHUT_WR)
+                server.sendall(data)
+            server.shutdown(socket.SHUT_WR)
 
-    def _answer(self, near: socket.socket, far: socket.socket) -> None:
+    def _forward_responses(self, client: socket.socket, server: socket.socket) -> None:
         with suppress(OSError):
-            while data := far.recv(65536):
+            while data := server.recv(65536):
                 self.forwarding.wait()
                 if self.loses_responses:
                     self.lost += 1
-                    _reset(near)
+                    _reset(client)
                     return
-                near.sendall(data)
-            near.shutdown(socket.SHUT_WR)
+                client.sendall(data)
+            client.shutdown(socket.SHUT_WR)
 
 
 def _reset(connection: socket.socket) -> None:
-    """End a connection as a broken one ends; a thread that reads from it wakes up."""
+    """Reset a connection; a thread that reads from it wakes up."""
     with suppress(OSError):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         connection.shutdown(socket.SHUT_RD)

@@ -1,4 +1,4 @@
-"""Services: one in a thread of the test, or as a process of its own."""
+"""Services under test: in a thread of the test, or in a process of their own."""
 
 import os
 import socket
@@ -27,29 +27,29 @@ from tests.support.waiting import WAIT_SECONDS, wait_until
 
 @dataclass
 class RunningService:
-    """A service in a thread of the test's process, on a port of its own."""
+    """A service in a thread of the test's process, on a free port."""
 
     database: Database
     settings: Settings
+    # Whether it behaves as behind a pooler, even if there is none.
     pooled: bool = False
-    """Whether it keeps to what holds behind a pooler, also where there is none."""
     url: str = ""
     _app: Starlette | None = field(default=None, repr=False)
     _server: uvicorn.Server | None = field(default=None, repr=False)
     _thread: threading.Thread | None = field(default=None, repr=False)
 
     def start(self) -> None:
-        """Start it and wait until it answers."""
+        """Start it and wait until it accepts requests."""
         self._app = create_app(
             self.settings,
             self.database.service_dsn,
             Environment(is_pooled=self.pooled or self.database.is_pooled),
         )
         config = server_config(self.settings, self._app)
-        listening = bind(self.settings)
-        self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        listener = bind(self.settings)
+        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, args=([listening],))
+        self._thread = threading.Thread(target=self._server.run, args=([listener],))
         self._thread.start()
         wait_until(lambda: self._server is not None and self._server.started)
 
@@ -62,13 +62,13 @@ class RunningService:
 
     @property
     def state(self) -> Service:
-        """What it has, as its handlers see it."""
+        """The state that its request handlers share."""
         assert self._app is not None
         state: Service = self._app.state.service
         return state
 
     def count_tasks(self) -> int:
-        """Return how many tasks its event loop has under way."""
+        """Return how many requests are being handled."""
         assert self._server is not None
         return len(self._server.server_state.tasks)
 
@@ -77,22 +77,22 @@ class RunningService:
         assert self._server is not None
         return len(self._server.server_state.connections)
 
-    def wait_until_accepted(self, how_many: int) -> None:
-        """Wait until so many changes wait in the service for their answer."""
-        wait_until(lambda: self.state.write_path.pending_changes == how_many)
+    def wait_until_accepted(self, count: int) -> None:
+        """Wait until exactly ``count`` changes wait in the service for their outcome."""
+        wait_until(lambda: self.state.write_path.pending_changes == count)
 
     def client(self) -> Client:
-        """Return a client with connections of its own."""
+        """Return a client with its own connections."""
         return Client(base_url=self.url, timeout=WAIT_SECONDS)
 
 
 class Starter(Protocol):
-    """What the fixture ``start`` is."""
+    """The type of the fixture ``start``."""
 
     def __call__(
         self, database: Database, *, sweeps: bool = True, **settings: Any
     ) -> RunningService:
-        """Start a service on a database, with settings by name."""
+        """Start a service on a database, with these settings."""
 
 
 def settings_for_tests(**changes: Any) -> Settings:
@@ -103,10 +103,10 @@ def settings_for_tests(**changes: Any) -> Settings:
 
 @contextmanager
 def run_service(database: Database, **settings: Any) -> Iterator[Client]:
-    """Run ``holdfast serve`` as a process of its own, as in production, and give a client."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    """Run ``holdfast serve`` in a process of its own, as in production; yield a client."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
     variables = {name.upper(): str(value) for name, value in settings.items()}
     process = subprocess.Popen(
         [sys.executable, "-m", "service"],
@@ -129,7 +129,10 @@ def run_service(database: Database, **settings: Any) -> Iterator[Client]:
 def run_embedded_service(
     folder: Path, port: int, **variables: str
 ) -> Iterator[tuple[subprocess.Popen[str], Client]]:
-    """Run ``holdfast`` on its embedded default, as a new user would."""
+    """Run ``holdfast`` with its embedded PostgreSQL in ``folder``, as a new user would.
+
+    Yields its process and a client.
+    """
     process = subprocess.Popen(
         [sys.executable, "-m", "service"],
         env={"PATH": os.environ["PATH"], "DATA_DIR": str(folder), "PORT": str(port)} | variables,
@@ -149,21 +152,21 @@ def run_embedded_service(
 
 
 def is_postgres_running(folder: Path) -> bool:
-    """Whether a PostgreSQL runs on this data: a killed one leaves its postmaster.pid behind."""
+    """Whether a PostgreSQL runs on this data; one that was killed leaves its postmaster.pid."""
     try:
         return any(
             Path("/proc", pid_file.read_text().partition("\n")[0]).exists()
             for pid_file in folder.glob("postgresql-*/postmaster.pid")
         )
-    except FileNotFoundError:  # gone between the look and the read
+    except FileNotFoundError:  # deleted before it was read
         return False
 
 
 def worker_pids(pid: int) -> list[int]:
-    """Return the pids of the workers of a service that has several; not its resource tracker."""
+    """Return the process IDs of a service's workers, without its resource tracker."""
     workers = []
     for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended since
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
             if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
                 workers.append(int(child))
     return workers

@@ -1,4 +1,4 @@
-"""Streams: an event, watched."""
+"""A client of an event's stream of changes."""
 
 import json
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from tests.support.client import Client
 
 
 class Stream:
-    """A stream that is being read."""
+    """The stream of an event, read message by message."""
 
     def __init__(self, lines: Iterator[str]) -> None:
         self._lines = lines
@@ -17,7 +17,7 @@ class Stream:
         assert next(self._lines) == ""
 
     def next_message(self) -> dict[str, Any]:
-        """Return the next message, its id checked against its version."""
+        """Return the next message; its id must be its version."""
         id_ = next(self._lines)
         data = next(self._lines)
         assert next(self._lines) == ""
@@ -26,7 +26,7 @@ class Stream:
         return message
 
     def read_until(self, version: int) -> list[dict[str, Any]]:
-        """Return the messages up to one of a version."""
+        """Return the messages up to and including the one with this version."""
         messages = [self.next_message()]
         while messages[-1]["version"] < version:
             messages.append(self.next_message())
@@ -34,7 +34,7 @@ class Stream:
         return messages
 
     def remaining_lines(self) -> list[str]:
-        """Return what is left until the stream ends, as lines."""
+        """Return all lines until the stream ends."""
         return list(self._lines)
 
 
@@ -42,8 +42,8 @@ class Stream:
 def watch_event(client: Client, event: str, last_id: object = None) -> Iterator[Stream]:
     """Watch an event for as long as the block runs."""
     headers = {} if last_id is None else {"Last-Event-ID": str(last_id)}
-    with client.stream("GET", f"/events/{event}/stream", headers=headers) as answer:
-        assert answer.status_code == 200
-        assert answer.headers["Content-Type"].startswith("text/event-stream")
-        assert answer.headers["Cache-Control"] == "no-store"
-        yield Stream(answer.iter_lines())
+    with client.stream("GET", f"/events/{event}/stream", headers=headers) as response:
+        assert response.status_code == 200
+        assert response.headers["Content-Type"].startswith("text/event-stream")
+        assert response.headers["Cache-Control"] == "no-store"
+        yield Stream(response.iter_lines())

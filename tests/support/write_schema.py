@@ -1,4 +1,4 @@
-"""Writes docs/reference/schema.sql anew: ``python -m tests.support.write_schema``."""
+"""Rewrites docs/reference/schema.sql: ``python -m tests.support.write_schema``."""
 
 import tempfile
 from pathlib import Path
