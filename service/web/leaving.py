@@ -1,7 +1,8 @@
-"""Leaving: between the signal to end and the end, the service is not ready and yet serves.
+"""Leaving: the delay between SIGTERM and the graceful shutdown, in which the service still serves.
 
-uvicorn closes its socket at the signal. A proxy learns of it by requests that are refused; told a
-moment earlier by its health check, it sends none. Then what was accepted is answered.
+uvicorn closes its listening socket as soon as it gets the signal, and a proxy that still sends
+requests then sees refused connections. During the delay the health check reports 503, so that the
+proxy stops sending requests first.
 """
 
 import asyncio
@@ -13,25 +14,31 @@ from service import limits
 
 
 class Leaving:
-    """Whether this process was told to end."""
+    """Whether this process has received SIGTERM."""
 
     def __init__(self) -> None:
         self.has_begun = False
 
     def catch_sigterm(self) -> None:
-        """Have a SIGTERM told here first, and uvicorn a moment later; from its lifespan."""
+        """Catch SIGTERM, report not ready, and pass it on to uvicorn after LEAVE_SECONDS.
+
+        Called from the lifespan, when uvicorn has installed its own handler. A second SIGTERM is
+        passed on at once.
+        """
         if threading.current_thread() is not threading.main_thread():
-            return  # as when a test runs the service in a thread: no signal comes here
+            return  # Signals reach the main thread only. Tests run the service in another.
         loop = asyncio.get_running_loop()
-        then = signal.getsignal(signal.SIGTERM)
+        uvicorn_handler = signal.getsignal(signal.SIGTERM)
 
         def begin(number: int, frame: FrameType | None) -> None:
-            if not callable(then):
+            if not callable(uvicorn_handler):
                 return
             if self.has_begun:
-                then(number, frame)  # twice: at once
+                uvicorn_handler(number, frame)
                 return
             self.has_begun = True
-            loop.call_soon_threadsafe(loop.call_later, limits.LEAVE_SECONDS, then, number, frame)
+            loop.call_soon_threadsafe(
+                loop.call_later, limits.LEAVE_SECONDS, uvicorn_handler, number, frame
+            )
 
         signal.signal(signal.SIGTERM, begin)

@@ -1,6 +1,6 @@
-"""The answers: rows and refusals, as JSON on the wire.
+"""Responses: rows and refusals as JSON.
 
-camelCase, no spaces, times in UTC with ``Z``; the order of the fields is that of the contract.
+Names are in camelCase, times in UTC with ``Z``. The order of the fields is part of the contract.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,28 +25,28 @@ from service.rows import (
 
 encode = msgspec.json.Encoder().encode
 
-Moment = Annotated[datetime, Meta(tz=True)]
+Timestamp = Annotated[datetime, Meta(tz=True)]
 Count = Annotated[int, Meta(ge=0)]
 
 
 class EventResponse(Struct, rename="camel", gc=False):
-    """An event as clients see it."""
+    """An event."""
 
     id: Id
     name: str
-    date: Moment
+    date: Timestamp
     total_tickets: Count
     allocated_tickets: Count
     available_tickets: Count
     reserved_tickets: Count
     purchased_tickets: Count
     version: Count
-    created_at: Moment
-    updated_at: Moment
+    created_at: Timestamp
+    updated_at: Timestamp
 
     @classmethod
     def of(cls, event: Event) -> "EventResponse":
-        """Return the answer for a row; what is available or reserved is computed, never stored."""
+        """Return an event with its available and reserved tickets, which are never stored."""
         return cls(
             event.id,
             event.name,
@@ -63,44 +63,44 @@ class EventResponse(Struct, rename="camel", gc=False):
 
     @property
     def etag(self) -> str:
-        """What changes whenever the answer does: with a version, a lapse, a change by hand."""
-        touched = int(self.updated_at.timestamp() * 1_000_000)
-        return f'"{self.version}-{self.available_tickets}-{touched:x}"'
+        """The ETag: changes with a new version, an expired hold, and an update by hand in SQL."""
+        microseconds = int(self.updated_at.timestamp() * 1_000_000)
+        return f'"{self.version}-{self.available_tickets}-{microseconds:x}"'
 
 
 class LastEventResponse(Struct, rename="camel", gc=False):
-    """What happened last, and by whom; nobody where it was the organiser or the clock."""
+    """The last change to an event; the actor is null for the organizer and for expired holds."""
 
     type: EventChange
     actor: str | None
-    timestamp: Moment
+    timestamp: Timestamp
 
     @classmethod
     def of(cls, last: LastEvent | EventLedger) -> "LastEventResponse":
-        """Return the answer for a row of the ledger."""
+        """Return the last change that a row of the ledger records."""
         return cls(last.last_event, last.actor, last.recorded_at)
 
 
 class WatchedEventResponse(EventResponse, rename="camel", gc=False, kw_only=True):
-    """An event as its watchers see it."""
+    """An event in a stream, with the last change to it."""
 
     last_event: LastEventResponse
 
     @classmethod
     def of_change(cls, event: Event, last: LastEvent | EventLedger) -> "WatchedEventResponse":
-        """Return the answer for an event and what happened to it last."""
-        shown = EventResponse.of(event)
+        """Return an event with the last change to it."""
+        response = EventResponse.of(event)
         return cls(
-            *(getattr(shown, name) for name in EventResponse.__struct_fields__),
+            *(getattr(response, name) for name in EventResponse.__struct_fields__),
             last_event=LastEventResponse.of(last),
         )
 
 
 class LedgerEntryResponse(Struct, rename="camel", gc=False):
-    """A row of the ledger as clients see it."""
+    """An entry of an event's ledger: the counts after one version, and the tickets it moved."""
 
     version: Count
-    recorded_at: Moment
+    recorded_at: Timestamp
     total_tickets: Count
     allocated_tickets: Count
     purchased_tickets: Count
@@ -113,7 +113,7 @@ class LedgerEntryResponse(Struct, rename="camel", gc=False):
 
     @classmethod
     def of(cls, entry: EventLedger) -> "LedgerEntryResponse":
-        """Return the answer for a row."""
+        """Return an entry."""
         return cls(
             entry.version,
             entry.recorded_at,
@@ -130,7 +130,7 @@ class LedgerEntryResponse(Struct, rename="camel", gc=False):
 
 
 class CheckResponse(Struct, rename="camel", gc=False):
-    """What one rule says of an event's books."""
+    """The result of one audit rule; it is ok if expected equals found."""
 
     name: str
     ok: bool
@@ -139,36 +139,36 @@ class CheckResponse(Struct, rename="camel", gc=False):
 
 
 class AuditResponse(Struct, rename="camel", gc=False):
-    """What all rules say of an event's books."""
+    """The results of all audit rules for an event."""
 
     ok: bool
     checks: list[CheckResponse]
 
     @classmethod
     def of(cls, checks: Sequence[Check]) -> "AuditResponse":
-        """Return the answer for the checks of one event."""
-        told = [
-            CheckResponse(one.rule, one.expected == one.found, one.expected, one.found)
-            for one in checks
+        """Return the results of an event's checks."""
+        results = [
+            CheckResponse(check.rule, check.expected == check.found, check.expected, check.found)
+            for check in checks
         ]
-        return cls(all(check.ok for check in told), told)
+        return cls(all(result.ok for result in results), results)
 
 
 class TicketResponse(Struct, rename="camel", gc=False):
-    """A ticket as clients see it; the fingerprint is for its owner alone."""
+    """A ticket; its fingerprint is present only if the request had the same fingerprint."""
 
     id: Id
     event_id: Id
     reservation_id: Id
     status: AllocationStatus
-    expires_at: Moment | None
-    created_at: Moment
-    updated_at: Moment
+    expires_at: Timestamp | None
+    created_at: Timestamp
+    updated_at: Timestamp
     user_fingerprint: str | UnsetType = UNSET
 
     @classmethod
-    def of(cls, ticket: TicketAllocation, asked_by: str | None) -> "TicketResponse":
-        """Return the answer for a row, to whoever holds a fingerprint; None: to anybody."""
+    def of(cls, ticket: TicketAllocation, fingerprint: str | None) -> "TicketResponse":
+        """Return a ticket for a client with this fingerprint; None if it sent none."""
         return cls(
             ticket.id,
             ticket.event_id,
@@ -177,35 +177,39 @@ class TicketResponse(Struct, rename="camel", gc=False):
             ticket.expires_at,
             ticket.created_at,
             ticket.updated_at,
-            ticket.user_fingerprint if ticket.user_fingerprint == asked_by else UNSET,
+            ticket.user_fingerprint if ticket.user_fingerprint == fingerprint else UNSET,
         )
 
 
 class ReservationResponse(Struct, rename="camel", gc=False):
-    """A reservation as its owner sees it."""
+    """A reservation with its tickets."""
 
     id: Id
     event_id: Id
     status: Literal[AllocationStatus, "mixed"]
-    expires_at: Moment | None
+    expires_at: Timestamp | None
     tickets: list[TicketResponse]
 
     @classmethod
-    def of(cls, tickets: Sequence[TicketAllocation], asked_by: str) -> "ReservationResponse":
-        """Return the answer for all rows of a reservation, of which there is at least one."""
+    def of(cls, tickets: Sequence[TicketAllocation], fingerprint: str) -> "ReservationResponse":
+        """Return the reservation of these tickets, at least one, for a client."""
         statuses = {ticket.status for ticket in tickets}
-        ends = [t.expires_at for t in tickets if t.status == "reserved" and t.expires_at]
+        expiries = [
+            ticket.expires_at
+            for ticket in tickets
+            if ticket.status == "reserved" and ticket.expires_at
+        ]
         return cls(
             tickets[0].reservation_id,
             tickets[0].event_id,
             statuses.pop() if len(statuses) == 1 else "mixed",
-            min(ends, default=None),
-            [TicketResponse.of(ticket, asked_by) for ticket in tickets],
+            min(expiries, default=None),
+            [TicketResponse.of(ticket, fingerprint) for ticket in tickets],
         )
 
 
 class PageMeta(Struct, gc=False):
-    """Where a page stands among all of them."""
+    """The position of a page in a list."""
 
     total: Count
     page: Count
@@ -214,7 +218,7 @@ class PageMeta(Struct, gc=False):
 
     @classmethod
     def of(cls, total: int, page: int, limit: int) -> "PageMeta":
-        """Return it for a page of so many at the most."""
+        """Return the position of a page of at most ``limit`` of ``total`` items."""
         return cls(total, page, limit, -(-total // limit))
 
 
@@ -233,7 +237,7 @@ class TicketPage(Struct, gc=False):
 
 
 class LedgerMeta(Struct, gc=False):
-    """Where a part of a ledger stands; next is what to send as after for the rest."""
+    """The position of a page in a ledger; send next as after to get the following page."""
 
     after: Count
     limit: Count
@@ -241,53 +245,53 @@ class LedgerMeta(Struct, gc=False):
 
 
 class LedgerPage(Struct, gc=False):
-    """A part of a ledger."""
+    """A page of a ledger."""
 
     data: list[LedgerEntryResponse]
     meta: LedgerMeta
 
 
 class FingerprintResponse(Struct, rename="camel", gc=False):
-    """A fingerprint that nobody guesses."""
+    """A new random fingerprint."""
 
     user_fingerprint: str
 
 
 class LiveResponse(Struct, gc=False):
-    """That the process answers."""
+    """The process is running."""
 
     status: Literal["ok"]
 
 
 class DatabaseHealth(Struct, gc=False):
-    """Whether the database answers."""
+    """Whether the database can be reached, and its version."""
 
     status: Literal["ok", "unreachable"]
     version: str | UnsetType = UNSET
 
 
 class MigrationsHealth(Struct, gc=False):
-    """Whether the database has all migrations."""
+    """Whether all migrations are applied, and those that are pending."""
 
     status: Literal["ok", "pending", "unreachable"]
     pending: list[str] | UnsetType = UNSET
 
 
 class HealthResponse(Struct, gc=False):
-    """Whether the service can do its work, and what is wrong."""
+    """Whether the service is ready for requests, and if not, why."""
 
     status: Literal["ok", "unavailable"]
     database: DatabaseHealth
     migrations: MigrationsHealth
 
 
-def respond(answer: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """Return the response for an answer."""
-    return Response(encode(answer), status, headers, "application/json")
+def respond(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Return a response with a JSON body."""
+    return Response(encode(body), status, headers, "application/json")
 
 
 def refuse(refusal: Refusal) -> Response:
-    """Return the response for a refusal: the one place that renders any."""
+    """Return the response for a refusal. Nothing else renders refusals."""
     body: dict[str, Any] = {"error": refusal.error, "code": refusal.code}
     if refusal.details is not None:
         body["details"] = refusal.details
