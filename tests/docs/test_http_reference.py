@@ -69,6 +69,6 @@ def test_the_page_lists_the_fields_of_a_response(name: str) -> None:
 
 def test_the_page_lists_the_checks_of_an_audit(client: Client) -> None:
     section = PAGE.partition("## The checks of an audit")[2].partition("\n## ")[0]
-    checks = client.audit(client.create_event()).json()["checks"]
+    checks = client.check_event(client.create_event()).json()["checks"]
     listed = re.findall(r"^\| `([^`]+)`", section, re.MULTILINE)
     assert sorted(listed) == [check["name"] for check in checks]

@@ -105,7 +105,9 @@ def test_a_resumed_stream_replays_each_missed_version_once(client: Client) -> No
     messages = [*replayed, live]
     assert [message["version"] for message in messages] == [3, 4, 5, 6, 7]
     assert [message["reservedTickets"] for message in messages] == [2, 3, 4, 5, 6]
-    last_events = [entry["lastEvent"] for entry in client.ledger(event, after=2).json()["data"]]
+    last_events = [
+        entry["lastEvent"] for entry in client.list_ledger(event, after=2).json()["data"]
+    ]
     assert [message["lastEvent"] for message in messages] == last_events
 
 
