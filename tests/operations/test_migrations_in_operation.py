@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2
@@ -18,9 +19,10 @@ from service.database.migrations import migrate, migration_names
 from service.database.statements import load_statements
 from service.limits import DEADLINE_SECONDS
 from service.settings import resource
-from tests.support.database import Database, created
+from tests.support.database import Database, create_database
 from tests.support.schema import SCHEMA
 from tests.support.services import Starter
+from tests.support.waiting import wait_until
 
 STATEMENTS = load_statements(resource("sql"))
 FOLDER = resource("migrations")
@@ -101,7 +103,7 @@ def test_killed_at_any_statement_from_nothing_it_completes(
 ) -> None:
     whole = database.psql(SCHEMA)
     for statement in range(1, 200, step):
-        with created(server) as one:
+        with create_database(server) as one:
             killed = killed_at(one.dsn, statement)
             migrate(one.dsn, STATEMENTS)
             assert one.psql(SCHEMA) == whole, f"killed before statement {statement}"
@@ -146,10 +148,13 @@ def test_a_migration_waits_for_no_lock_for_long(name: str) -> None:
     first, second = [
         line for line in text(name).splitlines() if line and not line.startswith("--")
     ][:2]
-    assert re.fullmatch(r"set (local )?lock_timeout = '2s';", first)
-    assert re.fullmatch(r"set (local )?statement_timeout = '\d+(min|h)';", second)
     outside = "transactional: false" in text(name.removesuffix(".rollback"))
-    assert ("local" in first) is not outside
+    # What is built concurrently waits for old snapshots, and nobody queues behind it.
+    assert (
+        first
+        == f"set {'' if outside else 'local '}lock_timeout = '{'10min' if outside else '2s'}';"
+    )
+    assert re.fullmatch(r"set (local )?statement_timeout = '\d+(min|h)';", second)
 
 
 def squawk(*arguments: str, files: list[str]) -> None:
@@ -229,7 +234,26 @@ def test_migrating_during_a_sale_loses_nothing(database: Database, start: Starte
             done.set()
             for one in crowd:
                 one.join()
-        sold = client.event(event)["allocatedTickets"]
+        sold = client.find_event(event)["allocatedTickets"]
     assert {status for status, _ in answers} <= {200, 201, 503}
     assert max(seconds for _, seconds in answers) < DEADLINE_SECONDS + 1
     assert sold == sum(status == 201 for status, _ in answers) > 0
+
+
+def test_an_index_waits_for_an_old_snapshot_and_is_built(database: Database) -> None:
+    """A snapshot of anybody, of any table: building concurrently has to wait until it is gone."""
+    database.psql(text("0010_index_holds.rollback"))
+    database.psql("delete from _yoyo_migration where migration_id = '0010_index_holds'")
+    waits = (
+        "select count(*) from pg_stat_activity where query ~ '^create index concurrently' "
+        "and wait_event_type = 'Lock' and clock_timestamp() - query_start > interval '2.5 s'"
+    )
+    with ThreadPoolExecutor(1) as pool, database.connect() as stranger:
+        stranger.execute("set transaction isolation level repeatable read")
+        stranger.execute("select count(*) from _yoyo_version")
+        migrating = pool.submit(migrate, database.dsn, STATEMENTS)
+        # Longer than the lock_timeout of every other migration.
+        wait_until(lambda: database.psql(waits) == ["1"])
+        stranger.rollback()
+        assert migrating.result() == ["0010_index_holds"]
+    assert database.psql("select count(*) from pg_index where not indisvalid") == ["0"]
