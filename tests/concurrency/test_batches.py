@@ -66,7 +66,7 @@ def event(database: Database) -> Uuid:
     return Uuid(id_)
 
 
-def test_a_request_too_large_takes_nothing_from_a_smaller_one_behind_it(
+def test_a_request_that_is_too_large_takes_nothing_from_the_next_one(
     database: Database, event: Uuid
 ) -> None:
     outcomes = carry_out(database, [reserve(event, n) for n in (5, 1, 3, 2, 1)])
@@ -81,7 +81,7 @@ def test_a_request_too_large_takes_nothing_from_a_smaller_one_behind_it(
     assert [len(outcome.tickets) for outcome in outcomes] == [0, 1, 0, 2, 0]
 
 
-def test_first_come_is_first_served_for_each_event_alone(database: Database, event: Uuid) -> None:
+def test_each_event_serves_its_requests_in_order(database: Database, event: Uuid) -> None:
     (other,) = database.psql(
         "insert into events (name, date, total_tickets) values ('Other', '2030-01-01', 1) "
         "returning id"
@@ -105,7 +105,7 @@ def test_first_come_is_first_served_for_each_event_alone(database: Database, eve
     ]
 
 
-def test_one_key_twice_in_a_batch_reserves_once(database: Database, event: Uuid) -> None:
+def test_a_key_sent_twice_in_a_batch_reserves_once(database: Database, event: Uuid) -> None:
     batch = [reserve(event, 2, key="k"), reserve(event, 2, key="k"), reserve(event, user="bob")]
     outcomes = carry_out(database, batch)
     assert outcome_codes(outcomes) == ["granted", "replayed", "granted"]
@@ -116,7 +116,7 @@ def test_one_key_twice_in_a_batch_reserves_once(database: Database, event: Uuid)
     assert again[0].tickets == outcomes[0].tickets
 
 
-def test_one_key_that_is_refused_is_refused_for_its_repeat(database: Database, event: Uuid) -> None:
+def test_a_refused_key_is_refused_again_in_the_same_batch(database: Database, event: Uuid) -> None:
     batch = [reserve(event, 4, key="k"), reserve(event, 4, key="k"), reserve(event, 3)]
     assert outcome_codes(carry_out(database, batch)) == [
         "not_enough_tickets",
@@ -125,9 +125,7 @@ def test_one_key_that_is_refused_is_refused_for_its_repeat(database: Database, e
     ]
 
 
-def test_a_request_of_each_kind_for_one_ticket_in_one_batch(
-    database: Database, event: Uuid
-) -> None:
+def test_a_batch_cancels_before_it_pays_and_reserves(database: Database, event: Uuid) -> None:
     (held,) = carry_out(database, [reserve(event)])
     ticket = held.tickets[0].id
     outcomes = carry_out(
@@ -156,9 +154,7 @@ def test_a_request_of_each_kind_for_one_ticket_in_one_batch(
     ) == ["4|3|0|0|reserved", "3|0|0|1|user_cancelled"]
 
 
-def test_of_several_requests_for_one_ticket_the_first_rightful_one_counts(
-    database: Database, event: Uuid
-) -> None:
+def test_only_the_owners_first_request_changes_a_ticket(database: Database, event: Uuid) -> None:
     (held,) = carry_out(database, [reserve(event)])
     ticket = held.tickets[0].id
     payments = [
@@ -176,7 +172,7 @@ def test_of_several_requests_for_one_ticket_the_first_rightful_one_counts(
 
 
 @pytest.mark.parametrize(("kind", "done"), [(Pay, "purchased"), (Cancel, "cancelled")])
-def test_of_several_requests_for_one_reservation_the_first_rightful_one_counts(
+def test_only_the_owners_first_request_changes_a_reservation(
     database: Database, event: Uuid, kind: type[Pay | Cancel], done: str
 ) -> None:
     (held,) = carry_out(database, [reserve(event, 2)])
@@ -190,9 +186,7 @@ def test_of_several_requests_for_one_reservation_the_first_rightful_one_counts(
     assert outcomes[2].detail == held.tickets[0].id
 
 
-def test_a_ticket_goes_to_the_first_request_that_asks_for_it(
-    database: Database, event: Uuid
-) -> None:
+def test_the_first_payment_in_a_batch_gets_the_ticket(database: Database, event: Uuid) -> None:
     (held,) = carry_out(database, [reserve(event, 2)])
     first, second = held.tickets
     whole = Pay(reservation_id=first.reservation_id, user_fingerprint="alice")
@@ -205,7 +199,7 @@ def test_a_ticket_goes_to_the_first_request_that_asks_for_it(
     assert {ticket.status for ticket in outcomes[1].tickets} == {"purchased"}
 
 
-def test_a_request_for_a_reservation_of_which_nothing_is_left_comes_too_late(
+def test_a_payment_of_a_reservation_whose_tickets_are_all_paid_is_refused(
     database: Database, event: Uuid
 ) -> None:
     (held,) = carry_out(database, [reserve(event)])
@@ -216,7 +210,7 @@ def test_a_request_for_a_reservation_of_which_nothing_is_left_comes_too_late(
     assert outcomes[1].detail == ticket.id
 
 
-def test_whole_reservations_expire_what_is_due_in_their_event(
+def test_paying_a_reservation_expires_the_due_holds_of_its_event(
     database: Database, event: Uuid
 ) -> None:
     lapsed, held = carry_out(database, [reserve(event, user="bobby"), reserve(event)])
@@ -229,7 +223,7 @@ def test_whole_reservations_expire_what_is_due_in_their_event(
     assert database.psql("select allocated_tickets, version from events") == ["1|4"]
 
 
-def test_a_batch_writes_one_ledger_row_for_each_event_and_none_for_nothing(
+def test_a_batch_writes_one_ledger_row_for_each_event_that_changes(
     database: Database, event: Uuid
 ) -> None:
     carry_out(database, [reserve(event, user=f"user-{n}") for n in range(3)])
@@ -239,7 +233,7 @@ def test_a_batch_writes_one_ledger_row_for_each_event_and_none_for_nothing(
     assert database.psql(rows) == ["1|0|0", "2|3|3"]
 
 
-def test_an_actor_is_stable_within_an_event_and_unlinkable_across_events(
+def test_an_actor_is_the_same_within_an_event_and_differs_across_events(
     database: Database, event: Uuid
 ) -> None:
     (other,) = database.psql(
@@ -256,7 +250,7 @@ def test_an_actor_is_stable_within_an_event_and_unlinkable_across_events(
     assert database.psql("select from event_ledger where actor ~ 'alice'") == []
 
 
-def test_what_waits_for_a_transaction_goes_into_the_next_one_together(
+def test_changes_that_wait_for_a_transaction_share_the_next_one(
     service: RunningService,
     client: Client,
     database: Database,
@@ -270,13 +264,13 @@ def test_what_waits_for_a_transaction_goes_into_the_next_one_together(
             database.wait_until_blocked()
             rest = [pool.submit(client.reserve, event, 1, f"user-{n}") for n in range(30)]
             service.wait_until_accepted(31)
-        assert {answer.result().status_code for answer in [first, *rest]} == {201}
+        assert {response.result().status_code for response in [first, *rest]} == {201}
     moved = "select reserved from event_ledger where version > 1 order by version"
     assert database.psql(moved) == ["1", "30"]
 
 
 @pytest.mark.parametrize("across_events", ["true", "false"])
-def test_whether_a_batch_may_span_events_is_a_setting(
+def test_a_setting_decides_whether_a_batch_may_span_events(
     database: Database, start: Starter, across_events: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "SHARED_LOCK_SECONDS", limits.LOCK_SECONDS)  # nobody is dealt out
@@ -285,11 +279,13 @@ def test_whether_a_batch_may_span_events_is_a_setting(
         events = [client.create_event(name=f"event {n}") for n in range(6)]
         with ThreadPoolExecutor(13) as pool:
             with database.lock_event(events[0]):
-                answers = [pool.submit(client.reserve, events[0])]
+                responses = [pool.submit(client.reserve, events[0])]
                 database.wait_until_blocked()
-                answers += [pool.submit(client.reserve, event) for event in [*events, *events[1:]]]
+                responses += [
+                    pool.submit(client.reserve, event) for event in [*events, *events[1:]]
+                ]
                 service.wait_until_accepted(12 if across_events == "true" else 2)
-            assert {answer.result().status_code for answer in answers} == {201}
+            assert {response.result().status_code for response in responses} == {201}
     transactions = (
         "select count(distinct xmin::text) = count(*) from event_ledger where version > 1"
     )
@@ -297,7 +293,7 @@ def test_whether_a_batch_may_span_events_is_a_setting(
     assert one_each is (across_events == "false")
 
 
-def test_whole_reservations_are_no_more_in_a_batch_than_it_may_move() -> None:
+def test_a_batch_limits_the_tickets_of_its_reservations() -> None:
     async def run() -> list[int]:
         loop = asyncio.get_running_loop()
         line = deque(
@@ -315,7 +311,7 @@ def test_whole_reservations_are_no_more_in_a_batch_than_it_may_move() -> None:
     assert asyncio.run(run()) == [most, most, 12 - 2 * most]
 
 
-def test_one_key_with_two_quantities_is_not_one_batch() -> None:
+def test_one_key_with_two_quantities_needs_two_batches() -> None:
     async def taken() -> list[int]:
         now = asyncio.get_running_loop().time()
         event = Uuid("018f0000-0000-7000-8000-000000000001")
@@ -357,27 +353,29 @@ def test_events_are_locked_in_the_order_of_their_ids(database: Database) -> None
         assert set(outcome_codes(waiting.result())) == {"granted"}
 
 
-def test_a_stuck_event_is_told_busy_and_holds_up_no_other(
+def test_a_stuck_event_is_busy_and_does_not_delay_another_event(
     client: Client, database: Database
 ) -> None:
     stuck, free = client.create_event(name="stuck"), client.create_event(name="free", tickets=50)
     (ticket,) = client.hold(stuck)
     with database.lock_event(stuck):
-        answers = at_once(
+        responses = at_once(
             lambda: client.reserve(stuck),
             lambda: client.pay(ticket),
             *[lambda n=n: client.reserve(free, user=f"user-{n}") for n in range(20)],
         )
-        assert [code(answer) for answer in answers[:2]] == [(503, "BUSY")] * 2
-        assert answers[0].headers["Retry-After"] == "1"
-        assert {answer.status_code for answer in answers[2:]} == {201}
+        assert [code(response) for response in responses[:2]] == [(503, "BUSY")] * 2
+        assert responses[0].headers["Retry-After"] == "1"
+        assert {response.status_code for response in responses[2:]} == {201}
     # Nothing was done for those that were told so, and the event is open again.
     assert client.find_ticket(ticket).json()["status"] == "reserved"
     assert client.find_event(stuck)["allocatedTickets"] == 1
     assert client.pay(ticket).status_code == 200
 
 
-def test_a_poisoned_request_takes_no_neighbour_with_it(client: Client, database: Database) -> None:
+def test_a_request_that_fails_does_not_fail_the_rest_of_its_batch(
+    client: Client, database: Database
+) -> None:
     event = client.create_event(tickets=50)
     database.psql(
         "create function refuse_poison() returns trigger language plpgsql as "
@@ -387,18 +385,18 @@ def test_a_poisoned_request_takes_no_neighbour_with_it(client: Client, database:
     )
     with ThreadPoolExecutor(20) as pool:
         with database.lock_event(event):
-            answers = [pool.submit(client.reserve, event, 1, f"user-{n}") for n in range(10)]
-            answers.append(pool.submit(client.reserve, event, 1, "poison"))
-            answers += [pool.submit(client.reserve, event, 1, f"user-{n}") for n in range(10, 19)]
+            responses = [pool.submit(client.reserve, event, 1, f"user-{n}") for n in range(10)]
+            responses.append(pool.submit(client.reserve, event, 1, "poison"))
+            responses += [pool.submit(client.reserve, event, 1, f"user-{n}") for n in range(10, 19)]
             database.wait_until_blocked()
-        told = [answer.result() for answer in answers]
+        told = [response.result() for response in responses]
     assert code(told[10]) == (500, "INTERNAL_SERVER_ERROR")
     assert "poison" not in told[10].text
-    assert {answer.status_code for answer in told[:10] + told[11:]} == {201}
+    assert {response.status_code for response in told[:10] + told[11:]} == {201}
     assert client.find_event(event)["allocatedTickets"] == 19
 
 
-def test_more_than_may_wait_is_told_busy(database: Database, start: Starter) -> None:
+def test_a_change_beyond_the_queue_limit_is_busy(database: Database, start: Starter) -> None:
     service = start(database, queue_limit=3)
     with service.client() as client, ThreadPoolExecutor(4) as pool:
         event = client.create_event(tickets=10)
@@ -408,11 +406,11 @@ def test_more_than_may_wait_is_told_busy(database: Database, start: Starter) -> 
             fourth = pool.submit(client.reserve, event)
             # It is told so slowly: those in the queue must not wait for that, too.
             wait_until(lambda: service.state.write_path.delayed_refusals == 1)
-        assert {answer.result().status_code for answer in first} == {201}
+        assert {response.result().status_code for response in first} == {201}
         assert code(fourth.result()) == (503, "BUSY")
 
 
-def test_first_come_is_first_served_across_batches(database: Database) -> None:
+def test_requests_are_served_in_order_across_batches(database: Database) -> None:
     (event,) = database.psql(
         "insert into events (name, date, total_tickets) values ('Gig', '2030-01-01', 700) "
         "returning id"
@@ -427,7 +425,7 @@ def test_first_come_is_first_served_across_batches(database: Database) -> None:
     assert len(database.psql("select distinct updated_at from ticket_allocations")) > 1
 
 
-def test_the_turned_away_wait_before_they_hear_it_but_only_so_many(
+def test_refusals_of_a_full_queue_are_delayed_up_to_a_limit(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "MAX_DELAYED_REFUSALS", 1)
@@ -445,25 +443,25 @@ def test_the_turned_away_wait_before_they_hear_it_but_only_so_many(
     assert on_a_write_path(database, crowd, queue_limit=0)
 
 
-def test_a_connection_that_breaks_under_a_batch_leaves_the_outcome_unknown(
+def test_a_connection_that_breaks_during_a_batch_is_outcome_unknown(
     client: Client, database: Database
 ) -> None:
     event = client.create_event(tickets=5)
     with ThreadPoolExecutor(1) as pool, database.lock_event(event):
-        answer = pool.submit(client.reserve, event)
+        response = pool.submit(client.reserve, event)
         database.wait_until_blocked()
         database.psql(
             "select pg_terminate_backend(pid) from pg_stat_activity "
             "where wait_event_type = 'Lock' and datname = current_database()"
         )
-        told = answer.result()
+        told = response.result()
     assert code(told) == (503, "OUTCOME_UNKNOWN")
     assert told.headers["Retry-After"] == "1"
     wait_until(lambda: client.reserve(event).status_code == 201)
 
 
 @skip_if_pooled("a read is given a server that does not stand still")
-def test_nobody_waits_longer_than_the_deadline_for_a_server_that_stands_still(
+def test_requests_to_a_stopped_server_end_at_the_deadline(
     service: RunningService, client: Client, database: Database
 ) -> None:
     event, other = client.create_event(tickets=5), client.create_event(name="other")
@@ -499,7 +497,7 @@ def test_nobody_waits_longer_than_the_deadline_for_a_server_that_stands_still(
     wait_until(lambda: client.find_event(event)["allocatedTickets"] == 2)
 
 
-def test_more_events_stuck_than_there_are_connections_hold_up_no_other(
+def test_more_stuck_events_than_connections_do_not_delay_another_event(
     client: Client, database: Database
 ) -> None:
     stuck = [client.create_event(name=f"stuck {n}") for n in range(WRITE_CONNECTIONS + 2)]
@@ -508,8 +506,8 @@ def test_more_events_stuck_than_there_are_connections_hold_up_no_other(
         rival.execute("select from events where name like 'stuck%' for update")
         held_up = [pool.submit(client.reserve, event) for event in stuck]
         database.wait_until_blocked(WRITE_CONNECTIONS - 1)
-        answers = [pool.submit(client.reserve, free, 1, f"user-{n}") for n in range(20)]
-        assert {answer.result().status_code for answer in answers} == {201}
-        assert {code(answer.result()) for answer in held_up} == {(503, "BUSY")}
+        responses = [pool.submit(client.reserve, free, 1, f"user-{n}") for n in range(20)]
+        assert {response.result().status_code for response in responses} == {201}
+        assert {code(response.result()) for response in held_up} == {(503, "BUSY")}
         rival.rollback()
     wait_until(lambda: client.reserve(stuck[0]).status_code == 201)

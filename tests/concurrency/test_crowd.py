@@ -36,11 +36,11 @@ def refused_by_a_constraint(client: Client) -> int:
 
 
 @pytest.mark.core
-def test_two_thousand_who_want_a_hundred_tickets_get_exactly_a_hundred(database: Database) -> None:
+def test_two_thousand_buyers_get_exactly_the_hundred_tickets(database: Database) -> None:
     with run_service(database, workers=2) as client:
         event = client.create_event(tickets=100)
-        answers = send_crowd([str(client.base_url)], event, people=2000, connections=200)
-        assert answers == {(201, ""): 100, (409, "TICKETS_SOLD_OUT"): 1900}
+        responses = send_crowd([str(client.base_url)], event, people=2000, connections=200)
+        assert responses == {(201, ""): 100, (409, "TICKETS_SOLD_OUT"): 1900}
         assert client.find_event(event)["availableTickets"] == 0
     assert database.psql("select allocated_tickets from events") == ["100"]
     assert database.psql("select count(*) from ticket_allocations") == ["100"]
@@ -48,15 +48,15 @@ def test_two_thousand_who_want_a_hundred_tickets_get_exactly_a_hundred(database:
     assert database.psql(deadlocks) == ["0"]
 
 
-def test_a_crowd_that_wants_several_each_leaves_no_ticket_over(
+def test_a_crowd_that_buys_three_tickets_each_never_oversells(
     database: Database, start: Starter
 ) -> None:
     urls = [start(database).url for _ in range(2)]
     with start(database).client() as client:
         event = client.create_event(tickets=100)
-    answers = send_crowd(urls, event, people=300, connections=50, quantity=3)
-    assert answers[201, ""] == 33
-    assert answers[409, "NOT_ENOUGH_TICKETS"] == 267
+    responses = send_crowd(urls, event, people=300, connections=50, quantity=3)
+    assert responses[201, ""] == 33
+    assert responses[409, "NOT_ENOUGH_TICKETS"] == 267
     assert not oversold(database)
 
 
@@ -72,7 +72,7 @@ def test_a_crowd_that_wants_several_each_leaves_no_ticket_over(
     ],
     ids=["the lock", "the count"],
 )
-def test_without_its_guard_the_same_crowd_oversells(
+def test_the_same_crowd_oversells_without_its_guard(
     unbalanced_database: Database,
     start: Starter,
     tmp_path: Path,
@@ -90,12 +90,12 @@ def test_without_its_guard_the_same_crowd_oversells(
     urls = [start(database, sql_dir=tmp_path).url for _ in range(2)]
     with start(database, sql_dir=tmp_path).client() as client:
         event = client.create_event(tickets=100)
-    answers = send_crowd(urls, event, people=2000, connections=200)
-    assert answers[201, ""] > 100
+    responses = send_crowd(urls, event, people=2000, connections=200)
+    assert responses[201, ""] > 100
     assert oversold(database)
 
 
-def test_with_its_guards_a_slow_disk_changes_nothing(database: Database, start: Starter) -> None:
+def test_a_crowd_on_a_slow_disk_never_oversells(database: Database, start: Starter) -> None:
     name = database.psql("select current_database()")[0]
     database.psql(f"alter database {name} set commit_delay = 20000")
     database.psql(f"alter database {name} set commit_siblings = 0")
@@ -103,20 +103,22 @@ def test_with_its_guards_a_slow_disk_changes_nothing(database: Database, start: 
     with start(database).client() as client:
         event = client.create_event(tickets=100)
         before = refused_by_a_constraint(client)
-        answers = send_crowd(urls, event, people=2000, connections=200)
+        responses = send_crowd(urls, event, people=2000, connections=200)
         # A batch that the CHECK undoes is tried again by halves, and nobody would notice.
         assert refused_by_a_constraint(client) == before
-    assert answers == Counter({(201, ""): 100, (409, "TICKETS_SOLD_OUT"): 1900})
+    assert responses == Counter({(201, ""): 100, (409, "TICKETS_SOLD_OUT"): 1900})
 
 
-def test_the_check_is_the_last_line(database: Database, start: Starter, tmp_path: Path) -> None:
+def test_the_check_constraint_refuses_an_oversold_batch(
+    database: Database, start: Starter, tmp_path: Path
+) -> None:
     guard = "where line.wanted <= line.available_tickets"
     take_out(tmp_path, "reserve_tickets.sql", guard, "where line.wanted > 0")
     service = start(database, sql_dir=tmp_path)
     with service.client() as client:
         event = client.create_event(tickets=1)
         assert client.reserve(event).status_code == 201
-        answer = client.reserve(event)
-        assert (answer.status_code, answer.json()["code"]) == (500, "INTERNAL_SERVER_ERROR")
-        assert "events_never_oversold" not in answer.text
+        response = client.reserve(event)
+        assert (response.status_code, response.json()["code"]) == (500, "INTERNAL_SERVER_ERROR")
+        assert "events_never_oversold" not in response.text
         assert client.find_event(event)["allocatedTickets"] == 1

@@ -145,7 +145,7 @@ def test_every_test_that_the_explanation_names_exists() -> None:
     assert {name for name in named if f"def {name}(" not in written} == set()
 
 
-def test_of_two_who_want_the_last_ticket_the_second_waits_and_is_told_the_truth(
+def test_the_second_buyer_waits_for_the_lock_and_is_refused(
     database: Database,
 ) -> None:
     event = make_event(database)
@@ -160,7 +160,7 @@ def test_of_two_who_want_the_last_ticket_the_second_waits_and_is_told_the_truth(
     assert taken(database) == 1
 
 
-def test_without_the_lock_both_have_the_last_ticket(
+def test_both_buyers_get_the_last_ticket_without_the_lock(
     unbalanced_database: Database, tmp_path: Path
 ) -> None:
     database, folder = unbalanced_database, without(tmp_path, LOCK)
@@ -179,7 +179,9 @@ def test_without_the_lock_both_have_the_last_ticket(
     assert taken(database) == 2
 
 
-def test_without_the_lock_the_check_undoes_the_second(database: Database, tmp_path: Path) -> None:
+def test_the_check_constraint_aborts_the_second_sale_without_the_lock(
+    database: Database, tmp_path: Path
+) -> None:
     folder, event = without(tmp_path, LOCK), make_event(database)
     with Session(database, event, folder) as a, Session(database, event, folder) as b:
         a.lock()
@@ -192,7 +194,7 @@ def test_without_the_lock_the_check_undoes_the_second(database: Database, tmp_pa
     assert taken(database) == 1
 
 
-def test_a_statement_that_locks_and_counts_counts_what_was_before_its_wait(
+def test_a_statement_that_locks_and_counts_has_an_old_snapshot(
     database: Database,
 ) -> None:
     event = make_event(database)
@@ -213,7 +215,7 @@ def test_a_statement_that_locks_and_counts_counts_what_was_before_its_wait(
         assert b.send(locks_and_counts, event=event) == [(1, 1)]
 
 
-def test_under_repeatable_read_who_comes_second_is_sent_away(database: Database) -> None:
+def test_repeatable_read_aborts_the_second_transaction(database: Database) -> None:
     event = make_event(database)
     with Session(database, event) as a, Session(database, event) as b:
         b.commit()
@@ -230,7 +232,7 @@ def test_under_repeatable_read_who_comes_second_is_sent_away(database: Database)
 @pytest.mark.parametrize(
     ("clock", "told"), [("statement_timestamp()", (410, "HOLD_EXPIRED")), ("now()", (200, ""))]
 )
-def test_a_hold_that_ends_during_the_wait_is_sold_only_by_a_clock_read_before_it(
+def test_a_hold_that_ends_during_the_wait_is_sold_only_with_an_early_clock(
     database: Database, start: Starter, tmp_path: Path, clock: str, told: tuple[int, str]
 ) -> None:
     folder = without(tmp_path, CLOCK) if clock == "now()" else resource("sql")
@@ -242,11 +244,11 @@ def test_a_hold_that_ends_during_the_wait_is_sold_only_by_a_clock_read_before_it
             paying = pool.submit(client.pay, ticket)
             database.wait_until_blocked()
             rival.execute("update ticket_allocations set expires_at = clock_timestamp()")
-        answer = paying.result()
-        assert (code(answer) if told[1] else (answer.status_code, "")) == told
+        response = paying.result()
+        assert (code(response) if told[1] else (response.status_code, "")) == told
 
 
-def test_a_payment_that_has_the_lock_first_keeps_its_ticket_from_the_expiry(
+def test_a_payment_that_locks_first_keeps_its_ticket_from_expiring(
     database: Database,
 ) -> None:
     event = make_event(database)
@@ -264,7 +266,7 @@ def test_a_payment_that_has_the_lock_first_keeps_its_ticket_from_the_expiry(
 
 
 @pytest.mark.parametrize("guard", [*GUARDS, "all of them", "none of them"])
-def test_an_expiry_that_has_the_lock_first_leaves_the_payment_nothing(
+def test_a_hold_that_expires_first_cannot_be_paid(
     unbalanced_database: Database, tmp_path: Path, guard: str
 ) -> None:
     """Any one of the three guards is enough; without them one ticket is sold twice."""
@@ -300,7 +302,7 @@ def test_an_expiry_that_has_the_lock_first_leaves_the_payment_nothing(
         database.check_books()
 
 
-def test_with_a_running_sum_a_refused_request_takes_from_those_behind_it(
+def test_a_running_sum_would_count_refused_requests(
     database: Database,
 ) -> None:
     event = Uuid(make_event(database, tickets=3))
@@ -314,7 +316,7 @@ def test_with_a_running_sum_a_refused_request_takes_from_those_behind_it(
     assert outcome_codes(outcomes) == ["not_enough_tickets", "tickets_sold_out", "tickets_sold_out"]
 
 
-def test_with_a_row_per_ticket_and_skip_locked_sold_out_is_told_of_a_ticket_that_comes_back(
+def test_skip_locked_refuses_a_ticket_that_a_rollback_gives_back(
     database: Database,
 ) -> None:
     event = make_event(database)
@@ -329,7 +331,7 @@ def test_with_a_row_per_ticket_and_skip_locked_sold_out_is_told_of_a_ticket_that
         assert b.connection.execute(TAKE, [event, 1, "bob", 1]).rowcount == 1
 
 
-def test_behind_the_lock_who_waits_for_one_who_gives_up_has_the_ticket(database: Database) -> None:
+def test_the_buyer_behind_a_rollback_gets_the_ticket(database: Database) -> None:
     event = make_event(database)
     with Session(database, event) as a, Session(database, event) as b:
         a.lock()

@@ -22,14 +22,14 @@ def test_a_key_sent_to_two_workers_at_once_reserves_once(database: Database) -> 
             with Client(base_url=client.base_url, timeout=client.timeout) as another:
                 return another.reserve(event, quantity=2, key="order-1")
 
-        answers = at_once(*[send] * 20)
-    assert {answer.status_code for answer in answers} == {201}
-    assert len({answer.text for answer in answers}) == 1
-    assert sum("Idempotency-Replayed" not in answer.headers for answer in answers) == 1
+        responses = at_once(*[send] * 20)
+    assert {response.status_code for response in responses} == {201}
+    assert len({response.text for response in responses}) == 1
+    assert sum("Idempotency-Replayed" not in response.headers for response in responses) == 1
     assert database.psql("select count(*) from ticket_allocations") == ["2"]
 
 
-def test_a_key_is_found_after_a_kill_of_the_service(folder: Path, unused_port: int) -> None:
+def test_a_key_is_replayed_after_a_kill_of_the_service(folder: Path, unused_port: int) -> None:
     with run_embedded_service(folder, unused_port) as (process, client):
         event = client.create_event(tickets=2)
         first = client.reserve(event, quantity=2, key="order-1")
@@ -39,9 +39,7 @@ def test_a_key_is_found_after_a_kill_of_the_service(folder: Path, unused_port: i
         assert client.find_event(event)["allocatedTickets"] == 2
 
 
-def test_a_key_is_found_after_a_kill_of_postgresql_while_it_is_reserved(
-    folder: Path, unused_port: int
-) -> None:
+def test_a_key_is_replayed_after_a_kill_of_postgresql(folder: Path, unused_port: int) -> None:
     with run_embedded_service(folder, unused_port) as (_, client), ThreadPoolExecutor(8) as pool:
         event = client.create_event(tickets=100)
         (pid_file,) = folder.glob("postgresql-*/postmaster.pid")
@@ -57,8 +55,8 @@ def test_a_key_is_found_after_a_kill_of_postgresql_while_it_is_reserved(
         wait_until(lambda: client.get("/health").status_code == 200)
         # Each is sent again, whatever was told: what was acknowledged is there, and all are now.
         again = [client.reserve(event, key=key) for key in keys]
-        assert {answer.status_code for answer in again} == {201}
-        assert {answer.status_code for answer in first} <= {201, 503}
+        assert {response.status_code for response in again} == {201}
+        assert {response.status_code for response in first} <= {201, 503}
         for before, after in zip(first, again, strict=True):
             assert before.status_code == 503 or is_replay(before, after)
         assert client.find_event(event)["allocatedTickets"] == len(keys)

@@ -384,11 +384,11 @@ def replaced(process: int) -> float:
     "own",
     [
         pytest.param(False, id="PostgreSQL stays"),
-        # In short: test_a_key_is_found_after_a_kill_of_the_service.
+        # In short: test_a_key_is_replayed_after_a_kill_of_the_service.
         pytest.param(True, id="PostgreSQL goes with it", marks=pytest.mark.slow),
     ],
 )
-def test_a_sale_withstands_kills_of_the_service(
+def test_a_sale_survives_kills_of_the_service(
     database: Database, folder: Path, unused_port: int, kills: int, own: bool
 ) -> None:
     variables = SETTINGS if own else SETTINGS | {"DATABASE_URL": database.service_dsn}
@@ -412,7 +412,7 @@ def test_a_sale_withstands_kills_of_the_service(
 
 
 @KILLS
-def test_a_sale_withstands_kills_of_a_worker(
+def test_a_sale_survives_kills_of_a_worker(
     database: Database, folder: Path, unused_port: int, kills: int
 ) -> None:
     elsewhere = {"DATABASE_URL": database.service_dsn, "WORKERS": "2"}
@@ -422,14 +422,14 @@ def test_a_sale_withstands_kills_of_a_worker(
 
 
 @KILLS
-def test_a_sale_withstands_kills_of_a_backend(folder: Path, unused_port: int, kills: int) -> None:
+def test_a_sale_survives_kills_of_a_backend(folder: Path, unused_port: int, kills: int) -> None:
     with run_embedded_service(folder, unused_port, **SETTINGS) as (_, client):
         sale, database = open_sale(client, kills), embedded(folder)
         withstands(sale, database, kills, lambda: crash(database, lambda: backend(database)))
 
 
 @KILLS
-def test_a_sale_withstands_kills_of_the_postmaster_that_the_service_starts_again(
+def test_a_sale_survives_kills_of_the_embedded_postmaster(
     folder: Path, unused_port: int, kills: int
 ) -> None:
     with run_embedded_service(folder, unused_port, **SETTINGS) as (_, client):
@@ -438,7 +438,7 @@ def test_a_sale_withstands_kills_of_the_postmaster_that_the_service_starts_again
 
 
 @KILLS
-def test_a_sale_withstands_kills_of_a_worker_and_of_a_postmaster_elsewhere_at_once(
+def test_a_sale_survives_kills_of_a_worker_and_a_remote_postmaster_at_once(
     folder: Path, unused_port: int, kills: int
 ) -> None:
     data_dir = folder / "elsewhere"
@@ -461,7 +461,7 @@ def test_a_sale_withstands_kills_of_a_worker_and_of_a_postmaster_elsewhere_at_on
             )
 
 
-def test_the_same_crowd_notices_a_kill_of_a_server_that_does_not_wait_for_its_disk(
+def test_the_crowd_notices_a_crash_without_synchronous_commit(
     folder: Path, unused_port: int
 ) -> None:
     with run_embedded_service(folder, unused_port, **SETTINGS) as (_, client):

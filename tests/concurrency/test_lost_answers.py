@@ -1,4 +1,4 @@
-"""Lost answers: what was done, and nobody was told, is found again by repeating it."""
+"""Lost responses: what was done, and nobody was told, is found again by repeating it."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +27,7 @@ def database_far_away(database: Database) -> Iterator[tuple[Database, LossyProxy
         yield Database(far), between
 
 
-def test_a_reservation_whose_answer_the_database_has_lost_is_found_by_its_key(
+def test_a_retry_with_its_key_finds_a_reservation_of_unknown_outcome(
     database: Database, database_far_away: tuple[Database, LossyProxy], start: Starter
 ) -> None:
     far, between = database_far_away
@@ -46,7 +46,7 @@ def test_a_reservation_whose_answer_the_database_has_lost_is_found_by_its_key(
     database.check_books()
 
 
-def test_a_payment_whose_answer_the_database_has_lost_is_found_by_looking(
+def test_a_retry_finds_a_payment_of_unknown_outcome(
     database: Database, database_far_away: tuple[Database, LossyProxy], start: Starter
 ) -> None:
     far, between = database_far_away
@@ -60,7 +60,7 @@ def test_a_payment_whose_answer_the_database_has_lost_is_found_by_looking(
     database.check_books()
 
 
-def test_an_answer_of_the_service_that_is_lost_is_had_by_repeating_it(
+def test_a_retry_replays_a_response_that_the_client_has_lost(
     service: RunningService,
 ) -> None:
     host, port = service.url.removeprefix("http://").split(":")
@@ -77,7 +77,7 @@ def test_an_answer_of_the_service_that_is_lost_is_had_by_repeating_it(
         assert client.find_event(event)["allocatedTickets"] == 2
 
 
-def test_a_database_that_is_gone_without_a_word_is_waited_for_no_longer_than_the_deadline(
+def test_a_request_to_a_silent_database_ends_at_the_deadline(
     database: Database, database_far_away: tuple[Database, LossyProxy], start: Starter
 ) -> None:
     far, between = database_far_away
@@ -85,9 +85,9 @@ def test_a_database_that_is_gone_without_a_word_is_waited_for_no_longer_than_the
         event = client.create_event(tickets=5)
         between.forwarding.clear()
         for n in range(4):
-            answer = client.reserve(event, 1, f"user-{n}", key="k")
-            assert code(answer) in ((503, "OUTCOME_UNKNOWN"), (503, "BUSY"))
-            assert answer.elapsed.total_seconds() < DEADLINE_SECONDS + 1
+            response = client.reserve(event, 1, f"user-{n}", key="k")
+            assert code(response) in ((503, "OUTCOME_UNKNOWN"), (503, "BUSY"))
+            assert response.elapsed.total_seconds() < DEADLINE_SECONDS + 1
             assert client.get(f"/events/{event}").status_code == 503
         between.forwarding.set()
         wait_until(lambda: client.reserve(event, 1, "user-0", key="k").status_code == 201)
@@ -128,7 +128,7 @@ WAITS = "select pid from pg_stat_activity where wait_event = 'SyncRep'"
 
 
 @pytest.mark.parametrize("is_cancelled", [True, False])
-def test_a_commit_that_no_standby_has_confirmed_is_unknown(
+def test_a_commit_that_no_standby_has_confirmed_is_outcome_unknown(
     alone: Database, start: Starter, is_cancelled: bool
 ) -> None:
     with start(alone, sweeps=False).client() as client, ThreadPoolExecutor(1) as pool:
@@ -148,7 +148,9 @@ def test_a_commit_that_no_standby_has_confirmed_is_unknown(
         assert client.find_event(event)["allocatedTickets"] == 1
 
 
-def test_an_event_that_no_standby_has_confirmed_is_unknown(alone: Database, start: Starter) -> None:
+def test_an_event_that_no_standby_has_confirmed_is_outcome_unknown(
+    alone: Database, start: Starter
+) -> None:
     asked = {"name": "Opening night", "date": "2030-01-01T20:00:00Z", "totalTickets": 5}
     with start(alone, sweeps=False).client() as client, ThreadPoolExecutor(1) as pool:
         answering = pool.submit(client.post, "/events", json=asked)

@@ -55,7 +55,7 @@ def version(shown: EncodedEvent | None) -> str:
     return shown.etag.strip('"').partition("-")[0]
 
 
-def test_who_comes_while_a_query_is_under_way_is_answered_by_the_next() -> None:
+def test_a_request_during_a_query_waits_for_the_next_query() -> None:
     async def run() -> None:
         database = Stand()
         reads = SharedReads(cast(Queries, database))
@@ -73,7 +73,7 @@ def test_who_comes_while_a_query_is_under_way_is_answered_by_the_next() -> None:
     asyncio.run(run())
 
 
-def test_a_query_that_fails_fails_for_those_who_shared_it_and_no_other() -> None:
+def test_a_failed_query_fails_only_the_requests_that_shared_it() -> None:
     async def run() -> None:
         database = Stand()
         reads = SharedReads(cast(Queries, database))
@@ -90,7 +90,7 @@ def test_a_query_that_fails_fails_for_those_who_shared_it_and_no_other() -> None
     asyncio.run(run())
 
 
-def test_who_goes_away_takes_the_answer_from_nobody() -> None:
+def test_a_cancelled_request_does_not_cancel_the_shared_query() -> None:
     async def run() -> None:
         database = Stand()
         reads = SharedReads(cast(Queries, database))
@@ -103,7 +103,7 @@ def test_who_goes_away_takes_the_answer_from_nobody() -> None:
     asyncio.run(run())
 
 
-def test_a_crowd_that_looks_at_one_event_takes_few_queries(
+def test_concurrent_reads_of_one_event_share_queries(
     client: Client, database: Database, service: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     event = client.create_event()
@@ -125,7 +125,7 @@ def test_a_crowd_that_looks_at_one_event_takes_few_queries(
     assert client.find_event(event)["version"] == 1
 
 
-def test_a_read_shows_what_was_acknowledged_before_it(client: Client) -> None:
+def test_a_read_shows_every_change_acknowledged_before_it(client: Client) -> None:
     event = client.create_event(tickets=1000)
     with ThreadPoolExecutor(8) as pool:
 

@@ -10,7 +10,7 @@ from tests.support.waiting import wait_until
 pytestmark = pytest.mark.core
 
 
-def test_a_lapsed_hold_is_free_for_whoever_asks_next(client: Client, database: Database) -> None:
+def test_an_expired_hold_is_available_to_the_next_buyer(client: Client, database: Database) -> None:
     event = client.create_event(tickets=1)
     (ticket,) = client.hold(event, user="alice")
     assert client.reserve(event, user="bob").status_code == 409
@@ -19,7 +19,7 @@ def test_a_lapsed_hold_is_free_for_whoever_asks_next(client: Client, database: D
     assert client.find_ticket(ticket).json()["status"] == "expired"
 
 
-def test_a_lapsed_hold_shows_as_free_in_every_read(client: Client, database: Database) -> None:
+def test_an_expired_hold_is_available_in_every_read(client: Client, database: Database) -> None:
     event = client.create_event(tickets=1)
     (ticket,) = client.hold(event)
     etag = client.get(f"/events/{event}").headers["ETag"]
@@ -34,7 +34,9 @@ def test_a_lapsed_hold_shows_as_free_in_every_read(client: Client, database: Dat
     assert database.psql("select status from ticket_allocations") == ["reserved"]
 
 
-def test_the_sweeper_tidies_through_the_write_path(database: Database, start: Starter) -> None:
+def test_the_sweeper_expires_holds_through_the_write_path(
+    database: Database, start: Starter
+) -> None:
     with start(database).client() as client:
         event = client.create_event(tickets=3)
         for ticket in client.hold(event, quantity=2):
@@ -54,7 +56,7 @@ def test_expiry_never_takes_a_purchased_ticket(client: Client, database: Databas
     assert client.find_ticket(paid).json()["status"] == "purchased"
 
 
-def test_more_lapsed_holds_than_a_batch_frees_are_all_free(
+def test_all_expired_holds_are_available_beyond_the_sweepers_limit(
     database: Database, start: Starter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.limits.SWEEP_TICKETS", 1)
@@ -65,7 +67,7 @@ def test_more_lapsed_holds_than_a_batch_frees_are_all_free(
         assert client.reserve(event, quantity=6, user="bob").status_code == 201
 
 
-def test_an_event_shrinks_by_all_its_lapsed_holds(
+def test_an_event_can_shrink_by_all_its_expired_holds(
     database: Database, start: Starter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.limits.SWEEP_TICKETS", 1)
@@ -73,11 +75,11 @@ def test_an_event_shrinks_by_all_its_lapsed_holds(
         event = client.create_event(tickets=6)
         client.hold(event, quantity=6)
         database.psql("update ticket_allocations set expires_at = clock_timestamp()")
-        answer = client.update_event(event, totalTickets=1)
-        assert (answer.status_code, answer.json()["availableTickets"]) == (200, 1)
+        response = client.update_event(event, totalTickets=1)
+        assert (response.status_code, response.json()["availableTickets"]) == (200, 1)
 
 
-def test_the_sweeper_does_not_rest_while_anything_is_due(
+def test_the_sweeper_does_not_pause_while_holds_are_due(
     database: Database, start: Starter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.limits.SWEEP_TICKETS", 1)
@@ -89,7 +91,7 @@ def test_the_sweeper_does_not_rest_while_anything_is_due(
     wait_until(lambda: database.psql("select allocated_tickets from events") == ["0"])
 
 
-def test_a_hold_is_over_exactly_at_its_end(client: Client, database: Database) -> None:
+def test_a_hold_expires_exactly_at_its_end(client: Client, database: Database) -> None:
     event = client.create_event(tickets=1)
     (ticket,) = client.hold(event)
     # Whatever the clock says then, the end is not after it.
@@ -97,7 +99,7 @@ def test_a_hold_is_over_exactly_at_its_end(client: Client, database: Database) -
     assert code(client.pay(ticket)) == (410, "HOLD_EXPIRED")
 
 
-def test_a_time_that_python_cannot_hold_is_shown_as_the_nearest(
+def test_a_time_outside_pythons_range_is_shown_as_the_nearest(
     client: Client, database: Database
 ) -> None:
     event = client.create_event(tickets=2)

@@ -24,14 +24,14 @@ def test_a_key_reserves_once_however_often_it_is_sent(client: Client) -> None:
 
 def test_a_key_sent_twenty_times_at_once_reserves_once(client: Client) -> None:
     event = client.create_event(tickets=30)
-    answers = at_once(*[lambda: client.reserve(event, key="order-1")] * 20)
-    assert {answer.status_code for answer in answers} == {201}
-    assert len({answer.text for answer in answers}) == 1
-    assert sum("Idempotency-Replayed" not in answer.headers for answer in answers) == 1
+    responses = at_once(*[lambda: client.reserve(event, key="order-1")] * 20)
+    assert {response.status_code for response in responses} == {201}
+    assert len({response.text for response in responses}) == 1
+    assert sum("Idempotency-Replayed" not in response.headers for response in responses) == 1
     assert client.find_event(event)["allocatedTickets"] == 1
 
 
-def test_a_key_is_found_before_sold_out_is_told(client: Client) -> None:
+def test_a_key_is_replayed_after_the_event_is_sold_out(client: Client) -> None:
     event = client.create_event(tickets=2)
     first = client.reserve(event, quantity=2, key="order-1")
     assert client.reserve(event, user="bob").status_code == 409
@@ -41,8 +41,8 @@ def test_a_key_is_found_before_sold_out_is_told(client: Client) -> None:
 def test_a_key_with_another_quantity_is_refused(client: Client) -> None:
     event = client.create_event()
     client.reserve(event, quantity=2, key="order-1")
-    answer = client.reserve(event, quantity=3, key="order-1")
-    assert code(answer) == (422, "IDEMPOTENCY_KEY_REUSED")
+    response = client.reserve(event, quantity=3, key="order-1")
+    assert code(response) == (422, "IDEMPOTENCY_KEY_REUSED")
     assert client.find_event(event)["allocatedTickets"] == 2
 
 
@@ -51,12 +51,12 @@ def test_a_refusal_is_not_remembered(client: Client) -> None:
     (ticket,) = client.hold(event, user="bob")
     assert client.reserve(event, key="order-1").status_code == 409
     client.cancel(ticket, user="bob")
-    answer = client.reserve(event, key="order-1")
-    assert answer.status_code == 201
-    assert "Idempotency-Replayed" not in answer.headers
+    response = client.reserve(event, key="order-1")
+    assert response.status_code == 201
+    assert "Idempotency-Replayed" not in response.headers
 
 
-def test_keys_of_two_people_or_two_events_never_meet(client: Client) -> None:
+def test_keys_of_two_users_or_two_events_are_independent(client: Client) -> None:
     one, other = client.create_event(name="one"), client.create_event(name="other")
     reserved = [
         client.reserve(event, user=user, key=key).json()[0]["reservationId"]
@@ -72,7 +72,7 @@ def test_keys_of_two_people_or_two_events_never_meet(client: Client) -> None:
     assert len(set(reserved)) == 5
 
 
-def test_a_key_waits_for_its_reservation_to_end_and_finds_it(
+def test_a_key_is_replayed_after_its_reservation_has_ended(
     client: Client, database: Database
 ) -> None:
     event = client.create_event()
@@ -90,7 +90,7 @@ def test_a_key_waits_for_its_reservation_to_end_and_finds_it(
     assert client.find_event(event)["availableTickets"] == 10
 
 
-def test_a_key_twenty_times_in_one_batch_reserves_once(
+def test_a_key_sent_twenty_times_in_one_batch_reserves_once(
     client: Client, database: Database, service: RunningService
 ) -> None:
     event = client.create_event(tickets=30)
@@ -102,10 +102,10 @@ def test_a_key_twenty_times_in_one_batch_reserves_once(
             sent = [pool.submit(client.reserve, event, key="order-1") for _ in range(20)]
             service.wait_until_accepted(21)
         assert ahead.result().status_code == 201
-        answers = [one.result() for one in sent]
-    assert {answer.status_code for answer in answers} == {201}
-    assert len({answer.text for answer in answers}) == 1
-    assert sum("Idempotency-Replayed" not in answer.headers for answer in answers) == 1
+        responses = [one.result() for one in sent]
+    assert {response.status_code for response in responses} == {201}
+    assert len({response.text for response in responses}) == 1
+    assert sum("Idempotency-Replayed" not in response.headers for response in responses) == 1
     shown = client.find_event(event)
     # Created, bob's, and all twenty in one transaction.
     assert (shown["allocatedTickets"], shown["version"]) == (2, 3)

@@ -40,7 +40,7 @@ def sold(client: Client, database: Database) -> str:
     return event
 
 
-def test_everything_that_happens_is_recorded_once_and_in_order(client: Client, sold: str) -> None:
+def test_every_change_is_recorded_once_and_in_order(client: Client, sold: str) -> None:
     told = [(one["version"], one["lastEvent"]["type"], moves(one)) for one in entries(client, sold)]
     assert told == [
         (1, "created", {}),
@@ -56,7 +56,7 @@ def test_everything_that_happens_is_recorded_once_and_in_order(client: Client, s
     ]
 
 
-def test_an_entry_has_the_counts_after_it(client: Client, sold: str) -> None:
+def test_an_entry_has_the_counts_after_its_transaction(client: Client, sold: str) -> None:
     counts = [
         (one["totalTickets"], one["allocatedTickets"], one["purchasedTickets"])
         for one in entries(client, sold)
@@ -80,7 +80,7 @@ def test_an_entry_has_the_counts_after_it(client: Client, sold: str) -> None:
     assert last["recordedAt"] == last["lastEvent"]["timestamp"] == shown["updatedAt"]
 
 
-def test_an_actor_is_one_buyers_within_one_event_and_nobodys_outside(client: Client) -> None:
+def test_an_actor_identifies_a_buyer_within_one_event_only(client: Client) -> None:
     one, other = client.create_event(name="one"), client.create_event(name="other")
     for event in (one, other):
         client.hold(event, user="alice")
@@ -96,9 +96,7 @@ def test_an_actor_is_one_buyers_within_one_event_and_nobodys_outside(client: Cli
     assert all(len(name) == 10 for name in (alice, bob, elsewhere))
 
 
-def test_no_fingerprint_gets_into_the_ledger_whatever_its_owner_does(
-    client: Client, database: Database
-) -> None:
+def test_the_ledger_never_contains_a_fingerprint(client: Client, database: Database) -> None:
     owner = "the-owners-own-fingerprint"
     event = client.create_event()
     one, other = client.hold(event, quantity=2, user=owner)
@@ -116,7 +114,7 @@ def test_no_fingerprint_gets_into_the_ledger_whatever_its_owner_does(
         assert owner.encode().hex() not in str(database.psql(f"select * from {table}"))
 
 
-def test_a_ledger_is_read_a_page_at_a_time(client: Client, sold: str) -> None:
+def test_the_ledger_is_read_page_by_page(client: Client, sold: str) -> None:
     first = client.list_ledger(sold, limit=3).json()
     assert first["meta"] == {"after": 0, "limit": 3, "next": 3}
     second = client.list_ledger(sold, limit=3, after=first["meta"]["next"]).json()
@@ -137,9 +135,9 @@ def test_the_ledger_of_an_unknown_event_is_not_found(client: Client) -> None:
     "query", [{"after": -1}, {"after": 2**63}, {"limit": 0}, {"limit": 1001}, {"page": 1}]
 )
 def test_a_bad_query_is_refused(client: Client, query: dict[str, Any]) -> None:
-    answer = client.list_ledger(client.create_event(), **query)
-    assert code(answer) == (400, "BAD_REQUEST")
-    assert [one["field"] for one in answer.json()["details"]] == list(query)
+    response = client.list_ledger(client.create_event(), **query)
+    assert code(response) == (400, "BAD_REQUEST")
+    assert [one["field"] for one in response.json()["details"]] == list(query)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +151,7 @@ def test_a_bad_query_is_refused(client: Client, query: dict[str, Any]) -> None:
         "truncate events cascade",
     ],
 )
-def test_the_ledger_is_append_only_for_everybody(
+def test_the_ledger_is_append_only_even_for_its_owner(
     client: Client, database: Database, sold: str, sql: str
 ) -> None:
     before = entries(client, sold)
@@ -161,7 +159,7 @@ def test_the_ledger_is_append_only_for_everybody(
     assert entries(client, sold) == before
 
 
-def test_recorded_at_never_goes_back_even_when_the_clock_does(
+def test_recorded_at_never_goes_back_when_the_clock_does(
     client: Client, database: Database
 ) -> None:
     event = client.create_event()
@@ -180,13 +178,13 @@ def test_recorded_at_never_goes_back_even_when_the_clock_does(
 
 def at(client: Client, event: str, moment: str) -> dict[str, Any]:
     """Return the event as it was at a moment."""
-    answer = client.get(f"/events/{event}", params={"at": moment})
-    assert answer.status_code == 200, answer.text
-    found: dict[str, Any] = answer.json()
+    response = client.get(f"/events/{event}", params={"at": moment})
+    assert response.status_code == 200, response.text
+    found: dict[str, Any] = response.json()
     return found
 
 
-def test_an_event_is_shown_as_it_was_at_any_moment(client: Client, sold: str) -> None:
+def test_an_event_is_shown_as_it_was_at_a_given_moment(client: Client, sold: str) -> None:
     history = entries(client, sold)
     now = client.find_event(sold)
     for entry, following in zip(history, [*history[1:], None], strict=True):
@@ -200,7 +198,7 @@ def test_an_event_is_shown_as_it_was_at_any_moment(client: Client, sold: str) ->
             assert at(client, sold, end.isoformat())["version"] == entry["version"]
 
 
-def test_a_moment_to_come_shows_the_latest_state(
+def test_a_moment_in_the_future_shows_the_latest_state(
     client: Client, database: Database, sold: str
 ) -> None:
     assert at(client, sold, "2999-01-01T00:00:00Z")["version"] == 9
@@ -210,11 +208,11 @@ def test_a_moment_to_come_shows_the_latest_state(
     assert client.find_event(sold)["allocatedTickets"] == 0
 
 
-def test_before_an_event_existed_there_is_nothing_to_show(client: Client, sold: str) -> None:
+def test_a_moment_before_the_event_existed_is_refused(client: Client, sold: str) -> None:
     born = datetime.fromisoformat(entries(client, sold)[0]["recordedAt"])
     before = (born - timedelta(microseconds=1)).isoformat()
-    answer = client.get(f"/events/{sold}", params={"at": before})
-    assert code(answer) == (400, "BAD_REQUEST")
-    assert answer.json()["details"] == [{"field": "at", "message": "is before the event existed"}]
+    response = client.get(f"/events/{sold}", params={"at": before})
+    assert code(response) == (400, "BAD_REQUEST")
+    assert response.json()["details"] == [{"field": "at", "message": "is before the event existed"}]
     assert code(client.get(f"/events/{UNKNOWN}", params={"at": before})) == (404, "NOT_FOUND")
     assert code(client.get(f"/events/{sold}", params={"at": "today"})) == (400, "BAD_REQUEST")

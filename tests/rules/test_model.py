@@ -244,10 +244,10 @@ class Event:
 
 
 def explains(order: Sequence[tuple[Response, str]], whole: Reservation, user: str) -> bool:
-    """Whether the answers are those of requests that were served in this order."""
+    """Whether the responses are those of requests that were served in this order."""
     try:
-        for answer, verb in order:
-            agree(answer, whole.take(verb, user) or whole.shown(user))
+        for response, verb in order:
+            agree(response, whole.take(verb, user) or whole.shown(user))
     except AssertionError:
         return False
     return True
@@ -269,8 +269,8 @@ def listed(
 # The steps
 
 
-def read(answer: Response) -> Any:
-    """Return what an answer says, its times as times; when a row was touched is left out."""
+def read(response: Response) -> Any:
+    """Return what an response says, its times as times; when a row was touched is left out."""
 
     def read_object(told: dict[str, Any]) -> dict[str, Any]:
         for name in {"date", "createdAt", "expiresAt"} & told.keys():
@@ -278,19 +278,19 @@ def read(answer: Response) -> Any:
         told.pop("updatedAt", None)
         return told
 
-    return json.loads(answer.text, object_hook=read_object)
+    return json.loads(response.text, object_hook=read_object)
 
 
-def agree(answer: Response, rules: Any, *, status: int = 200, is_repeat: bool = False) -> None:
+def agree(response: Response, rules: Any, *, status: int = 200, is_repeat: bool = False) -> None:
     """Assert that the service has answered what the rules say."""
-    told = read(answer)
+    told = read(response)
     if isinstance(rules, Refused):
-        assert answer.status_code == rules.status, answer.text
+        assert response.status_code == rules.status, response.text
         assert (told["code"], told.get("details")) == (rules.code, rules.details)
     else:
-        assert answer.status_code == status, answer.text
+        assert response.status_code == status, response.text
         assert told == rules
-    assert answer.headers.get("Idempotency-Replayed") == ("true" if is_repeat else None)
+    assert response.headers.get("Idempotency-Replayed") == ("true" if is_repeat else None)
 
 
 COUNTS = (
@@ -338,9 +338,9 @@ class TicketOffice(RuleBasedStateMachine):
         for number, total in enumerate(sizes):
             event = Event(f"Event {self.number}.{number}", total)
             body = {"name": event.name, "date": DATE.isoformat(), "totalTickets": total}
-            answer = self.client.post("/events", json=body)
-            event.id, event.created_at = read(answer)["id"], read(answer)["createdAt"]
-            agree(answer, event.shown(), status=201)
+            response = self.client.post("/events", json=body)
+            event.id, event.created_at = read(response)["id"], read(response)["createdAt"]
+            agree(response, event.shown(), status=201)
             agree(self.client.post("/events", json=body), Refused(409, "EVENT_EXISTS"))
             self.events.append(event)
         held = [(event, min(event.total, 3)) for event in self.events]
@@ -350,17 +350,17 @@ class TicketOffice(RuleBasedStateMachine):
         self, event: Event, quantity: int, user: str, key: str = "", told: Response | None = None
     ) -> list[Reservation]:
         """Reserve, unless the service was asked already; return what is new."""
-        answer = self.client.reserve(event.id, quantity, user, key) if told is None else told
+        response = self.client.reserve(event.id, quantity, user, key) if told is None else told
         is_repeat = (user, key) in event.keys
         found = event.reserve(quantity, user, key)
         if isinstance(found, Refused):
-            agree(answer, found)
+            agree(response, found)
             return []
         if not is_repeat:
-            assert answer.status_code == 201, answer.text
-            found.learn(read(answer))
+            assert response.status_code == 201, response.text
+            found.learn(read(response))
         shown = [ticket.shown(user) for ticket in found.tickets]
-        agree(answer, shown, status=201, is_repeat=is_repeat)
+        agree(response, shown, status=201, is_repeat=is_repeat)
         return [] if is_repeat else [found]
 
     @rule(target=reservations, event=events, quantity=quantities, user=users, key=keys)
@@ -371,9 +371,9 @@ class TicketOffice(RuleBasedStateMachine):
     def a_crowd_wants_a_ticket_each_at_once(self, event: Event, people: int) -> New:
         crowd = [self.name(f"person-{n}") for n in range(people)]
         before = event.version
-        answers = at_once(*[partial(self.client.reserve, event.id, 1, user) for user in crowd])
+        responses = at_once(*[partial(self.client.reserve, event.id, 1, user) for user in crowd])
         # In the order that explains it, whoever got one comes before whoever got none.
-        order = sorted(zip(answers, crowd, strict=True), key=lambda one: one[0].status_code)
+        order = sorted(zip(responses, crowd, strict=True), key=lambda one: one[0].status_code)
         new = [new for told, user in order for new in self.reserve(event, 1, user, told=told)]
         # By the rules each had a transaction; the service may have served several in one.
         version = self.client.find_event(event.id)["version"]
@@ -384,33 +384,33 @@ class TicketOffice(RuleBasedStateMachine):
     @rule(target=reservations, event=events, quantity=quantities, user=users)
     def a_key_is_sent_often_at_once(self, event: Event, quantity: int, user: str) -> New:
         asked = quantity, self.name(user), "one"
-        answers = at_once(*[partial(self.client.reserve, event.id, *asked)] * 3)
+        responses = at_once(*[partial(self.client.reserve, event.id, *asked)] * 3)
         # In the order that explains it, the one that reserves comes before its repeats.
-        answers.sort(key=lambda answer: "Idempotency-Replayed" in answer.headers)
-        return multiple(*[new for told in answers for new in self.reserve(event, *asked, told)])
+        responses.sort(key=lambda response: "Idempotency-Replayed" in response.headers)
+        return multiple(*[new for told in responses for new in self.reserve(event, *asked, told)])
 
     @rule(ticket=tickets, asker=owner_or_user, verb=verbs)
     def a_ticket_is_paid_for_or_cancelled(self, ticket: Ticket, asker: str, verb: str) -> None:
         user = self.name(asker) if asker else ticket.user
-        answer = getattr(self.client, verb)(ticket.id, user)
+        response = getattr(self.client, verb)(ticket.id, user)
         refusal = Reservation(ticket.event, [ticket]).take(verb, user)
         # There is no need to tell which ticket is in the way.
-        agree(answer, replace(refusal, details=None) if refusal else ticket.shown(user))
+        agree(response, replace(refusal, details=None) if refusal else ticket.shown(user))
 
     @rule(whole=reservations, asker=owner_or_user, verb=verbs)
     def all_are_paid_for_or_cancelled(self, whole: Reservation, asker: str, verb: str) -> None:
         user = self.name(asker) if asker else whole.tickets[0].user
-        answer = getattr(self.client, f"{verb}_reservation")(whole.id, user)
-        agree(answer, whole.take(verb, user) or whole.shown(user))
+        response = getattr(self.client, f"{verb}_reservation")(whole.id, user)
+        agree(response, whole.take(verb, user) or whole.shown(user))
 
     @rule(whole=reservations, asked=st.lists(verbs, min_size=2, max_size=3))
     def all_are_paid_for_or_cancelled_at_once(self, whole: Reservation, asked: list[str]) -> None:
         user = whole.tickets[0].user
         sent = [getattr(self.client, f"{verb}_reservation") for verb in asked]
-        answers = at_once(*[partial(send, whole.id, user) for send in sent])
-        orders = itertools.permutations(zip(answers, asked, strict=True))
+        responses = at_once(*[partial(send, whole.id, user) for send in sent])
+        orders = itertools.permutations(zip(responses, asked, strict=True))
         explained = [order for order in orders if explains(order, deepcopy(whole), user)]
-        assert explained, f"no order of {asked} explains {answers}"
+        assert explained, f"no order of {asked} explains {responses}"
         for _, verb in explained[0]:
             whole.take(verb, user)
         # If chance has decided, the tickets come back: what follows must not hang on it.
@@ -419,13 +419,13 @@ class TicketOffice(RuleBasedStateMachine):
 
     @rule(ticket=tickets)
     def a_ticket_is_refunded(self, ticket: Ticket) -> None:
-        answer = self.client.refund(ticket.id)
-        agree(answer, ticket.refund() or ticket.shown(None))
+        response = self.client.refund(ticket.id)
+        agree(response, ticket.refund() or ticket.shown(None))
 
     @rule(event=events, total=totals)
     def an_event_is_resized(self, event: Event, total: int) -> None:
-        answer = self.client.update_event(event.id, totalTickets=total)
-        agree(answer, event.resize(total) or event.shown())
+        response = self.client.update_event(event.id, totalTickets=total)
+        agree(response, event.resize(total) or event.shown())
 
     @rule(ticket=tickets, all_of_the_event=st.booleans())
     def the_time_is_up(self, ticket: Ticket, all_of_the_event: bool) -> None:
@@ -520,5 +520,5 @@ def test_the_service_follows_the_rules(run: Run) -> None:
 
 
 @pytest.mark.slow
-def test_the_service_follows_the_rules_wherever_chance_leads(run: Run) -> None:
+def test_the_service_follows_the_rules_in_random_steps(run: Run) -> None:
     run(settings(EXAMPLES, max_examples=500, stateful_step_count=40, derandomize=False))

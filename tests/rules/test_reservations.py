@@ -23,9 +23,9 @@ def held(client: Client, quantity: int = 3) -> tuple[str, str, list[str]]:
 
 def test_a_reservation_is_shown_to_its_owner(client: Client) -> None:
     event, reservation, tickets = held(client)
-    answer = client.find_reservation(reservation)
-    assert answer.status_code == 200
-    shown = answer.json()
+    response = client.find_reservation(reservation)
+    assert response.status_code == 200
+    shown = response.json()
     assert list(shown) == ["id", "eventId", "status", "expiresAt", "tickets"]
     assert (shown["id"], shown["eventId"], shown["status"]) == (reservation, event, "reserved")
     assert [ticket["id"] for ticket in shown["tickets"]] == tickets
@@ -33,26 +33,26 @@ def test_a_reservation_is_shown_to_its_owner(client: Client) -> None:
     assert {ticket["userFingerprint"] for ticket in shown["tickets"]} == {"alice"}
 
 
-def test_a_reservation_is_shown_to_nobody_else(client: Client) -> None:
+def test_a_reservation_is_not_shown_to_another_user(client: Client) -> None:
     _, reservation, tickets = held(client)
-    answer = client.find_reservation(reservation, user="mallory")
-    assert code(answer) == (403, "WRONG_FINGERPRINT")
-    assert answer.json()["details"] == {"ticketId": tickets[0]}
+    response = client.find_reservation(reservation, user="mallory")
+    assert code(response) == (403, "WRONG_FINGERPRINT")
+    assert response.json()["details"] == {"ticketId": tickets[0]}
     assert code(client.get(f"/reservations/{reservation}")) == (400, "BAD_REQUEST")
 
 
 @pytest.mark.parametrize("verb", ["find_reservation", "pay_reservation", "cancel_reservation"])
 def test_an_unknown_reservation_is_not_found(client: Client, verb: str) -> None:
-    answer = getattr(client, verb)(UNKNOWN)
-    assert code(answer) == (404, "NOT_FOUND")
-    assert answer.json()["error"] == "Reservation not found"
+    response = getattr(client, verb)(UNKNOWN)
+    assert code(response) == (404, "NOT_FOUND")
+    assert response.json()["error"] == "Reservation not found"
 
 
-def test_a_reservation_is_paid_for_whole(client: Client) -> None:
+def test_a_payment_pays_for_the_whole_reservation(client: Client) -> None:
     event, reservation, tickets = held(client)
-    answer = client.pay_reservation(reservation)
-    assert answer.status_code == 200
-    paid = answer.json()
+    response = client.pay_reservation(reservation)
+    assert response.status_code == 200
+    paid = response.json()
     assert (paid["status"], paid["expiresAt"]) == ("purchased", None)
     assert [ticket["id"] for ticket in paid["tickets"]] == tickets
     assert client.find_reservation(reservation).json() == paid
@@ -61,11 +61,11 @@ def test_a_reservation_is_paid_for_whole(client: Client) -> None:
     assert (shown["purchasedTickets"], shown["reservedTickets"], shown["version"]) == (3, 0, 3)
 
 
-def test_a_reservation_is_cancelled_whole_and_its_tickets_are_free_at_once(client: Client) -> None:
+def test_a_cancelled_reservation_makes_all_its_tickets_available(client: Client) -> None:
     event, reservation, _ = held(client)
-    answer = client.cancel_reservation(reservation)
-    assert answer.status_code == 200
-    assert {ticket["status"] for ticket in answer.json()["tickets"]} == {"user_cancelled"}
+    response = client.cancel_reservation(reservation)
+    assert response.status_code == 200
+    assert {ticket["status"] for ticket in response.json()["tickets"]} == {"user_cancelled"}
     shown = client.find_event(event)
     assert (shown["availableTickets"], shown["version"]) == (10, 3)
 
@@ -89,7 +89,7 @@ def change_two(client: Client, database: Database, tickets: list[str], verb: str
         ("cancel_reservation", "pay", (409, "ALREADY_PURCHASED")),
     ],
 )
-def test_one_ticket_stops_the_whole_reservation(
+def test_one_ticket_can_block_the_whole_reservation(
     client: Client, database: Database, whole: str, verb: str, code_: tuple[int, str]
 ) -> None:
     _, reservation, tickets = held(client)
@@ -114,25 +114,25 @@ def test_one_ticket_stops_the_whole_reservation(
         ("cancel_reservation", "lapse", ["user_cancelled", "expired", "expired"]),
     ],
 )
-def test_what_is_left_of_a_reservation_is_paid_for_or_cancelled(
+def test_the_held_tickets_of_a_reservation_are_paid_or_cancelled(
     client: Client, database: Database, whole: str, verb: str, statuses: list[str]
 ) -> None:
     event, reservation, tickets = held(client)
     change_two(client, database, tickets, verb)
-    answer = getattr(client, whole)(reservation)
-    assert answer.status_code == 200
-    shown = answer.json()["tickets"]
+    response = getattr(client, whole)(reservation)
+    assert response.status_code == 200
+    shown = response.json()["tickets"]
     assert [(ticket["id"], ticket["status"]) for ticket in shown] == list(
         zip(tickets, statuses, strict=True)
     )
-    assert client.find_reservation(reservation).json() == answer.json()
+    assert client.find_reservation(reservation).json() == response.json()
     moved = client.list_ledger(event).json()["data"][-1]
     assert moved["purchased"] + moved["cancelled"] == 1
     # Nothing is left now: a repeat says what became of it.
     assert getattr(client, whole)(reservation).status_code == (409 if verb != "lapse" else 410)
 
 
-def test_a_reservation_with_nothing_held_tells_of_its_first_ticket(
+def test_a_reservation_without_holds_is_refused_for_its_first_ticket(
     client: Client, database: Database
 ) -> None:
     _, reservation, tickets = held(client)
@@ -146,17 +146,17 @@ def test_a_reservation_with_nothing_held_tells_of_its_first_ticket(
         assert refused.json()["details"] == {"ticketId": tickets[0]}
 
 
-def test_who_is_not_the_owner_is_told_so_whatever_the_state(client: Client) -> None:
+def test_another_user_is_refused_whatever_the_reservations_status(client: Client) -> None:
     _, reservation, tickets = held(client)
     client.pay(tickets[0])
     for verb in (client.pay_reservation, client.cancel_reservation):
-        answer = verb(reservation, user="mallory")
-        assert code(answer) == (403, "WRONG_FINGERPRINT")
-        assert "alice" not in answer.text
+        response = verb(reservation, user="mallory")
+        assert code(response) == (403, "WRONG_FINGERPRINT")
+        assert "alice" not in response.text
     assert client.find_reservation(reservation).json()["status"] == "mixed"
 
 
-def test_of_a_reservation_with_two_owners_each_sees_and_pays_for_their_own(
+def test_each_of_two_owners_sees_and_pays_for_only_their_own_tickets(
     client: Client, database: Database
 ) -> None:
     event, reservation, tickets = held(client)
@@ -174,7 +174,7 @@ def test_of_a_reservation_with_two_owners_each_sees_and_pays_for_their_own(
     assert client.find_event(event)["allocatedTickets"] == 1
 
 
-def test_the_end_of_a_mixed_reservation_is_the_earliest_of_what_is_held(
+def test_a_mixed_reservation_ends_when_its_first_hold_ends(
     client: Client, database: Database
 ) -> None:
     _, reservation, tickets = held(client)
@@ -189,20 +189,20 @@ def test_the_end_of_a_mixed_reservation_is_the_earliest_of_what_is_held(
     assert client.find_reservation(reservation).json()["expiresAt"] is None
 
 
-def test_of_many_who_take_a_reservation_at_once_one_wins(client: Client) -> None:
+def test_one_of_many_concurrent_changes_of_a_reservation_wins(client: Client) -> None:
     event, reservation, _ = held(client)
-    answers = at_once(
+    responses = at_once(
         *[partial(client.pay_reservation, reservation)] * 10,
         *[partial(client.cancel_reservation, reservation)] * 10,
     )
-    assert sorted(answer.status_code for answer in answers) == [200] + [409] * 19
+    assert sorted(response.status_code for response in responses) == [200] + [409] * 19
     status = client.find_reservation(reservation).json()["status"]
     taken = {"purchased": (3, 7), "user_cancelled": (0, 10)}[status]
     shown = client.find_event(event)
     assert (shown["purchasedTickets"], shown["availableTickets"]) == taken
 
 
-def test_a_ticket_is_paid_for_or_cancelled_and_never_both(client: Client) -> None:
+def test_concurrent_payment_and_cancellation_never_both_succeed(client: Client) -> None:
     for n in range(10):
         event = client.create_event(name=f"event {n}")
         tickets = client.reserve(event, 2).json()
@@ -217,7 +217,7 @@ def test_a_ticket_is_paid_for_or_cancelled_and_never_both(client: Client) -> Non
         )
 
 
-def test_a_reservation_that_runs_out_while_its_payment_waits_is_not_sold(
+def test_a_reservation_that_expires_while_its_payment_waits_is_not_sold(
     client: Client, database: Database
 ) -> None:
     event, reservation, tickets = held(client)
@@ -228,7 +228,7 @@ def test_a_reservation_that_runs_out_while_its_payment_waits_is_not_sold(
             rival.execute(
                 "update ticket_allocations set expires_at = clock_timestamp() where position = 3"
             )
-        answer = paying.result()
-    assert code(answer) == (410, "HOLD_EXPIRED")
-    assert answer.json()["details"] == {"ticketId": tickets[2]}
+        response = paying.result()
+    assert code(response) == (410, "HOLD_EXPIRED")
+    assert response.json()["details"] == {"ticketId": tickets[2]}
     assert client.find_event(event)["purchasedTickets"] == 0
