@@ -1,4 +1,4 @@
-"""Cancelling: by the owner alone; the ticket is free again at once, exactly once."""
+"""Cancellation: only by the owner, and only once; the ticket is available again at once."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Events: made, found, listed and updated."""
+"""Events: creation, finding, lists and updates."""
 
 import pytest
 
@@ -77,9 +77,9 @@ def test_an_unchanged_event_is_not_sent_again(client: Client) -> None:
 def test_a_change_made_with_sql_changes_the_etag(client: Client, database: Database) -> None:
     event = client.create_event()
     etag = client.get(f"/events/{event}").headers["ETag"]
-    database.psql("update events set name = 'by hand'")
+    database.psql("update events set name = 'in psql'")
     response = client.get(f"/events/{event}", headers={"If-None-Match": etag})
-    assert (response.status_code, response.json()["name"]) == (200, "by hand")
+    assert (response.status_code, response.json()["name"]) == (200, "in psql")
 
 
 @skip_if_pooled("a DateStyle that is not ISO is refused at the start")
@@ -98,8 +98,10 @@ def test_the_defaults_of_the_server_do_not_matter(database: Database, start: Sta
         assert sorted(response.status_code for response in responses) == [201] + [409] * 9
         (event,) = client.get("/events", params={"q": "本"}).json()["data"]
         assert (event["name"], event["date"]) == ("日本", "2030-06-01T20:00:00Z")
-        held = at_once(*[lambda n=n: client.reserve(event["id"], user=f"u{n}") for n in range(9)])
-        assert sorted(response.status_code for response in held) == [201] * 5 + [409] * 4
+        reservations = at_once(
+            *[lambda n=n: client.reserve(event["id"], user=f"u{n}") for n in range(9)]
+        )
+        assert sorted(response.status_code for response in reservations) == [201] * 5 + [409] * 4
 
 
 def test_events_are_listed_by_date_page_by_page(client: Client) -> None:
@@ -146,8 +148,8 @@ def test_an_event_can_be_renamed_moved_and_resized(client: Client, database: Dat
     assert (renamed["name"], renamed["version"], renamed["totalTickets"]) == ("New", 2, 5)
     resized = client.update_event(event, totalTickets=8, date="2031-01-01T00:00:00Z").json()
     assert (resized["totalTickets"], resized["version"]) == (8, 3)
-    kinds = "select last_event from event_ledger order by version"
-    assert database.psql(kinds) == ["created", "updated", "resized"]
+    changes = "select last_event from event_ledger order by version"
+    assert database.psql(changes) == ["created", "updated", "resized"]
 
 
 def test_an_update_that_changes_nothing_keeps_the_version(client: Client) -> None:
@@ -160,20 +162,20 @@ def test_an_event_does_not_shrink_below_its_allocated_tickets(
     client: Client, database: Database
 ) -> None:
     event = client.create_event(tickets=5)
-    held = client.hold(event, quantity=3)
+    tickets = client.hold(event, quantity=3)
     response = client.update_event(event, totalTickets=2)
     assert code(response) == (409, "CAPACITY_BELOW_ALLOCATED")
     assert response.json()["details"] == {"allocatedTickets": 3}
     assert client.update_event(event, totalTickets=3).json()["availableTickets"] == 0
-    database.expire_hold(held[0])
+    database.expire_hold(tickets[0])
     assert client.update_event(event, totalTickets=2).status_code == 200
 
 
 def test_an_event_cannot_take_the_name_of_another(client: Client) -> None:
-    one, other = client.create_event(name="one"), client.create_event(name="other")
-    assert code(client.update_event(other, name="one")) == (409, "EVENT_EXISTS")
-    assert client.find_event(other)["name"] == "other"
-    assert client.find_event(one)["version"] == 1
+    taken, event = client.create_event(name="taken"), client.create_event(name="event")
+    assert code(client.update_event(event, name="taken")) == (409, "EVENT_EXISTS")
+    assert client.find_event(event)["name"] == "event"
+    assert client.find_event(taken)["version"] == 1
 
 
 def test_an_unknown_event_is_not_updated(client: Client) -> None:
@@ -182,7 +184,7 @@ def test_an_unknown_event_is_not_updated(client: Client) -> None:
 
 
 def test_an_event_inserted_with_sql_is_complete(client: Client, database: Database) -> None:
-    database.psql("insert into events (name, date, total_tickets) values ('by hand', now(), 2)")
+    database.psql("insert into events (name, date, total_tickets) values ('in psql', now(), 2)")
     (event,) = client.get("/events").json()["data"]
     assert client.reserve(event["id"], quantity=2).status_code == 201
     assert client.find_event(event["id"])["version"] == 2
@@ -190,7 +192,7 @@ def test_an_event_inserted_with_sql_is_complete(client: Client, database: Databa
 
 def test_a_refused_rename_does_not_fail_other_changes(client: Client, database: Database) -> None:
     client.create_event(name="taken")
-    event = client.create_event(name="mine", tickets=20)
+    event = client.create_event(name="event", tickets=20)
     responses = at_once(
         *[lambda n=n: client.reserve(event, user=f"user-{n}") for n in range(10)],
         lambda: client.update_event(event, name="taken"),

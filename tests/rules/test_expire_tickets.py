@@ -1,4 +1,4 @@
-"""Expiring: a hold whose time is up is free at once, whether or not anything has swept it."""
+"""Expiry: a hold is available as soon as its time is up, whether or not it has been swept."""
 
 import pytest
 
@@ -24,13 +24,13 @@ def test_an_expired_hold_is_available_in_every_read(client: Client, database: Da
     (ticket,) = client.hold(event)
     etag = client.get(f"/events/{event}").headers["ETag"]
     database.expire_hold(ticket)
-    shown = client.find_event(event)
-    assert (shown["availableTickets"], shown["reservedTickets"], shown["version"]) == (1, 0, 2)
-    listed = client.get("/events", params={"available": "true"}).json()
-    assert [one["availableTickets"] for one in listed["data"]] == [1]
+    counts = client.find_event(event)
+    assert (counts["availableTickets"], counts["reservedTickets"], counts["version"]) == (1, 0, 2)
+    page = client.get("/events", params={"available": "true"}).json()
+    assert [event["availableTickets"] for event in page["data"]] == [1]
     assert client.find_ticket(ticket).json()["status"] == "expired"
     assert client.get(f"/events/{event}").headers["ETag"] != etag
-    # Nothing has been swept for it.
+    # The ticket has not been swept.
     assert database.psql("select status from ticket_allocations") == ["reserved"]
 
 
@@ -41,17 +41,17 @@ def test_the_sweeper_expires_holds_through_the_write_path(
         event = client.create_event(tickets=3)
         for ticket in client.hold(event, quantity=2):
             database.expire_hold(ticket)
-        swept = "select sum(expired) from event_ledger"
-        wait_until(lambda: database.psql(swept) == ["2"])
+        expired = "select sum(expired) from event_ledger"
+        wait_until(lambda: database.psql(expired) == ["2"])
         assert database.psql("select distinct status from ticket_allocations") == ["expired"]
         assert database.psql("select allocated_tickets from events") == ["0"]
 
 
 def test_expiry_never_takes_a_purchased_ticket(client: Client, database: Database) -> None:
     event = client.create_event(tickets=2)
-    paid, lapsed = client.hold(event, quantity=2)
+    paid, expired = client.hold(event, quantity=2)
     client.pay(paid)
-    database.expire_hold(lapsed)
+    database.expire_hold(expired)
     assert client.reserve(event, quantity=1, user="bob").status_code == 201
     assert client.find_ticket(paid).json()["status"] == "purchased"
 
@@ -86,7 +86,7 @@ def test_the_sweeper_does_not_pause_while_holds_are_due(
     with start(database, sweeps=False).client() as client:
         client.hold(client.create_event(tickets=6), quantity=6)
     database.psql("update ticket_allocations set expires_at = clock_timestamp()")
-    # Another service begins with one pass, and would then rest for an hour.
+    # Another service sweeps once at its start, and would then pause for an hour.
     start(database, sweeps=False)
     wait_until(lambda: database.psql("select allocated_tickets from events") == ["0"])
 
@@ -94,7 +94,7 @@ def test_the_sweeper_does_not_pause_while_holds_are_due(
 def test_a_hold_expires_exactly_at_its_end(client: Client, database: Database) -> None:
     event = client.create_event(tickets=1)
     (ticket,) = client.hold(event)
-    # Whatever the clock says then, the end is not after it.
+    # At the payment the clock shows this time or a later one.
     database.psql("update ticket_allocations set expires_at = statement_timestamp()")
     assert code(client.pay(ticket)) == (410, "HOLD_EXPIRED")
 

@@ -1,4 +1,4 @@
-"""Finding a ticket: anybody may, but only its owner is shown the fingerprint."""
+"""Finding a ticket: anybody can, but only its owner sees the fingerprint."""
 
 import pytest
 
@@ -10,8 +10,8 @@ pytestmark = pytest.mark.core
 def test_a_ticket_is_shown_without_its_fingerprint(client: Client) -> None:
     event = client.create_event()
     (ticket,) = client.hold(event, user="alice")
-    shown = client.find_ticket(ticket).json()
-    assert list(shown) == [
+    public = client.find_ticket(ticket).json()
+    assert list(public) == [
         "id",
         "eventId",
         "reservationId",
@@ -20,7 +20,7 @@ def test_a_ticket_is_shown_without_its_fingerprint(client: Client) -> None:
         "createdAt",
         "updatedAt",
     ]
-    assert (shown["id"], shown["eventId"], shown["status"]) == (ticket, event, "reserved")
+    assert (public["id"], public["eventId"], public["status"]) == (ticket, event, "reserved")
     assert "alice" not in client.find_ticket(ticket, user="mallory").text
 
 

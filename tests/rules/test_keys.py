@@ -1,4 +1,4 @@
-"""Keys: what is sent again with its key is one reservation, whatever happened in between."""
+"""Idempotency keys: a request that is sent again with its key reserves only once."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -57,19 +57,19 @@ def test_a_refusal_is_not_remembered(client: Client) -> None:
 
 
 def test_keys_of_two_users_or_two_events_are_independent(client: Client) -> None:
-    one, other = client.create_event(name="one"), client.create_event(name="other")
-    reserved = [
+    first, second = client.create_event(name="first"), client.create_event(name="second")
+    reservations = [
         client.reserve(event, user=user, key=key).json()[0]["reservationId"]
-        # The last two would be one if the parts were joined before they are hashed.
+        # The last two would be the same if user and key were joined before hashing.
         for event, user, key in [
-            (one, "alice", "k"),
-            (one, "bob", "k"),
-            (other, "alice", "k"),
-            (one, "part-one", "b:c"),
-            (one, "part-one:b", "c"),
+            (first, "alice", "k"),
+            (first, "bob", "k"),
+            (second, "alice", "k"),
+            (first, "part-one", "b:c"),
+            (first, "part-one:b", "c"),
         ]
     ]
-    assert len(set(reserved)) == 5
+    assert len(set(reservations)) == 5
 
 
 def test_a_key_is_replayed_after_its_reservation_has_ended(
@@ -96,16 +96,16 @@ def test_a_key_sent_twenty_times_in_one_batch_reserves_once(
     event = client.create_event(tickets=30)
     with ThreadPoolExecutor(21) as pool:
         with database.lock_event(event):
-            # The first waits for the lock; all others are gathered behind it, for one batch.
-            ahead = pool.submit(client.reserve, event, user="bob")
+            # The first waits for the lock; all others queue behind it for one batch.
+            first = pool.submit(client.reserve, event, user="bob")
             database.wait_until_blocked()
-            sent = [pool.submit(client.reserve, event, key="order-1") for _ in range(20)]
+            others = [pool.submit(client.reserve, event, key="order-1") for _ in range(20)]
             service.wait_until_accepted(21)
-        assert ahead.result().status_code == 201
-        responses = [one.result() for one in sent]
+        assert first.result().status_code == 201
+        responses = [other.result() for other in others]
     assert {response.status_code for response in responses} == {201}
     assert len({response.text for response in responses}) == 1
     assert sum("Idempotency-Replayed" not in response.headers for response in responses) == 1
-    shown = client.find_event(event)
-    # Created, bob's, and all twenty in one transaction.
-    assert (shown["allocatedTickets"], shown["version"]) == (2, 3)
+    counts = client.find_event(event)
+    # Version 1 is the creation, 2 is bob's reservation, 3 are all twenty in one transaction.
+    assert (counts["allocatedTickets"], counts["version"]) == (2, 3)

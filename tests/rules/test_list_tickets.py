@@ -1,4 +1,4 @@
-"""Lists of tickets: one's own over all events, and an event's for its organiser."""
+"""Lists of tickets: those of a user, and those of an event for its organizer."""
 
 import json
 from http.client import HTTPConnection
@@ -20,18 +20,18 @@ def ids(page: dict[str, object]) -> list[str]:
 
 
 def test_a_users_tickets_of_all_events_are_listed_newest_first(client: Client) -> None:
-    one, other = client.create_event(name="one"), client.create_event(name="other")
-    mine = [client.hold(event)[0] for event in (one, other, one)]
-    client.hold(one, user="bob")
-    shown = client.list_user_tickets().json()
-    assert ids(shown) == mine[::-1]
-    assert {ticket["userFingerprint"] for ticket in shown["data"]} == {"alice"}
-    assert shown["meta"] == {"total": 3, "page": 1, "limit": 10, "pages": 1}
+    first, second = client.create_event(name="first"), client.create_event(name="second")
+    tickets = [client.hold(event)[0] for event in (first, second, first)]
+    client.hold(first, user="bob")
+    page = client.list_user_tickets().json()
+    assert ids(page) == tickets[::-1]
+    assert {ticket["userFingerprint"] for ticket in page["data"]} == {"alice"}
+    assert page["meta"] == {"total": 3, "page": 1, "limit": 10, "pages": 1}
     assert client.list_user_tickets(user="carol").json()["data"] == []
 
 
 def test_an_events_tickets_are_listed_without_fingerprints(client: Client) -> None:
-    event, other = client.create_event(name="one"), client.create_event(name="other")
+    event, other = client.create_event(name="event"), client.create_event(name="other")
     tickets = [client.hold(event, user=user)[0] for user in ("alice", "bob")]
     client.hold(other)
     response = client.list_event_tickets(event)
@@ -49,13 +49,13 @@ def test_an_event_without_tickets_has_an_empty_list(client: Client) -> None:
 
 def test_pages_contain_every_ticket_exactly_once(client: Client) -> None:
     event = client.create_event(tickets=30)
-    for quantity in (10, 10, 3):  # of one reservation, all have the same time
+    for quantity in (10, 10, 3):  # the tickets of one reservation have the same time
         client.hold(event, quantity)
-    for fetch in (
+    for list_tickets in (
         client.list_user_tickets,
         lambda **query: client.list_event_tickets(event, **query),
     ):
-        pages = [fetch(page=page, limit=5).json() for page in range(1, 7)]
+        pages = [list_tickets(page=page, limit=5).json() for page in range(1, 7)]
         assert [len(page["data"]) for page in pages] == [5, 5, 5, 5, 3, 0]
         assert len({id_ for page in pages for id_ in ids(page)}) == 23
         assert pages[5]["meta"] == {"total": 23, "page": 6, "limit": 5, "pages": 5}
@@ -75,7 +75,7 @@ def test_lists_are_filtered_by_the_status_that_they_show(
     client.cancel(by_status["user_cancelled"])
     client.pay(by_status["refunded"])
     client.refund(by_status["refunded"])
-    # Its time is up, and nobody has swept it.
+    # Its time is up, and it has not been swept.
     database.expire_hold(by_status["expired"])
     for status, ticket in by_status.items():
         for page in (
@@ -85,7 +85,7 @@ def test_lists_are_filtered_by_the_status_that_they_show(
             assert ids(page.json()) == [ticket]
             assert page.json()["data"][0]["status"] == status
             assert page.json()["meta"]["total"] == 1
-    # Swept, it is found the same way.
+    # It is found the same way after it was swept.
     client.hold(event, user="bob")
     assert ids(client.list_user_tickets(status="expired").json()) == [by_status["expired"]]
 
@@ -97,12 +97,12 @@ def test_a_bad_query_is_refused(client: Client, query: dict[str, Any]) -> None:
     event = client.create_event()
     for response in (client.list_user_tickets(**query), client.list_event_tickets(event, **query)):
         assert code(response) == (400, "BAD_REQUEST")
-        assert [one["field"] for one in response.json()["details"]] == list(query)
+        assert [detail["field"] for detail in response.json()["details"]] == list(query)
 
 
 def test_blanks_around_a_header_value_are_ignored(client: Client) -> None:
     (ticket,) = client.hold(client.create_event())
-    # With the standard library's client, since ours would not send them.
+    # httpx strips them, so this uses the client of the standard library.
     connection = HTTPConnection(client.base_url.host, client.base_url.port)
     connection.request("GET", "/tickets", headers={"X-User-Fingerprint": " alice \t"})
     assert ids(json.loads(connection.getresponse().read())) == [ticket]

@@ -1,4 +1,4 @@
-"""Paying: by the owner alone, once, and while the hold lasts."""
+"""Payment: only by the owner, only once, and only until the hold expires."""
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -21,9 +21,9 @@ def test_a_paid_ticket_is_purchased_and_never_expires(client: Client) -> None:
     assert response.status_code == 200
     assert (response.json()["status"], response.json()["expiresAt"]) == ("purchased", None)
     assert response.json()["userFingerprint"] == "alice"
-    shown = client.find_event(event)
-    assert (shown["purchasedTickets"], shown["reservedTickets"]) == (1, 0)
-    assert (shown["availableTickets"], shown["version"]) == (1, 3)
+    counts = client.find_event(event)
+    assert (counts["purchasedTickets"], counts["reservedTickets"]) == (1, 0)
+    assert (counts["availableTickets"], counts["version"]) == (1, 3)
 
 
 def test_another_user_cannot_pay_for_a_ticket(client: Client) -> None:
@@ -62,11 +62,11 @@ def test_a_hold_that_expires_while_its_payment_waits_is_not_sold(
     (ticket,) = client.hold(event)
     with ThreadPoolExecutor(1) as pool:
         with database.lock_event(event) as rival:
-            paying = pool.submit(client.pay, ticket)
+            payment = pool.submit(client.pay, ticket)
             database.wait_until_blocked()
-            # It ends now: after the payment's transaction began, before it has the lock.
+            # The hold ends after the payment's transaction has begun and before it has the lock.
             rival.execute("update ticket_allocations set expires_at = clock_timestamp()")
-        assert code(paying.result()) == (410, "HOLD_EXPIRED")
+        assert code(payment.result()) == (410, "HOLD_EXPIRED")
     assert client.find_event(event)["purchasedTickets"] == 0
 
 

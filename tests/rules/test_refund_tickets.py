@@ -1,4 +1,4 @@
-"""Refunding: a purchase comes back, once, and its ticket is free again."""
+"""Refunds: a purchase is refunded once, and its ticket is available again."""
 
 import pytest
 
@@ -15,8 +15,8 @@ def test_a_refunded_ticket_is_available_at_once(client: Client) -> None:
     response = client.refund(ticket)
     assert (response.status_code, response.json()["status"]) == (200, "refunded")
     assert "userFingerprint" not in response.json()
-    shown = client.find_event(event)
-    assert (shown["availableTickets"], shown["purchasedTickets"]) == (1, 0)
+    counts = client.find_event(event)
+    assert (counts["availableTickets"], counts["purchasedTickets"]) == (1, 0)
     assert client.reserve(event, user="bob").status_code == 201
 
 

@@ -1,4 +1,4 @@
-"""Reserving: first come, first served, each request whole or not at all."""
+"""Reservation: in the order of arrival, and for each request all its tickets or none."""
 
 import pytest
 
@@ -22,15 +22,15 @@ def test_a_reservation_holds_tickets_for_its_owner(client: Client) -> None:
         assert ticket["status"] == "reserved"
         assert ticket["userFingerprint"] == "alice"
         assert ticket["expiresAt"] > ticket["createdAt"]
-    shown = client.find_event(event)
-    assert (shown["availableTickets"], shown["reservedTickets"], shown["version"]) == (2, 3, 2)
+    counts = client.find_event(event)
+    assert (counts["availableTickets"], counts["reservedTickets"], counts["version"]) == (2, 3, 2)
 
 
 def test_a_hold_ends_after_the_hold_seconds(database: Database, start: Starter) -> None:
     with start(database, hold_seconds=120).client() as client:
         client.hold(client.create_event())
-    held = "select extract(epoch from expires_at - created_at)::integer from ticket_allocations"
-    assert database.psql(held) == ["120"]
+    seconds = "select extract(epoch from expires_at - created_at)::integer from ticket_allocations"
+    assert database.psql(seconds) == ["120"]
 
 
 def test_tickets_of_a_reservation_are_numbered_in_order(client: Client, database: Database) -> None:
@@ -43,7 +43,7 @@ def test_tickets_of_a_reservation_are_numbered_in_order(client: Client, database
 
 def test_ids_increase_with_time(client: Client) -> None:
     event = client.create_event(tickets=3)
-    # Version 7 of RFC 9562: the first 48 bits are milliseconds.
+    # UUIDv7 of RFC 9562: the first 48 bits are the time in milliseconds.
     ids = [client.hold(event)[0] for _ in range(3)]
     assert [id_[:13] for id_ in ids] == sorted(id_[:13] for id_ in ids)
     assert {id_[14] for id_ in ids} == {"7"}
@@ -95,7 +95,7 @@ def test_a_crowd_over_many_events_is_served_with_both_kinds_of_batches(
             ]
         )
         assert sorted(response.status_code for response in responses) == [201] * 24 + [409] * 16
-        paid = at_once(
+        payments = at_once(
             *[
                 lambda ticket=ticket: client.pay(ticket["id"], ticket["userFingerprint"])
                 for response in responses
@@ -103,5 +103,5 @@ def test_a_crowd_over_many_events_is_served_with_both_kinds_of_batches(
                 for ticket in response.json()
             ]
         )
-        assert {response.status_code for response in paid} == {200}
+        assert {response.status_code for response in payments} == {200}
         assert {client.find_event(event)["purchasedTickets"] for event in events} == {3}
