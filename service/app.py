@@ -73,23 +73,25 @@ def create_app(
         make_pool = partial(create_pool, dsn, pooled=pooled)
         make_queries = partial(Queries, statements=statements, pooled=pooled)
         reads = make_pool(limits.READ_CONNECTIONS, limits.MAX_WAITING_READS)
-        writes = make_pool(limits.WRITE_CONNECTIONS, settings.queue_limit, environment.write_options)
+        writes = make_pool(
+            limits.WRITE_CONNECTIONS, settings.queue_limit, environment.write_options
+        )
         watching = make_pool(limits.WATCH_CONNECTIONS, limits.MAX_WAITING_READS)
         lists = make_pool(limits.LIST_CONNECTIONS, limits.MAX_WAITING_READS)
         pools = {"reads": reads, "writes": writes, "watching": watching, "lists": lists}
         async with reads, writes, watching, lists:
-            read_queries = make_queries(reads)
+            lookup_queries = make_queries(reads)
             watch_queries = make_queries(watching)
             write_path = WritePath(
                 writes,
                 Transactions(statements, settings.hold_seconds, pooled=pooled),
-                read_queries,
+                lookup_queries,
                 across_events=settings.batch_across_events,
                 queue_limit=settings.queue_limit,
             )
             watchers = Watchers(watch_queries)
             background_tasks = [
-                asyncio.create_task(sweep(read_queries, write_path)),
+                asyncio.create_task(sweep(lookup_queries, write_path)),
                 asyncio.create_task(watchers.run()),
                 asyncio.create_task(_update_gauges(write_path, watchers, pools)),
             ]
@@ -101,9 +103,9 @@ def create_app(
                 app.state.service = Service(
                     settings,
                     write_path,
-                    read_queries,
+                    lookup_queries,
                     watch_queries,
-                    SharedReads(read_queries),
+                    SharedReads(lookup_queries),
                     make_queries(lists),
                     watchers,
                     request_log,

@@ -1,4 +1,4 @@
-"""The fitness of a database: what is checked when the service starts."""
+"""Checks of the database that run when the service starts."""
 
 import logging
 import time
@@ -11,16 +11,16 @@ from service.database.statements import BrokenStatement, Statements
 
 log = logging.getLogger(__name__)
 
+# server_version_num of PostgreSQL 15.0.
 OLDEST_VERSION = 150_000
-"""server_version_num of PostgreSQL 15.0."""
 
 
 class DatabaseUnfit(Exception):
-    """The database cannot be trusted with tickets. The text is one line that says why."""
+    """The database cannot be used. The text is one line with the reason and the remedy."""
 
 
 class Server(NamedTuple):
-    """What ``check_server`` tells of a PostgreSQL."""
+    """The row that ``check_server.sql`` returns."""
 
     version_number: int
     version: str
@@ -30,10 +30,8 @@ class Server(NamedTuple):
     is_standby: bool
     encoding: str
     has_standbys: bool
-    connections: int
-    """How many may be open at once, all clients together."""
-    clock: float
-    """In seconds of Unix time."""
+    connections: int  # of all clients together
+    clock: float  # Unix time in seconds
     date_style: str
     is_citus: bool
 
@@ -41,68 +39,72 @@ class Server(NamedTuple):
 def check_database(
     connection: psycopg.Connection, statements: Statements, workers: int = 1
 ) -> Server:
-    """Check that the server can be trusted, warn of what will be troublesome, and return it.
+    """Check the server's version and settings, and return them.
+
+    Too few connections and a wrong clock are only logged as warnings.
 
     Raises:
-        DatabaseUnfit: for what could lose a ticket that a buyer was already told is theirs.
+        DatabaseUnfit: the service cannot write to it, or a sold ticket could be lost.
     """
     row = connection.execute(statements["check_server"].query).fetchone()
     assert row is not None  # noqa: S101 - a select without from has one row
     server = Server(*row)
-    refuse_what_loses_tickets(server)
-    needed = workers * limits.CONNECTIONS
+    check_server(server)
+    needed = workers * limits.WORKER_CONNECTIONS
     if server.connections < needed:
         log.warning(
-            "max_connections leaves %d, and %d worker(s) may need %d: some will be told BUSY",
+            "max_connections leaves %d, and %d worker(s) may need %d: raise it or set fewer "
+            "WORKERS, or requests may be refused as BUSY",
             *(server.connections, workers, needed),
         )
-    if abs(ahead := server.clock - time.time()) > limits.CLOCK_SECONDS:
-        log.warning("the server's clock is %+.0f s from ours: holds end by the server's", ahead)
+    if abs(skew := server.clock - time.time()) > limits.MAX_CLOCK_SKEW_SECONDS:
+        log.warning(
+            "the server's clock is %+.0f s from ours, and holds end by it: synchronize both", skew
+        )
     return server
 
 
-def refuse_what_loses_tickets(server: Server) -> None:
-    """Refuse a server that cannot be written to, or might forget what it has committed.
+def check_server(server: Server) -> None:
+    """Check that the service can write to a server, and that a commit survives a crash.
 
     Raises:
         DatabaseUnfit: with the reason.
     """
-    number, version, fsync, full_page_writes, synchronous_commit, is_standby, encoding, *_ = server
-    if number < OLDEST_VERSION:
-        raise DatabaseUnfit(f"PostgreSQL {version} is too old: 15 or newer is needed")
-    if is_standby:
-        raise DatabaseUnfit("this PostgreSQL is a standby: it cannot be written to")
-    if encoding != "UTF8":
-        raise DatabaseUnfit(f"its encoding is {encoding}: names need a database in UTF8")
+    if server.version_number < OLDEST_VERSION:
+        raise DatabaseUnfit(f"PostgreSQL {server.version} is too old: use 15 or newer")
+    if server.is_standby:
+        raise DatabaseUnfit("this PostgreSQL is a read-only standby: use its primary")
+    if server.encoding != "UTF8":
+        raise DatabaseUnfit(
+            f"the database's encoding is {server.encoding}: create one with encoding UTF8"
+        )
     if not server.date_style.startswith("ISO"):
         raise DatabaseUnfit(
-            f"its DateStyle is {server.date_style}, and a pooler lets us set none: "
+            f"DateStyle is {server.date_style}, which cannot be set through a pooler: run "
             "alter role … set datestyle = 'ISO'"
         )
-    for name, value in (
-        ("fsync", fsync),
-        ("full_page_writes", full_page_writes),
-        ("synchronous_commit", synchronous_commit != "off"),
+    for name, is_on in (
+        ("fsync", server.fsync),
+        ("full_page_writes", server.full_page_writes),
+        ("synchronous_commit", server.synchronous_commit != "off"),
     ):
-        if not value:
-            raise DatabaseUnfit(
-                f"{name} is off: a crash could lose tickets that buyers were told are theirs"
-            )
-    if server.has_standbys and synchronous_commit == "local":
+        if not is_on:
+            raise DatabaseUnfit(f"{name} is off: a crash could lose sold tickets; set it to on")
+    if server.has_standbys and server.synchronous_commit == "local":
         raise DatabaseUnfit(
-            "synchronous_commit is local: a failover to the standby that synchronous_standby_names "
-            "names could lose tickets that buyers were told are theirs"
+            "synchronous_commit is local: a failover to a standby of synchronous_standby_names "
+            "could lose sold tickets; set it to on"
         )
 
 
 def check_statements(connection: psycopg.Connection, statements: Statements) -> None:
-    """Have the server parse every statement against the schema.
+    """Check that the server can parse every statement with the current schema.
 
     Raises:
-        BrokenStatement: for the first one it does not understand, with what it says.
+        BrokenStatement: for the first statement that it cannot parse, with its message.
     """
     for statement in statements.values():
         result = connection.pgconn.prepare(b"", statement.numbered)
         if result.status != psycopg.pq.ExecStatus.COMMAND_OK:
-            said = psycopg.errors.error_from_result(result).diag.message_primary
-            raise BrokenStatement(f"{statement.name}.sql is not understood by PostgreSQL: {said}")
+            message = psycopg.errors.error_from_result(result).diag.message_primary
+            raise BrokenStatement(f"PostgreSQL cannot parse {statement.name}.sql: {message}")

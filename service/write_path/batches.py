@@ -1,7 +1,7 @@
-"""Batches: queued changes with their deadlines, and how many of them go into one transaction.
+"""Queued changes with their deadlines, and which of them go into one transaction.
 
-A queued change has two deadlines: it is refused as BUSY if it has not been sent before the first,
-and its handler has a result before the second.
+A queued change has two deadlines. If it is not sent to PostgreSQL before the first, it is refused
+as BUSY. If it was sent and has no outcome by the second, it is refused as OUTCOME_UNKNOWN.
 """
 
 import asyncio
@@ -17,22 +17,28 @@ from service.write_path.changes import Change, Outcome, Reserve
 
 @dataclass(slots=True, eq=False)
 class QueuedChange:
-    """A change in a lane, and the future on which its handler waits."""
+    """A change in a lane, and the future that its handler awaits."""
 
     change: Change
     result: asyncio.Future[Outcome | Refusal]
-    # Both in the event loop's time.
+    # Both deadlines are in the event loop's time.
     send_before: float
-    answer_before: float
+    respond_before: float
 
     def resolve(self, result: Outcome | Refusal) -> None:
-        """Hand the result to the handler, unless it has one already."""
+        """Give the handler its result, unless it has one already."""
         if not self.result.done():
             self.result.set_result(result)
 
 
 class Deadline:
-    """Resolves each change of a batch with a refusal when its time is up."""
+    """Resolves each change of a batch with a refusal when its deadline is reached.
+
+    Args:
+        batch: the changes.
+        when: returns the deadline of a change.
+        refusal: the result of changes that are not resolved by then.
+    """
 
     def __init__(
         self,
@@ -54,39 +60,42 @@ class Deadline:
             self._timer = loop.call_at(self._when(self._pending[0]), self._refuse_overdue)
 
     def cancel(self) -> None:
-        """Resolve nothing any more."""
+        """Stop: no further change is refused."""
         if self._timer is not None:
             self._timer.cancel()
 
 
 def take_batch(queue: deque[QueuedChange]) -> list[QueuedChange]:
-    """Take from the head of a queue what may go into one transaction."""
+    """Remove the changes of the next transaction from the head of a queue, and return them.
+
+    Changes that are too late are refused on the way.
+    """
     batch: list[QueuedChange] = []
-    keys: dict[tuple[Uuid, str, str], int] = {}
+    quantities: dict[tuple[Uuid, str, str], int] = {}
     now = asyncio.get_running_loop().time()
     tickets = 0
-    while queue and len(batch) < limits.BATCH_REQUESTS:
+    while queue and len(batch) < limits.MAX_BATCH_REQUESTS:
         change = queue[0].change
         if queue[0].send_before <= now:
             queue.popleft().resolve(BUSY)
             continue
-        if batch and (change.stands_alone or batch[0].change.stands_alone):
+        if batch and (change.runs_alone or batch[0].change.runs_alone):
             break
-        tickets += change.tickets_moved
-        if batch and tickets > limits.BATCH_TICKETS:
+        tickets += change.max_tickets
+        if batch and tickets > limits.MAX_BATCH_TICKETS:
             break
         if isinstance(change, Reserve) and change.idempotency_key:
-            # One key with two quantities: the second is judged by what became of the first,
-            # and so waits for the next batch.
+            # The outcome of a key's second quantity depends on the outcome of the first: it
+            # waits for the next batch.
             key = (change.event_id, change.user_fingerprint, change.idempotency_key)
-            if keys.setdefault(key, change.quantity) != change.quantity:
+            if quantities.setdefault(key, change.quantity) != change.quantity:
                 break
         batch.append(queue.popleft())
     return batch
 
 
 def refuse_late(batch: Sequence[QueuedChange]) -> list[QueuedChange]:
-    """Refuse those of a batch that are too late to be sent again, and return the others."""
+    """Refuse the changes that are too late to be sent, and return the others."""
     now = asyncio.get_running_loop().time()
     resolve_all([queued for queued in batch if queued.send_before <= now], BUSY)
     return [queued for queued in batch if queued.send_before > now]

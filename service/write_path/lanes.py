@@ -1,7 +1,7 @@
-"""Lanes: changes in the order of their arrival, and the runner that carries them out in batches.
+"""Lanes: each is a queue of changes and the task that carries them out in batches.
 
-A lane has at most one transaction under way, unless that transaction stands still: then a second
-runner takes over.
+A lane has one transaction under way at a time. Only if PostgreSQL does not respond until the
+deadline, a second task takes over while the first still waits.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool
 
 from service import limits, metrics
-from service.database.connections import NO_CONNECTION, has_broken, loggable
+from service.database.connections import NOT_CONNECTED, leaves_outcome_unknown, loggable
 from service.database.pipeline import NotSent
 from service.logs import REQUEST_ID
 from service.refusals import BUSY, INTERNAL_SERVER_ERROR, OUTCOME_UNKNOWN
@@ -33,29 +33,30 @@ from service.write_path.transaction import Transactions
 
 log = logging.getLogger(__name__)
 
-# The key of the lane that all events share which have none of their own.
+# The key of the shared lane, for all events that have no lane of their own.
 SHARED = Uuid("")
 
-# What PostgreSQL itself asks to be tried again as it was: serialization, deadlock.
+# SQLSTATEs after which PostgreSQL recommends a retry: serialization failure, deadlock.
 _RETRIED = ("40001", "40P01")
 
-# Errors that undid a transaction and may be gone a moment later: also a lock or a statement that
-# took too long, a server that is read-only just now, and insufficient resources (class 53).
+# Errors that rolled back the transaction and may not occur again: also lock_timeout,
+# statement_timeout, a read-only server, and insufficient resources (class 53).
 _TRANSIENT = (*_RETRIED, "55P03", "57014", "25006", "53")
 
 
 class Lane:
-    """Changes in the order of their arrival, carried out one batch after the other.
+    """A queue of changes that are carried out in batches, in the order of their arrival.
 
     Args:
         key: the event whose changes these are, or SHARED.
         pool: connections for the transactions.
         transactions: carries out a batch.
-        turn: entered for each batch; bounds how many lanes are in a transaction at once.
-        spawn: starts a task that is kept until it ends.
-        deal_out: gives the changes of a failed batch of the shared lane to lanes of one event
-            each, and returns those that stay; its second argument says whether a lock failed it.
-        on_idle: called when the lane has nothing to do, or had, a moment ago.
+        slot: entered for each batch; limits how many lanes have a transaction at once.
+        spawn: starts a task and keeps a reference to it.
+        deal_out: moves the changes of a failed batch of the shared lane to the lanes of their
+            events, and returns those that stay. Its second argument is True if a lock timed out.
+        on_idle: called when the queue is empty; after a lock timeout, STUCK_LANE_SECONDS later,
+            when it may have changes again.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Lane:
         pool: AsyncConnectionPool,
         transactions: Transactions,
         *,
-        turn: AbstractAsyncContextManager[None],
+        slot: AbstractAsyncContextManager[None],
         spawn: Callable[[Coroutine[Any, Any, None]], None],
         deal_out: Callable[[Sequence[QueuedChange], bool], Awaitable[list[QueuedChange]]],
         on_idle: Callable[["Lane"], None],
@@ -72,15 +73,15 @@ class Lane:
         self.key = key
         self._pool = pool
         self._transactions = transactions
-        self._turn = turn
+        self._slot = slot
         self._spawn = spawn
         self._deal_out = deal_out
         self._on_idle = on_idle
         self._queue: deque[QueuedChange] = deque()
-        # Identifies the task that carries out the batches; None while nothing is queued.
+        # Identifies the task that carries out the batches; None if there is none.
         self._runner: object | None = None
         self._timer: asyncio.TimerHandle | None = None
-        # Whether the last batch could not have its lock: then its event stays apart for a while.
+        # Whether the lock of the last batch timed out: then the event keeps its lane for a while.
         self._is_stuck = False
 
     @property
@@ -89,7 +90,7 @@ class Lane:
         return self._runner is None and not self._queue
 
     def add(self, queued: QueuedChange) -> None:
-        """Queue a change, and start a runner if there is none."""
+        """Queue a change, and start the runner if it is not running."""
         self._queue.append(queued)
         if self._timer is None:
             self._refuse_overdue()
@@ -97,7 +98,7 @@ class Lane:
             self._start_runner()
 
     def _refuse_overdue(self) -> None:
-        """Refuse what could not be sent in time, and set the timer for the next one."""
+        """Refuse queued changes that are too late, and set the timer for the next one."""
         loop = asyncio.get_running_loop()
         while self._queue and self._queue[0].send_before <= loop.time():
             self._queue.popleft().resolve(BUSY)
@@ -106,38 +107,39 @@ class Lane:
             self._timer = loop.call_at(self._queue[0].send_before, self._refuse_overdue)
 
     def _start_runner(self) -> None:
-        """Start the first runner, or one in the place of one that stands still."""
+        """Start a runner; one that still runs ends after its current batch."""
         self._runner = object()
         self._spawn(self._run(self._runner))
 
     async def _run(self, runner: object) -> None:
         """Carry out batch after batch until nothing is queued or another runner has taken over."""
         loop = asyncio.get_running_loop()
-        REQUEST_ID.set("")  # what goes wrong with a batch is no one request's
+        REQUEST_ID.set("")  # log lines of a batch belong to no single request
         while self._queue and self._runner is runner:
-            async with self._turn:
+            async with self._slot:
                 if batch := take_batch(self._queue):
-                    # A server that stands still keeps its connection and its runner. Not a
-                    # task for each batch: the next one is sent before this one is answered.
-                    standstill = loop.call_later(limits.DEADLINE_SECONDS, self._start_runner)
+                    # If PostgreSQL does not respond, this runner keeps waiting and another one
+                    # takes over. One task runs all batches, so that the next batch is sent before
+                    # the handlers of this one continue.
+                    takeover = loop.call_later(limits.DEADLINE_SECONDS, self._start_runner)
                     try:
                         await self._carry_out(batch)
                     except Exception:
                         log.exception("a batch of %d has failed", len(batch))
                         resolve_all(batch, INTERNAL_SERVER_ERROR)
-                    standstill.cancel()
+                    takeover.cancel()
         if self._runner is runner:
             self._runner = None
             if self._is_stuck:
-                loop.call_later(limits.STUCK_SECONDS, self._on_idle, self)
+                loop.call_later(limits.STUCK_LANE_SECONDS, self._on_idle, self)
             else:
                 self._on_idle(self)
 
     async def _carry_out(self, batch: Sequence[QueuedChange], tries: int = 1) -> None:
-        """Run one transaction and resolve every change; if it fails, isolate what fails."""
-        # A sent pipeline is not called back: it may just be committing. It is left to end,
-        # and at the deadline each change of it is resolved as unknown.
-        deadline = Deadline(batch, attrgetter("answer_before"), OUTCOME_UNKNOWN)
+        """Run one transaction and resolve every change, also if it fails."""
+        # A transaction that was sent is never canceled, because it may be committing. At the
+        # deadline its changes are resolved as OUTCOME_UNKNOWN while it goes on.
+        deadline = Deadline(batch, attrgetter("respond_before"), OUTCOME_UNKNOWN)
         is_shared = self.key == SHARED
         lock_seconds = limits.SHARED_LOCK_SECONDS if is_shared else limits.LOCK_SECONDS
         try:
@@ -145,7 +147,7 @@ class Lane:
                 changes = [queued.change for queued in batch]
                 with metrics.BATCH_SECONDS.time():
                     outcomes = await self._transactions.run(connection, changes, lock_seconds)
-        except (*NO_CONNECTION, NotSent):
+        except (*NOT_CONNECTED, NotSent):
             resolve_all(batch, BUSY)
         except psycopg.Error as error:
             deadline.cancel()
@@ -161,13 +163,11 @@ class Lane:
     async def _handle_failure(
         self, batch: Sequence[QueuedChange], error: psycopg.Error, tries: int
     ) -> None:
-        """Retry, split or resolve a batch that was not committed, or perhaps was."""
-        reason = "lost" if has_broken(error) else (error.sqlstate or "")[:2]
+        """Resolve, retry or split a batch whose transaction ended with an error."""
+        reason = "lost" if leaves_outcome_unknown(error) else (error.sqlstate or "")[:2]
         metrics.BATCHES_FAILED.labels(reason).inc()
-        if has_broken(error):
-            log.warning(
-                "nobody knows what became of a batch of %d: %s", len(batch), loggable(error)
-            )
+        if leaves_outcome_unknown(error):
+            log.warning("the outcome of a batch of %d is unknown: %s", len(batch), loggable(error))
             resolve_all(batch, OUTCOME_UNKNOWN)
         elif _is_name_taken(batch, error):
             resolve_all(batch, Outcome("event_exists"))
@@ -180,13 +180,13 @@ class Lane:
             if self._timer is None:
                 self._refuse_overdue()
         elif isinstance(error, psycopg.errors.LockNotAvailable):
-            # They all want the one lock, or else a ticket that somebody holds in psql.
+            # All of them need the same event's lock (or a ticket that somebody locked in psql).
             self._is_stuck = True
             resolve_all(batch, BUSY)
         elif len(batch) > 1:
             await self._carry_out_halves(batch)
         elif (error.sqlstate or "").startswith(_TRANSIENT):
-            log.info("one change is told to come again: %s", loggable(error))
+            log.info("a change was refused as BUSY: %s", loggable(error))
             resolve_all(batch, BUSY)
         else:
             log.error("a change has failed: %s", loggable(error))
@@ -194,7 +194,7 @@ class Lane:
 
     async def _carry_out_halves(self, batch: Sequence[QueuedChange]) -> None:
         half = len(batch) // 2
-        # Nothing of the second half is sent yet: should the first take long, it is refused.
+        # The second half is not sent yet. It is refused if the first takes too long.
         deadline = Deadline(batch[half:], attrgetter("send_before"), BUSY)
         if first := refuse_late(batch[:half]):
             await self._carry_out(first)
@@ -204,10 +204,10 @@ class Lane:
 
 
 def _is_name_taken(batch: Sequence[QueuedChange], error: psycopg.Error) -> bool:
-    """Whether an update, which stands alone, has met another event of its name and date."""
+    """Whether an update, which runs alone, failed because its name and date are taken."""
     return (
         isinstance(batch[0].change, Update)
         and isinstance(error, psycopg.errors.UniqueViolation)
-        # On Citus the name of a table ends in the number of its shard.
+        # On Citus a table's name ends with the number of its shard.
         and (error.diag.table_name or "").startswith("events")
     )

@@ -14,9 +14,9 @@ import pytest
 from service.database.connections import conninfo, is_pooled
 from service.database.statements import load_statements
 from service.settings import resource
-from tests.support.client import Client, crowd
+from tests.support.client import Client, send_crowd
 from tests.support.database import PGBOUNCER, Database
-from tests.support.services import RunningService, serving, settings_for_tests
+from tests.support.services import RunningService, run_service, settings_for_tests
 from tests.support.waiting import wait_until
 
 STATEMENTS = load_statements(resource("sql"))
@@ -79,7 +79,7 @@ def test_without_a_setting_of_ours_a_crowd_gets_what_there_is(
     client: Client, urls: list[str]
 ) -> None:
     event = client.create_event(tickets=100)
-    answers = crowd(urls, event, people=600, connections=100)
+    answers = send_crowd(urls, event, people=600, connections=100)
     assert answers == {(201, ""): 100, (409, "TICKETS_SOLD_OUT"): 500}
 
 
@@ -89,7 +89,7 @@ def test_without_a_setting_of_ours_whoever_waited_for_a_lock_reads_what_is_new(
     event = client.create_event()
     before = undone_and_tried_again(client)
     with ThreadPoolExecutor(1) as pool:
-        with database.holding(event) as rival:
+        with database.lock_event(event) as rival:
             waiting = pool.submit(client.reserve, event)
             database.wait_until_blocked()
             rival.execute("update events set name = 'Closing night' where id = %s", [event])
@@ -100,10 +100,10 @@ def test_without_a_setting_of_ours_whoever_waited_for_a_lock_reads_what_is_new(
 
 def test_without_a_setting_of_ours_times_are_told_in_utc(client: Client) -> None:
     event = client.create_event(date="2030-01-01T20:00:00+01:00")
-    assert client.event(event)["date"] == "2030-01-01T19:00:00Z"
+    assert client.find_event(event)["date"] == "2030-01-01T19:00:00Z"
     (ticket,) = client.hold(event)
-    assert client.ticket(ticket).json()["expiresAt"].endswith("Z")
-    assert client.ledger(event).json()["data"][0]["recordedAt"].endswith("Z")
+    assert client.find_ticket(ticket).json()["expiresAt"].endswith("Z")
+    assert client.list_ledger(event).json()["data"][0]["recordedAt"].endswith("Z")
 
 
 def test_without_a_setting_of_ours_a_read_has_its_bound(database: Database, client: Client) -> None:
@@ -113,7 +113,7 @@ def test_without_a_setting_of_ours_a_read_has_its_bound(database: Database, clie
         rival.execute("lock table events in access exclusive mode")
         assert client.get(f"/events/{event}").status_code == 503
         wait_until(lambda: database.psql(waits) == ["0"])
-    assert client.event(event)["id"] == event
+    assert client.find_event(event)["id"] == event
 
 
 def test_what_a_transaction_is_told_is_gone_with_it(database: Database) -> None:
@@ -127,9 +127,9 @@ def test_what_a_transaction_is_told_is_gone_with_it(database: Database) -> None:
 def test_a_pooler_is_noticed(database: Database) -> None:
     with psycopg.connect(conninfo(database.service_dsn, pooled=True)) as connection:
         assert is_pooled(connection, STATEMENTS)
-    with serving(database, workers=2) as client:
+    with run_service(database, workers=2) as client:
         event = client.create_event(tickets=100)
-        answers = crowd([str(client.base_url)], event, people=500, connections=50)
+        answers = send_crowd([str(client.base_url)], event, people=500, connections=50)
         assert answers == {(201, ""): 100, (409, "TICKETS_SOLD_OUT"): 400}
 
 
@@ -139,7 +139,7 @@ def test_a_date_style_that_cannot_be_read_is_refused(database: Database) -> None
     database.psql(f"alter database {name} set DateStyle = 'SQL, DMY'")
     done = holdfast(database, "serve")
     assert done.returncode == 1
-    assert "its DateStyle is SQL, DMY, and a pooler lets us set none" in done.stderr
+    assert "DateStyle is SQL, DMY, which cannot be set through a pooler" in done.stderr
 
 
 @BY_WAY_OF_ONE
@@ -153,4 +153,4 @@ def test_an_audit_goes_by_way_of_a_pooler(database: Database, client: Client) ->
 def test_nobody_migrates_by_way_of_a_pooler(database: Database) -> None:
     done = holdfast(database, "migrate")
     assert done.returncode == 1
-    assert "a pooler stands in front of the database" in done.stderr
+    assert "DATABASE_URL is the address of a pooler" in done.stderr

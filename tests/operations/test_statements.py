@@ -50,7 +50,7 @@ def test_a_percent_sign_is_doubled_for_the_driver_alone() -> None:
 @pytest.mark.parametrize(
     ("sql", "why"),
     [
-        ("select 1", "not ended"),
+        ("select 1", "does not end"),
         ("select 1; select 2;", "more than one"),
         ("select 1; select 2", "more than one"),
         ("select :a;", "not written as"),
@@ -127,7 +127,7 @@ def test_a_malformed_header_does_not_keep_a_file_from_running(tmp_path: Path) ->
         ("-v a=1", "-v c=1", "does not set exactly"),
         ("sql/x.sql", "sql/y.sql", "does not end in"),
         ("-- holdfast psql", "-- run psql", "does not have one psql line"),
-        ("--   a  integer", "--   a integer", "among its parameters that is none"),
+        ("--   a  integer", "--   a integer", "an invalid line among its parameters"),
         ("+ :'b'::integer", "", "has parameters"),
         ("+ :'b'::integer", "+ :'b'::bigint", "has parameters"),
         ("+ :'b'", "+ :'c'::integer + :'b'", "has parameters"),
