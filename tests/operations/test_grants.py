@@ -68,7 +68,9 @@ def test_the_catalog_lists_the_rights_of_the_service(database: Database) -> None
     assert rights(database, SERVICE_ROLE) == GRANTED
 
 
-def test_the_services_under_test_connect_with_that_role(database: Database, service: object) -> None:
+def test_the_services_under_test_connect_with_that_role(
+    database: Database, service: object
+) -> None:
     users = database.psql(
         "select distinct usename from pg_stat_activity "
         "where application_name = 'holdfast' and datname = current_database()"
@@ -102,9 +104,7 @@ def test_the_database_refuses_everything_else(database: Database, sql: str) -> N
     assert "permission denied" in process.stderr or "must be owner" in process.stderr
 
 
-def test_grant_adds_missing_rights_and_revokes_others(
-    database: Database, granted: str
-) -> None:
+def test_grant_adds_missing_rights_and_revokes_others(database: Database, granted: str) -> None:
     database.psql(
         f"grant all on all tables in schema public to {granted};"
         f"grant create on schema public to {granted};"
@@ -120,9 +120,7 @@ def test_grant_adds_missing_rights_and_revokes_others(
     assert rights(database, granted) == GRANTED
 
 
-def test_a_service_with_a_missing_right_does_not_start(
-    database: Database, granted: str
-) -> None:
+def test_a_service_with_a_missing_right_does_not_start(database: Database, granted: str) -> None:
     holdfast("grant", granted, DATABASE_URL=database.dsn)
     database.psql(f"revoke update (version) on events from {granted}")
     url = database.dsn.replace("//holdfast@", f"//{granted}@")
