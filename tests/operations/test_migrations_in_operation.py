@@ -48,7 +48,7 @@ def test_twenty_concurrent_migrations_all_succeed(empty_database: Database) -> N
             env={**os.environ, "DATABASE_URL": empty_database.dsn},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            read_migration=True,
+            text=True,
         )
         for _ in range(20)
     ]
@@ -163,7 +163,7 @@ def squawk(*arguments: str, files: list[str]) -> None:
             *[str(FOLDER / f"{name}.sql") for name in files],
         ],
         capture_output=True,
-        read_migration=True,
+        text=True,
         check=False,
     )
     assert process.returncode == 0, process.stdout + process.stderr
