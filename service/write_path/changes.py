@@ -135,7 +135,7 @@ class ChangeByOwner(Change, frozen=True, gc=False, kw_only=True):
 
     columns = 4  # with deciding_ticket_id and tickets_moved
     user_fingerprint: str
-    # One of these two is set. Neither ever changes its event.
+    # One of these two is set. A ticket and a reservation never change their event.
     ticket_id: Uuid | None = None
     reservation_id: Uuid | None = None
     max_tickets: int = 1
