@@ -113,7 +113,7 @@ def test_a_header_with_two_values_is_refused(client: Client) -> None:
     headers = [("X-User-Fingerprint", "alice"), ("X-User-Fingerprint", "bobby")]
     response = client.get("/tickets", headers=headers)
     assert code(response) == (400, "BAD_REQUEST")
-    assert "given twice" in response.json()["error"]
+    assert "is repeated" in response.json()["error"]
 
 
 def test_a_list_of_a_users_tickets_requires_the_fingerprint(client: Client) -> None:
