@@ -1,4 +1,4 @@
-"""Keys: what is sent again with its key is one reservation, also to another process."""
+"""Idempotency keys across processes: a key reserves once, whichever process it is sent to."""
 
 import os
 import signal
@@ -18,9 +18,9 @@ def test_a_key_sent_to_two_workers_at_once_reserves_once(database: Database) -> 
         event = client.create_event(tickets=30)
 
         def send() -> httpx2.Response:
-            # A connection for each, since the kernel deals out connections and not requests.
-            with Client(base_url=client.base_url, timeout=client.timeout) as another:
-                return another.reserve(event, quantity=2, key="order-1")
+            # A new connection each time: the kernel balances connections, not requests.
+            with Client(base_url=client.base_url, timeout=client.timeout) as new_client:
+                return new_client.reserve(event, quantity=2, key="order-1")
 
         responses = at_once(*[send] * 20)
     assert {response.status_code for response in responses} == {201}
@@ -45,15 +45,15 @@ def test_a_key_is_replayed_after_a_kill_of_postgresql(folder: Path, unused_port:
         (pid_file,) = folder.glob("postgresql-*/postmaster.pid")
         postmaster = int(pid_file.read_text().splitlines()[0])
         keys = [f"order-{number}" for number in range(40)]
-        sent = [pool.submit(client.reserve, event, key=key) for key in keys]
-        sent[4].result()
+        pending = [pool.submit(client.reserve, event, key=key) for key in keys]
+        pending[4].result()
         os.kill(postmaster, signal.SIGKILL)
-        first = [one.result() for one in sent]
+        first = [request.result() for request in pending]
         wait_until(
             lambda: is_postgres_running(folder) and f"{postmaster}\n" not in pid_file.read_text()
         )
         wait_until(lambda: client.get("/health").status_code == 200)
-        # Each is sent again, whatever was told: what was acknowledged is there, and all are now.
+        # Every request is sent again: those that had succeeded are replayed, the others reserve.
         again = [client.reserve(event, key=key) for key in keys]
         assert {response.status_code for response in again} == {201}
         assert {response.status_code for response in first} <= {201, 503}

@@ -1,35 +1,31 @@
-"""A batch that is committed but whose rows cannot be read: its outcome is unknown, not an error."""
+"""A batch that is committed but whose rows cannot be read has an unknown outcome, not a 500."""
 
-import shutil
 from pathlib import Path
 
 import pytest
 
-from service.settings import resource
 from tests.support.client import code
 from tests.support.database import Database
 from tests.support.services import Starter
+from tests.support.sql_copies import copy_sql
 
 
 @pytest.mark.parametrize(
-    ("sql", "instead"),
+    ("old", "new"),
     [
-        # No row for a request, which the service asserts that there is.
-        ("order by line.request, reserved.position;", "where line.request = 0;"),
-        # Columns that are not those of a ticket.
-        ("    reserved.*\nfrom line", "    reserved.*,\n    1 as more\nfrom line"),
+        # No row for a request.
+        ("order by decided.request, new_tickets.position;", "where decided.request = 0;"),
+        # A column that a ticket does not have.
+        ("    new_tickets.*\nfrom decided", "    new_tickets.*,\n    1 as more\nfrom decided"),
     ],
-    ids=["a request without a row", "a column too many"],
+    ids=["a request without a row", "an unknown column"],
 )
 def test_a_committed_batch_that_cannot_be_read_is_outcome_unknown(
-    database: Database, start: Starter, tmp_path: Path, sql: str, instead: str
+    database: Database, start: Starter, tmp_path: Path, old: str, new: str
 ) -> None:
-    shutil.copytree(resource("sql"), tmp_path, dirs_exist_ok=True)
-    file = tmp_path / "reserve_tickets.sql"
-    assert sql in file.read_text()
-    file.write_text(file.read_text().replace(sql, instead))
-    with start(database, sweeps=False, sql_dir=tmp_path).client() as client:
+    folder = copy_sql(tmp_path, ("reserve_tickets.sql", old, new))
+    with start(database, sweeps=False, sql_dir=folder).client() as client:
         event = client.create_event()
         assert code(client.reserve(event)) == (503, "OUTCOME_UNKNOWN")
-        # The ticket is reserved all the same: a 500 would have said that nothing was done.
+        # The ticket is reserved, so a 500 would be wrong: it means that nothing has changed.
         assert client.find_event(event)["reservedTickets"] == 1

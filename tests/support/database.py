@@ -78,6 +78,14 @@ class Database:
         assert process.returncode != 0, f"this SQL should fail: {sql}"
         return process.stderr
 
+    def insert_event(self, tickets: int, name: str = "Opening night") -> str:
+        """Insert an event and return its id."""
+        (id_,) = self.psql(
+            "insert into events (name, date, total_tickets) "
+            f"values ('{name}', '2030-01-01', {tickets}) returning id"
+        )
+        return id_
+
     @contextmanager
     def lock_event(self, event_id: str) -> Iterator[psycopg.Connection]:
         """Lock an event's row for as long as the block runs; then commit."""
