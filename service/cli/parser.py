@@ -63,6 +63,8 @@ def parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
     """Parse the arguments; without a command they are those of ``serve``."""
     command = next(iter(words), "serve")
     if command.startswith("-") and command not in GLOBAL_OPTIONS:
+        if suggestion := _suggestion(command, GLOBAL_OPTIONS):
+            parser.error(f"unknown option {command}{suggestion}")
         command = "serve"
         words = [command, *words]
     elif command not in (*parser.command_names, *GLOBAL_OPTIONS):
@@ -85,12 +87,12 @@ def _unknown_argument(argument: str, parser: Parser) -> str:
     setting = option.removeprefix("--").replace("-", "_")
     if setting in Settings.__dataclass_fields__:
         return f"unknown option {option}: set the environment variable {setting.upper()}"
-    options = re.findall(r"--\w+", parser.format_usage())
-    return f"unknown option {option}{_suggestion(option, [*options, *GLOBAL_OPTIONS])}"
+    options = [*re.findall(r"--\w+", parser.format_usage()), "--help"]
+    return f"unknown option {option}{_suggestion(option, options)}"
 
 
 def _suggestion(word: str, known: Iterable[str]) -> str:
-    matches = difflib.get_close_matches(word, list(known), n=1)
+    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)
     return f": did you mean {matches[0]}?" if matches else ""
 
 
@@ -147,7 +149,7 @@ def build_parser() -> Parser:
         CORS_ORIGINS             the origins of pages that may call the service
         LOG_FORMAT               text or json (text)
         LOG_LEVEL                debug, info, warning or error (info)
-        BATCH_ACROSS_EVENTS      whether a transaction may change several events (true)
+        BATCH_ACROSS_EVENTS      whether a batch may change several events (true)
         QUEUE_LIMIT              the most changes that may wait in a worker (5000)
         SQL_DIR                  the folder of the SQL statements
         """,
