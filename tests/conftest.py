@@ -27,6 +27,7 @@ from tests.support.client import SEEN_RESPONSES, Client
 from tests.support.database import PGBOUNCER, POOLER_PORT, SERVICE_ROLE, Database, create_database
 from tests.support.run_log import RUN_LOG
 from tests.support.services import RunningService, Starter, settings_for_tests
+from tests.support.tools import report_missing
 from tests.support.waiting import wait_until
 
 
@@ -35,6 +36,14 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if config.option.markexpr != "core" or not collection_path.match("test_*.py"):
         return None
     return "pytest.mark.core" not in collection_path.read_text() or None
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test whose tool is missing, or fail it in CI."""
+    for mark in item.iter_markers("needs"):
+        found, reason = mark.args
+        if not found:
+            report_missing(reason)
 
 
 def pytest_sessionfinish() -> None:

@@ -25,6 +25,9 @@ def stop_with_parent(parent: int, death_signal: signal.Signals) -> Callable[[], 
         return lambda: None
 
     def request_signal() -> None:
+        # A parent in the background of a shell may ignore SIGINT, and its children inherit that.
+        if signal.getsignal(death_signal) is signal.SIG_IGN:
+            signal.signal(death_signal, signal.SIG_DFL)
         prctl(_PR_SET_PDEATHSIG, death_signal)
         if os.getppid() != parent:
             os._exit(1)

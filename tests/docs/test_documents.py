@@ -15,6 +15,7 @@ import pytest
 from service.embedded.programs import find_programs
 from tests.support.documents import REWRITES_PAGES, Reader, blocks
 from tests.support.paths import ROOT
+from tests.support.tools import needs
 from tests.support.waiting import wait_until
 
 
@@ -213,7 +214,7 @@ RUN_ELSEWHERE = {
 }
 
 
-@pytest.mark.skipif(which("curl") is None, reason="curl is not installed")
+@needs(which("curl"), "curl is missing: apt-get install curl")
 @pytest.mark.parametrize(
     "page",
     [

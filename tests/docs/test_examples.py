@@ -25,6 +25,7 @@ from tests.support.database import Database
 from tests.support.lossy_proxy import LossyProxy
 from tests.support.run_log import RUN_LOG
 from tests.support.services import RunningService, Starter
+from tests.support.tools import needs
 from tests.support.waiting import wait_until
 
 # The routes that a checkout uses.
@@ -314,7 +315,7 @@ def test_both_checkouts_have_the_same_messages(service: RunningService, tmp_path
     javascript.close()
 
 
-@pytest.mark.skipif(not HAS_EVENT_SOURCE, reason="there is no node with an EventSource")
+@needs(HAS_EVENT_SOURCE, "a node that has an EventSource (20.18 or newer) is missing")
 def test_a_watcher_reconnects_after_its_stream_was_refused(
     client: Client, service: RunningService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ import pytest
 from tests.support.database import Database
 from tests.support.paths import DOCS
 from tests.support.services import Starter
+from tests.support.tools import find_tool
 
 TOKEN = "the-organizers-own-token"  # noqa: S105 - used by tests only
 PAGE = (DOCS / "how-to" / "generate-a-client.md").read_text()
@@ -77,8 +78,7 @@ def test_a_generated_client_compiles_and_sells(
     language: str, programs: list[str], database: Database, start: Starter, tmp_path: Path
 ) -> None:
     for program in programs:
-        if shutil.which(program) is None:
-            pytest.skip(f"{program} is not installed")
+        find_tool(program)
     service = start(database, organizer_token=TOKEN)
     with service.client() as client:
         client.headers["Authorization"] = f"Bearer {TOKEN}"

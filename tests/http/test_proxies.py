@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import socket
 import subprocess
 import threading
@@ -20,6 +19,7 @@ from tests.support.database import Database
 from tests.support.services import RunningService, Starter
 from tests.support.sockets import read_all, statuses
 from tests.support.streams import watch_event
+from tests.support.tools import find_tool
 from tests.support.waiting import WAIT_SECONDS, at_once, wait_until
 
 DEPLOY = PACKAGE.parent / "docs" / "how-to" / "deploy"
@@ -93,8 +93,7 @@ class Proxy:
     @property
     def command(self) -> list[str]:
         """The command line without the options that say what to do."""
-        path = shutil.which(self.program, path=os.environ["PATH"] + ":/usr/sbin")
-        assert path is not None
+        path = find_tool(self.program)
         if self.program == "nginx":
             return [path, "-p", str(self.folder), "-e", "/dev/stderr", "-c", str(self.path)]
         return [path, "-f", str(self.path)]
@@ -125,8 +124,7 @@ def address(service: RunningService) -> str:
 @pytest.fixture(params=["nginx", "haproxy"])
 def proxy(request: pytest.FixtureRequest, folder: Path, unused_port: int) -> Proxy:
     """Each of the two proxies; the test is skipped where it is not installed."""
-    if shutil.which(request.param, path=os.environ["PATH"] + ":/usr/sbin") is None:
-        pytest.skip(f"{request.param} is not installed: apt-get install {request.param}")
+    find_tool(request.param)
     return Proxy(request.param, folder, unused_port)
 
 

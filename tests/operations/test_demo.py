@@ -4,7 +4,6 @@ A run takes three seconds, in which holds of one second can expire and be sold a
 more to start and stop a PostgreSQL and a service.
 """
 
-import fcntl
 import os
 import pty
 import re
@@ -13,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import termios
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -52,6 +50,13 @@ def find_folder(output: str) -> Path:
     return Path(folder[1])
 
 
+def begin_session() -> None:
+    """Start a program as a shell does: with its terminal, and with Ctrl-C not ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if os.isatty(1):
+        fcntl.ioctl(1, termios.TIOCSCTTY, 0)
+
+
 @contextmanager
 def run_demo(output: int) -> Iterator[subprocess.Popen[bytes]]:
     """Run a long demo on a terminal or a pipe; kill it at the end of the block."""
@@ -62,7 +67,7 @@ def run_demo(output: int) -> Iterator[subprocess.Popen[bytes]]:
         stdout=output,
         stderr=output,
         start_new_session=True,
-        preexec_fn=lambda: os.isatty(1) and fcntl.ioctl(1, termios.TIOCSCTTY, 0),
+        preexec_fn=begin_session,
     )
     os.close(output)
     try:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from service.embedded.parent import stop_with_parent
 from service.embedded.postgres import EmbeddedPostgres
 from service.embedded.programs import EmbeddedError, Programs, find_programs
 from tests.support.client import Client, code, is_live
@@ -253,3 +254,16 @@ def test_a_normal_user_can_start_it(folder: Path) -> None:
     assert child.exitcode == 0
     assert urls.get().startswith("postgresql://holdfast@/holdfast?host=")
     assert {path.stat().st_uid for path in folder.glob("postgresql-*")} == {user.pw_uid}
+
+
+def test_a_child_stops_on_sigint_where_its_parent_ignores_sigint() -> None:
+    """A shell ignores SIGINT in what it runs in the background, and children inherit that."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        child = subprocess.Popen(
+            ["/bin/sleep", "60"], preexec_fn=stop_with_parent(os.getpid(), signal.SIGINT)
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    child.send_signal(signal.SIGINT)
+    assert child.wait(WAIT_SECONDS) == -signal.SIGINT

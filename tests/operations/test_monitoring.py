@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +17,7 @@ from tests.support.client import Client, code
 from tests.support.database import Database
 from tests.support.paths import ROOT
 from tests.support.services import RunningService, Starter
+from tests.support.tools import find_tool
 from tests.support.waiting import wait_until
 
 ALERT_TESTS = Path(__file__).with_name("alerts.test.yml")
@@ -57,7 +57,7 @@ class Promtool(Protocol):
 @pytest.fixture
 def promtool() -> Promtool:
     """The checker that comes with Prometheus."""
-    program = find_program("promtool")
+    program = find_tool("promtool", package="prometheus")
 
     def run(*arguments: object) -> None:
         process = subprocess.run(
@@ -66,14 +66,6 @@ def promtool() -> Promtool:
         assert process.returncode == 0, process.stdout + process.stderr
 
     return run
-
-
-def find_program(name: str) -> str:
-    """Return the path of a program of Prometheus, or skip the test."""
-    program = shutil.which(name)
-    if program is None:
-        pytest.skip(f"{name} is not installed: apt-get install prometheus")
-    return program
 
 
 class Selector(NamedTuple):
@@ -306,7 +298,7 @@ def test_every_panel_shows_data(
     service_after_errors: RunningService, tmp_path: Path, unused_port: int
 ) -> None:
     """A real Prometheus scrapes the service and loads the rules."""
-    program = find_program("prometheus")
+    program = find_tool("prometheus", package="prometheus")
     address = service_after_errors.url.removeprefix("http://")
     configuration = (MONITOR / "prometheus.yml").read_text()
     configuration = re.sub("targets: .*", f"targets: ['{address}']", configuration)

@@ -19,6 +19,7 @@ from service.embedded.programs import OLDEST_MAJOR, system_programs
 from service.settings import resource
 from tests.support.database import Database, create_database
 from tests.support.psql_literals import literal
+from tests.support.tools import report_missing
 
 STATEMENTS = load_statements(resource("sql"))
 TICKETS_PER_EVENT = 200
@@ -303,7 +304,10 @@ def states(
     with ExitStack() as stack:
         if request.param == "15":
             if not [one for one in system_programs() if one.major == OLDEST_MAJOR]:
-                pytest.skip(f"PostgreSQL {OLDEST_MAJOR} is not installed")
+                report_missing(
+                    f"PostgreSQL {OLDEST_MAJOR} is missing: "
+                    f"apt-get install postgresql-{OLDEST_MAJOR}"
+                )
             folder = data_dir / "oldest"
             folder.mkdir()
             postgres = stack.enter_context(OldestPostgres(folder))

@@ -14,9 +14,9 @@ from types import ModuleType
 from typing import Any
 
 import httpx2
-import pytest
 
 from tests.support.paths import ROOT
+from tests.support.tools import needs
 from tests.support.waiting import WAIT_SECONDS
 
 EXAMPLES = ROOT / "docs" / "examples"
@@ -39,7 +39,7 @@ def detect_node() -> tuple[int, bool]:
 
 
 NODE_VERSION, HAS_EVENT_SOURCE = detect_node()
-needs_node = pytest.mark.skipif(NODE_VERSION < 20, reason="Node 20 or newer is not installed")
+needs_node = needs(NODE_VERSION >= 20, "Node 20 or newer is missing")
 
 
 class Clock:
