@@ -4,6 +4,7 @@ A run takes three seconds, in which holds of one second can expire and be sold a
 more to start and stop a PostgreSQL and a service.
 """
 
+import fcntl
 import os
 import pty
 import re
@@ -12,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
