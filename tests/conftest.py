@@ -41,8 +41,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a test whose tool is missing, or fail it in CI."""
     for mark in item.iter_markers("needs"):
-        found, reason = mark.args
-        if not found:
+        is_available, reason = mark.args
+        if not is_available:
             report_missing(reason)
 
 

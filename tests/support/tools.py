@@ -1,6 +1,6 @@
-"""Tools: programs of the machine that some tests need, such as nginx or Chromium.
+"""Programs that some tests need, such as nginx or Chromium.
 
-Where one is missing its tests are skipped and the skip names it; with ``CI`` set they fail.
+Tests of a missing tool are skipped with its name. If ``CI`` is set, they fail.
 """
 
 import os
@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import pytest
 
-# Servers are where only root has its path.
+# Debian installs servers outside the PATH of ordinary users.
 PATH = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
 
 CHROMIUM = (
@@ -22,11 +22,11 @@ CHROMIUM = (
 
 
 def find_tool(*names: str, package: str | None = None) -> str:
-    """Return the full path of a tool, by the first of its names that is found.
+    """Return the full path of a tool; skip or fail the test if it is missing.
 
     Args:
-        names: what it may be called.
-        package: the Debian package that has it; by default it is called like the tool.
+        names: its possible names, in order of preference.
+        package: its Debian package, if that is not called like the first name.
     """
     path = next(filter(None, (shutil.which(name, path=PATH) for name in names)), None)
     if path is None:
@@ -35,12 +35,12 @@ def find_tool(*names: str, package: str | None = None) -> str:
 
 
 def report_missing(reason: str) -> NoReturn:
-    """Skip the test for want of a tool, or fail it where ``CI`` is set."""
+    """Skip the test, or fail it if ``CI`` is set."""
     if os.environ.get("CI"):
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
 
 
-def needs(found: object, reason: str) -> pytest.MarkDecorator:
-    """Return the mark of a test that needs a tool, which has been found or not."""
-    return pytest.mark.needs(bool(found), reason)
+def needs(is_available: object, reason: str) -> pytest.MarkDecorator:
+    """Return the mark of a test that needs a tool."""
+    return pytest.mark.needs(bool(is_available), reason)
