@@ -113,11 +113,11 @@ def test_a_checkout_completes_a_sale(
         alice = buyer(event, proxy.url)
         assert alice.do("reserve", 2) == "reserved"
         assert client.find_event(event)["reservedTickets"] == 2
-        assert alice.do("look") == "reserved"
+        assert alice.do("refresh") == "reserved"
         assert alice.do("pay") == "purchased"
         bob = buyer(event, proxy.url, "bob")
         assert bob.do("reserve", 1) == "reserved"
-        assert bob.do("give_back") == "user_cancelled"
+        assert bob.do("cancel") == "user_cancelled"
     assert proxy.routes == ROUTES_OF_CHECKOUT
     counts = client.find_event(event)
     assert (counts["purchasedTickets"], counts["availableTickets"]) == (2, 1)
@@ -149,6 +149,17 @@ def test_a_killed_checkout_resumes_with_the_same_tickets(
         assert resumed.do("pay") == "purchased"
 
 
+def test_a_checkout_pays_for_what_is_left_of_its_order(client: Client, buyer: Buyers) -> None:
+    event = client.create_event(tickets=2)
+    alice = buyer(event)
+    alice.do("reserve", 2)
+    owner = alice.saved_order["fingerprint"]
+    client.cancel(client.list_user_tickets(owner).json()["data"][0]["id"], owner)
+    assert alice.do("refresh") == "reserved"
+    assert alice.do("pay") == alice.do("pay") == "purchased"
+    assert client.find_event(event)["purchasedTickets"] == 1
+
+
 def test_an_expired_hold_is_not_paid_and_is_available_to_others(
     client: Client, database: Database, buyer: Buyers
 ) -> None:
@@ -157,7 +168,7 @@ def test_an_expired_hold_is_not_paid_and_is_available_to_others(
     alice.do("reserve", 1)
     (ticket,) = client.list_user_tickets(alice.saved_order["fingerprint"]).json()["data"]
     database.expire_hold(ticket["id"])
-    assert alice.do("look") == "HOLD_EXPIRED"
+    assert alice.do("refresh") == "HOLD_EXPIRED"
     assert alice.do("pay") == "HOLD_EXPIRED"
     assert alice.do("reserve", 1) == "HOLD_EXPIRED"
     assert buyer(event, name="bob").do("reserve", 1) == "reserved"
@@ -198,7 +209,7 @@ def test_a_retry_after_a_lost_response_does_nothing_twice(
         assert do_losing_response(alice, "pay") == "purchased"
         bob = buyer(event, proxy.url, "bob")
         assert do_losing_response(bob, "reserve", 3) == "reserved"
-        assert do_losing_response(bob, "give_back") == "user_cancelled"
+        assert do_losing_response(bob, "cancel") == "user_cancelled"
     assert {*alice.retry_codes, *bob.retry_codes} == {"OUTCOME_UNKNOWN"}
     counts = client.find_event(event)
     assert (counts["purchasedTickets"], counts["allocatedTickets"]) == (2, 2)
@@ -255,13 +266,16 @@ def cause(code: str, client: Client, event: str, alice: PythonCheckout | NodeChe
         alice.overwrite_order(**overwritten[code])
         return alice.do("reserve", 3) if code == "IDEMPOTENCY_KEY_REUSED" else alice.do("pay")
     owner = alice.saved_order["fingerprint"]
-    ticket = client.list_user_tickets(owner).json()["data"][0]["id"]
-    if code == "ALREADY_CANCELLED":
-        client.cancel(ticket, owner)
-    else:
-        client.pay(ticket, owner)
-    if code == "ALREADY_REFUNDED":
-        client.refund(ticket)
+    tickets = [ticket["id"] for ticket in client.list_user_tickets(owner).json()["data"]]
+    if code == "ALREADY_PURCHASED":
+        client.pay(tickets[0], owner)
+        return alice.do("cancel")
+    for ticket in tickets:
+        if code == "ALREADY_CANCELLED":
+            client.cancel(ticket, owner)
+        else:
+            client.pay(ticket, owner)
+            client.refund(ticket)
     return alice.do("pay")
 
 
@@ -311,7 +325,7 @@ def test_a_checkout_has_a_message_for_every_code(client: Client, buyer: Buyers) 
 @needs_node
 def test_both_checkouts_have_the_same_messages(service: RunningService, tmp_path: Path) -> None:
     javascript = NodeCheckout(service.url, UNKNOWN, tmp_path)
-    assert javascript.messages == load_checkout().TOLD
+    assert javascript.messages == load_checkout().MESSAGES
     javascript.close()
 
 

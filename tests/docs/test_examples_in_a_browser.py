@@ -11,9 +11,16 @@ from tests.support.browser import Browser
 from tests.support.checkouts import EXAMPLES
 from tests.support.database import Database
 from tests.support.services import Starter
+from tests.support.waiting import wait_until
 
 # The page's elements are globals by their ids.
 IS_HELD = "window.held?.hidden === false && /^1[45]:[0-9]{2}$/.test(left.textContent)"
+
+# Headless Chromium has no window to hide, so the page is told that it is hidden or shown again.
+SHOW = (
+    "Object.defineProperty(document, 'hidden', {{value: {hidden}, configurable: true}});"
+    "document.dispatchEvent(new Event('visibilitychange'))"
+)
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
@@ -55,16 +62,16 @@ def test_the_page_sells_in_a_browser_from_another_origin(
             page.call("Page.reload")
             page.wait_for(f"!window.before && {IS_HELD}")
             page.click("#pay")
-            page.wait_for("told.textContent === 'Bought.'")
+            page.wait_for("message.textContent === 'Bought.'")
 
             page.click("#reserve")
             page.wait_for(IS_HELD)
-            page.click("#back")
-            page.wait_for("told.textContent === 'Given back.'")
+            page.click("#cancel")
+            page.wait_for("message.textContent === 'Given back.'")
 
             page.value("quantity.value = 3")
             page.click("#reserve")
-            page.wait_for("told.textContent.startsWith('There are not so many left')")
+            page.wait_for("message.textContent.startsWith('There are not enough tickets')")
             assert page.value("held.hidden && !choose.hidden")
 
             assert page.console_errors == []
@@ -74,3 +81,30 @@ def test_the_page_sells_in_a_browser_from_another_origin(
             service.url.removeprefix("http://"),
             origin.removeprefix("http://"),
         }
+
+
+def test_a_hidden_page_closes_its_stream(
+    database: Database, start: Starter, tmp_path: Path
+) -> None:
+    with serve_examples() as origin:
+        service = start(database, sweeps=False, cors_origins=origin)
+        watchers = service.state.watchers
+        with service.client() as client, Browser(tmp_path) as page:
+            event = client.create_event(tickets=3)
+            page.open(f"{origin}/checkout.html?service={service.url}&event={event}")
+            page.wait_for("window.available?.textContent === '3'")
+            page.value(SHOW.format(hidden="true"))
+            wait_until(lambda: watchers.count == 0)
+            client.hold(event)
+            page.value(SHOW.format(hidden="false"))
+            page.wait_for("available.textContent === '2'")
+            assert watchers.count == 1
+            assert page.console_errors == []
+
+
+def test_a_page_without_an_event_says_what_is_missing(tmp_path: Path) -> None:
+    with serve_examples() as origin, Browser(tmp_path) as page:
+        page.open(f"{origin}/checkout.html")
+        page.wait_for("window.message?.textContent.includes('Add ?event= and its id')")
+        assert page.value("choose.hidden && stock.hidden && held.hidden")
+        assert page.console_errors == []

@@ -3,7 +3,7 @@
 
 import { createInterface } from "node:readline";
 import { readFileSync, writeFileSync } from "node:fs";
-import { Checkout, TOLD, watch } from "../../docs/examples/checkout.js";
+import { Checkout, MESSAGES, watch } from "../../docs/examples/checkout.js";
 
 const [service, event, file] = process.argv.slice(2);
 const send = (result) => process.stdout.write(`${JSON.stringify(result)}\n`);
@@ -29,7 +29,7 @@ const storage = {
 };
 
 const checkout = new Checkout(service, event, storage, (refusal) => send({ retryCode: refusal.code }));
-send({ messages: TOLD });
+send({ messages: MESSAGES });
 for await (const line of createInterface({ input: process.stdin })) {
   const [verb, ...rest] = JSON.parse(line);
   if (verb === "watch") {

@@ -89,7 +89,7 @@ class PythonCheckout:
         self._service = httpx2.Client(base_url=url, timeout=WAIT_SECONDS)
         self._checkout: Any = None
         self.retry_codes: list[str] = []
-        self.messages: dict[str, str] = self._module.TOLD
+        self.messages: dict[str, str] = self._module.MESSAGES
 
     def do(self, verb: str, *arguments: int) -> str:
         """Call a method; return the status of the order, or the code of the refusal."""
@@ -102,7 +102,7 @@ class PythonCheckout:
                 self._checkout.reserve()
             else:
                 getattr(self._checkout, verb)()
-        except self._module.Refused as refusal:
+        except self._module.Refusal as refusal:
             return str(refusal.code)
         return str(self.reservation["status"])
 
@@ -185,7 +185,7 @@ class NodeCheckout:
 
     def do(self, verb: str, *arguments: int) -> str:
         """Call a method; return the status of the order, or the code of the refusal."""
-        self.send_command("giveBack" if verb == "give_back" else verb, *arguments)
+        self.send_command(verb, *arguments)
         self.reservation = self._results.get(timeout=WAIT_SECONDS)
         return str(self.reservation["code"] or self.reservation["status"])
 
