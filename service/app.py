@@ -17,12 +17,12 @@ from service.database.queries import Queries
 from service.database.statements import load_statements
 from service.logs import RequestLog
 from service.settings import Settings
-from service.web.leaving import Leaving
 from service.web.openapi import describe
 from service.web.resources import build_application
 from service.web.responses import encode
 from service.web.routes import ROUTES
 from service.web.shared_reads import SharedReads
+from service.web.shutdown_delay import ShutdownDelay
 from service.web.state import Service
 from service.web.watching import Watchers
 from service.write_path.path import WritePath
@@ -39,9 +39,9 @@ class State(TypedDict):
 async def _update_gauges(
     write_path: WritePath, watchers: Watchers, pools: dict[str, AsyncConnectionPool]
 ) -> None:
-    """Update the gauges of the metrics until cancelled."""
+    """Update the gauges of the metrics until canceled."""
     while True:
-        metrics.QUEUE.set(write_path.pending_changes)
+        metrics.PENDING_CHANGES.set(write_path.pending_changes)
         metrics.DELAYED_REFUSALS.set(write_path.delayed_refusals)
         metrics.WATCHERS.set(watchers.count)
         metrics.observe_pools({name: pool.get_stats() for name, pool in pools.items()})
@@ -56,22 +56,24 @@ def create_app(
     Args:
         settings: the service's settings.
         dsn: the address of the database.
-        environment: pooler and Citus, as detected by the checks at startup.
+        environment: whether the database is behind a pooler, and whether it is Citus.
 
     Raises:
-        BrokenStatement: a file of ``sql/`` breaks a rule.
+        BrokenStatement: a file of ``sql/`` is missing or breaks a rule of ``load_statements``.
     """
     statements = load_statements(settings.sql_dir)
-    pooled = environment.is_pooled
+    behind_pooler = environment.is_behind_pooler
     description = encode(describe(ROUTES, settings))
     request_log = RequestLog(
-        settings.log_level in ("debug", "info"), settings.log_format == "json", sys.stderr
+        is_enabled=settings.log_level in ("debug", "info"),
+        as_json=settings.log_format == "json",
+        out=sys.stderr,
     )
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[State]:
-        make_pool = partial(create_pool, dsn, pooled=pooled)
-        make_queries = partial(Queries, statements=statements, pooled=pooled)
+        make_pool = partial(create_pool, dsn, behind_pooler=behind_pooler)
+        make_queries = partial(Queries, statements=statements, behind_pooler=behind_pooler)
         reads = make_pool(limits.READ_CONNECTIONS, limits.MAX_WAITING_READS)
         writes = make_pool(
             limits.WRITE_CONNECTIONS, settings.queue_limit, environment.write_options
@@ -84,7 +86,7 @@ def create_app(
             watch_queries = make_queries(watching)
             write_path = WritePath(
                 writes,
-                Transactions(statements, settings.hold_seconds, pooled=pooled),
+                Transactions(statements, settings.hold_seconds, behind_pooler=behind_pooler),
                 lookup_queries,
                 across_events=settings.batch_across_events,
                 queue_limit=settings.queue_limit,
@@ -95,11 +97,13 @@ def create_app(
                 asyncio.create_task(watchers.run()),
                 asyncio.create_task(_update_gauges(write_path, watchers, pools)),
             ]
-            leaving = Leaving()
-            leaving.catch_sigterm()
+            shutdown_delay = ShutdownDelay()
+            shutdown_delay.catch_sigterm()
+            # The garbage collector never searches the objects that exist by now.
             gc.freeze()
             gc.set_threshold(*limits.GC_THRESHOLDS)
             try:
+                # Handlers use the yielded state; tests also read the application's.
                 app.state.service = Service(
                     settings,
                     write_path,
@@ -109,7 +113,7 @@ def create_app(
                     make_queries(lists),
                     watchers,
                     request_log,
-                    leaving,
+                    shutdown_delay,
                     description,
                 )
                 yield {"service": app.state.service}

@@ -47,7 +47,7 @@ class RequestLine(msgspec.Struct, omit_defaults=True, gc=False):
 
     time: str
     level: str
-    request: str
+    request: str  # the request ID
     method: str
     route: str
     status: int
@@ -69,7 +69,7 @@ class RequestLog:
     """Collects the lines of requests for LOG_FLUSH_SECONDS and writes them together."""
 
     def __init__(self, is_enabled: bool, as_json: bool, out: TextIO) -> None:
-        self.is_enabled = is_enabled
+        self.is_enabled = is_enabled  # callers check it before they call ``add``
         self._render: Callable[[RequestLine], bytes] = encode if as_json else RequestLine.text
         self._out = out
         self._lines: list[bytes] = []
@@ -81,16 +81,23 @@ class RequestLog:
         if not self._lines:
             asyncio.get_running_loop().call_later(limits.LOG_FLUSH_SECONDS, self.flush)
         line = RequestLine(
-            *(_format_time(time.time()), "info", REQUEST_ID.get(), method, route, status),
-            *(round(seconds * 1000, 1), id_, code),
+            _format_time(time.time()),
+            "info",
+            REQUEST_ID.get(),
+            method,
+            route,
+            status,
+            round(seconds * 1000, 1),
+            id_,
+            code,
         )
         self._lines.append(self._render(line))
 
     def flush(self) -> None:
         """Write the collected lines.
 
-        A write is at most PIPE_BUF bytes where possible: a pipe does not interleave it with the
-        writes of other workers.
+        A write is at most PIPE_BUF bytes, unless one line is longer: if stderr is a pipe, such a
+        write is never mixed with the writes of other workers.
         """
         lines, self._lines = self._lines, []
         chunk = bytearray()
@@ -135,7 +142,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """Formats a message as JSON."""
+    """Formats a message as JSON, with the request ID."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""

@@ -22,8 +22,9 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+# The environment variable by which prometheus_client finds the files of all workers.
+_FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+_BUCKETS_IN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -34,7 +35,7 @@ REQUEST_SECONDS = Histogram(
     "Time until the response to a request was ready.",
     ["method", "route", "status"],
     registry=REGISTRY,
-    buckets=_SECONDS,
+    buckets=_BUCKETS_IN_SECONDS,
 )
 REFUSALS = Counter("holdfast_refusals", "Refused requests by code.", ["code"], registry=REGISTRY)
 TICKETS = Counter(
@@ -50,13 +51,13 @@ BATCH_SECONDS = Histogram(
     "holdfast_batch_seconds",
     "Time from sending a transaction to its commit.",
     registry=REGISTRY,
-    buckets=_SECONDS,
+    buckets=_BUCKETS_IN_SECONDS,
 )
-LOCK_SECONDS = Histogram(
+LOCK_WAIT_SECONDS = Histogram(
     "holdfast_lock_wait_seconds",
     "Time that a transaction waited for the locks of its events.",
     registry=REGISTRY,
-    buckets=_SECONDS,
+    buckets=_BUCKETS_IN_SECONDS,
 )
 BATCHES_FAILED = Counter(
     "holdfast_batches_failed",
@@ -64,7 +65,7 @@ BATCHES_FAILED = Counter(
     ["reason"],
     registry=REGISTRY,
 )
-QUEUE = Gauge(
+PENDING_CHANGES = Gauge(
     "holdfast_queue_requests",
     "Changes that are accepted and not yet resolved.",
     registry=REGISTRY,
@@ -87,11 +88,11 @@ CONNECTIONS = Gauge(
     multiprocess_mode="livesum",
 )
 
-if _FOLDER not in os.environ:
+# The metrics of one process, such as its memory, cannot be added up.
+if _FOLDER_VARIABLE not in os.environ:
     ProcessCollector(registry=REGISTRY)
 
-
-# Start at 0, so that the first occurrence is an increase.
+# Create these series with the value 0, so that Prometheus sees the first occurrence as an increase.
 for change in ("reserved", "purchased", "expired", "user_cancelled", "refunded"):
     TICKETS.labels(change)
 BATCHES_FAILED.labels("lost")
@@ -99,13 +100,13 @@ BATCHES_FAILED.labels("lost")
 
 @contextmanager
 def multiprocess_mode() -> Iterator[None]:
-    """Provide the folder in which the workers started in the block write their metrics."""
+    """Create the folder for the metrics of the workers that are started in the block."""
     with tempfile.TemporaryDirectory(prefix="holdfast-metrics-") as folder:
-        os.environ[_FOLDER] = folder
+        os.environ[_FOLDER_VARIABLE] = folder
         try:
             yield
         finally:
-            del os.environ[_FOLDER]
+            del os.environ[_FOLDER_VARIABLE]
 
 
 def observe_pools(stats: Mapping[str, Mapping[str, int]]) -> None:
@@ -118,7 +119,7 @@ def observe_pools(stats: Mapping[str, Mapping[str, int]]) -> None:
 
 def render() -> bytes:
     """Return the metrics of all workers in Prometheus's text format."""
-    folder = os.environ.get(_FOLDER)
+    folder = os.environ.get(_FOLDER_VARIABLE)
     if folder is None:
         return generate_latest(REGISTRY)
     _remove_gauges_of_ended_workers(folder)

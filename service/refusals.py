@@ -32,7 +32,7 @@ class Allocated(Struct, rename="camel", gc=False):
 
 
 class InTheWay(Struct, rename="camel", gc=False):
-    """The ticket because of which a request about its reservation is refused."""
+    """The ticket of a reservation that caused the refusal of a request about the reservation."""
 
     ticket_id: Id
 
@@ -49,7 +49,7 @@ class Refusal:
     error: str
     details: Details | None = None
     headers: dict[str, str] = field(default_factory=dict)
-    # An example of its details for OpenAPI, which also derives their type from it.
+    # Example details for the OpenAPI description, which derives the schema from their type.
     example_details: Details | None = None
 
     def with_details(self, details: Details) -> "Refusal":

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 # A UUID in its canonical text form: ids are only compared and passed on, so text is enough.
 Uuid = NewType("Uuid", str)
-# The same in bodies of requests and responses, where OpenAPI describes the format.
+# A Uuid in the body of a request or a response: OpenAPI describes its format.
 Id = Annotated[Uuid, Meta(extra_json_schema={"format": "uuid"})]
 
 AllocationStatus = Literal["reserved", "purchased", "expired", "user_cancelled", "refunded"]
@@ -37,7 +37,7 @@ class LastEvent(Struct, frozen=True, gc=False):
 
 
 class Check(Struct, frozen=True, gc=False):
-    """The result of one check of the audit for one event."""
+    """The result of one of the audit's checks, for one event."""
 
     event_id: Uuid
     name: str
@@ -47,7 +47,7 @@ class Check(Struct, frozen=True, gc=False):
 
 
 class Event(Struct, frozen=True, gc=False):
-    """A row of ``events``. Queries do not count expired holds as allocated."""
+    """A row of ``events``. Queries leave expired holds out of ``allocated_tickets``."""
 
     id: Uuid
     name: str
@@ -60,7 +60,10 @@ class Event(Struct, frozen=True, gc=False):
     version: int
 
     def as_of(self, entry: "EventLedger") -> "Event":
-        """Return the event with the counts of a row of its ledger, and its other current values."""
+        """Return this event with the counts, version and time of a row of its ledger.
+
+        The ledger has no other values: the name and the date stay the current ones.
+        """
         return replace(
             self,
             total_tickets=entry.total_tickets,
@@ -86,7 +89,10 @@ class TicketAllocation(Struct, frozen=True, gc=False):
 
 
 class EventPrivate(Struct, frozen=True, gc=False):
-    """A row of ``event_private``: the secret from which actors and the ids of keys are derived."""
+    """A row of ``event_private``.
+
+    The ledger's actors, and the reservation ids of idempotency keys, are derived from the secret.
+    """
 
     event_id: Uuid
     secret: Uuid

@@ -24,12 +24,12 @@ from service.database.connections import (
     PLAIN_POSTGRES,
     Environment,
     conninfo,
-    is_behind_pooler,
+    is_pooler_address,
     loggable_dsn,
 )
-from service.database.fitness import check_database, check_statements
 from service.database.grants import lacks_rights
 from service.database.migrations import migrate, pending_migrations
+from service.database.startup_checks import check_database, check_statements
 from service.database.statements import Statements, load_statements
 from service.embedded.parent import stop_with_parent
 from service.embedded.postgres import EmbeddedPostgres
@@ -37,8 +37,8 @@ from service.logs import configure_logs
 from service.settings import Settings, read_settings
 from service.web.protocol import Protocol
 
-# Environment variables for the workers: the database's URL and the parent's pid, which are known
-# only at run time, and whether the database is behind a pooler and is Citus ("": no).
+# Environment variables that the parent sets for its workers: the database's URL, the parent's pid,
+# whether the database is behind a pooler, and whether it is Citus (an empty value means no).
 _DSN, _PARENT = "HOLDFAST_WORKER_DSN", "HOLDFAST_WORKER_PARENT"
 _POOLED, _CITUS = "HOLDFAST_WORKER_POOLED", "HOLDFAST_WORKER_CITUS"
 
@@ -54,27 +54,27 @@ def serve(settings: Settings) -> None:
         CannotServe, DatabaseUnfit, EmbeddedError, BrokenStatement: with a message of one line.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
-        # uvicorn handles both signals while it serves, and raises them again when it has
-        # stopped. Then, and before uvicorn starts, this handler exits through every finally.
+        # Before uvicorn starts, a signal raises SystemExit here, so that every ``finally`` runs.
+        # uvicorn handles both signals while it serves, and raises them again after it has stopped.
         signal.signal(number, _exit)
     try:
-        _start(settings)
+        _open_database_and_serve(settings)
     except SystemExit as stop:
         if stop.code:
             raise CannotServe("the service could not start: see the error above") from None
     _print("holdfast stopped")
 
 
-def _start(settings: Settings) -> None:
-    """Check or start the database, and serve."""
+def _open_database_and_serve(settings: Settings) -> None:
+    """Check DATABASE_URL or start the embedded PostgreSQL, and serve."""
     configure_logs(settings.log_level, settings.log_format == "json")
     statements = load_statements(settings.sql_dir)
     if settings.database_url is not None:
         environment = _check(settings.database_url, statements, settings.workers)
-        notes = ", behind a pooler" if environment.is_pooled else ""
+        notes = ", behind a pooler" if environment.is_behind_pooler else ""
         notes += ", on Citus" if environment.is_citus else ""
         _print(f"database: {loggable_dsn(settings.database_url)}{notes}")
-        _listen(settings, settings.database_url, environment)
+        _serve_http(settings, settings.database_url, environment)
         return
     with EmbeddedPostgres(settings.data_dir) as postgres:
         dsn = postgres.dsn
@@ -84,7 +84,7 @@ def _start(settings: Settings) -> None:
         _check(dsn, statements, settings.workers)
         _print(f"database: an embedded PostgreSQL in {postgres.cluster}")
         with postgres.keep_running():
-            _listen(settings, dsn)
+            _serve_http(settings, dsn)
 
 
 def worker() -> Starlette:
@@ -121,8 +121,10 @@ def server_config(settings: Settings, app: Starlette | str) -> uvicorn.Config:
 def _check(dsn: str, statements: Statements, workers: int) -> Environment:
     """Check that the database is reachable, durable, migrated, and grants the needed rights."""
     try:
-        pooled = is_behind_pooler(dsn, statements)
-        with psycopg.connect(conninfo(dsn, pooled=pooled), autocommit=True) as connection:
+        behind_pooler = is_pooler_address(dsn, statements)
+        with psycopg.connect(
+            conninfo(dsn, behind_pooler=behind_pooler), autocommit=True
+        ) as connection:
             server = check_database(connection, statements, workers)
             try:
                 if pending := pending_migrations(connection, statements):
@@ -139,7 +141,7 @@ def _check(dsn: str, statements: Statements, workers: int) -> Environment:
             f"the database cannot be reached: {loggable_dsn(dsn)}: {_reason(error)}; "
             "start it, or correct DATABASE_URL"
         ) from None
-    return Environment(pooled, server.is_citus)
+    return Environment(behind_pooler, server.is_citus)
 
 
 def _names(pending: list[str]) -> str:
@@ -154,7 +156,7 @@ def _reason(error: psycopg.OperationalError) -> str:
     return lines[0].rpartition(" failed: ")[2].removeprefix("FATAL:").strip()
 
 
-def _listen(settings: Settings, dsn: str, environment: Environment = PLAIN_POSTGRES) -> None:
+def _serve_http(settings: Settings, dsn: str, environment: Environment = PLAIN_POSTGRES) -> None:
     """Serve HTTP until a signal to stop, in this process or in several workers."""
     if settings.workers == 1:
         config = server_config(settings, create_app(settings, dsn, environment))
@@ -163,7 +165,7 @@ def _listen(settings: Settings, dsn: str, environment: Environment = PLAIN_POSTG
         uvicorn.Server(config).run([listening])
         return
     os.environ[_DSN], os.environ[_PARENT] = dsn, str(os.getpid())
-    os.environ[_POOLED] = "yes" if environment.is_pooled else ""
+    os.environ[_POOLED] = "yes" if environment.is_behind_pooler else ""
     os.environ[_CITUS] = "yes" if environment.is_citus else ""
     config = server_config(settings, "service.serving:worker")
     listening = bind(settings)
@@ -190,7 +192,7 @@ def bind(settings: Settings) -> socket.socket:
         listening.close()
         raise CannotServe(_bind_error(settings, error)) from None
     if hasattr(socket, "TCP_USER_TIMEOUT"):
-        # Accepted connections inherit it: a client that reads nothing is disconnected after it.
+        # Accepted connections inherit this timeout; it disconnects a client that reads nothing.
         milliseconds = int(limits.TCP_USER_TIMEOUT_SECONDS * 1000)
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
     listening.set_inheritable(True)
@@ -215,7 +217,9 @@ def _print_addresses(settings: Settings, listening: socket.socket) -> None:
     _print(f"box office: {page}/")
     _print(f"API documentation: {page}/docs")
     if settings.organizer_token is None and not _is_loopback(settings.host):
-        _print("warning: anyone who can reach it can act as an organizer: set ORGANIZER_TOKEN")
+        _print(
+            "warning: anyone who can reach the service can act as an organizer: set ORGANIZER_TOKEN"
+        )
 
 
 def _is_loopback(host: str) -> bool:

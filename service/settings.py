@@ -42,11 +42,11 @@ class Settings:
     hold_seconds: int
     max_tickets_per_request: int
     organizer_token: str | None  # if set, the organizer's routes require it
-    cors_origins: tuple[str, ...]  # of the pages that browsers let call the service; "*": all
+    cors_origins: tuple[str, ...]  # websites that may call the service; "*": all
     log_format: str  # "text" or "json"
     log_level: str
     batch_across_events: bool  # whether one transaction may contain changes of several events
-    queue_limit: int  # the most changes that may wait in one worker's queue
+    queue_limit: int  # how many changes one worker may have pending; more are refused
     sql_dir: Path  # the folder of the statements
 
 
@@ -93,7 +93,7 @@ def _state_dir() -> Path:
 
 
 def _database_url(text: str) -> str | None:
-    """Return the URL in libpq's form; in yoyo's form, its scheme also names the driver."""
+    """Return the URL for libpq; yoyo's scheme ``postgresql+psycopg`` is accepted too."""
     if not text:
         return None
     scheme, found, rest = text.partition("://")
@@ -113,7 +113,7 @@ def _database_url(text: str) -> str | None:
 
 
 def _token(text: str) -> str | None:
-    """Return the token if a header can contain it; the error message does not repeat it."""
+    """Return the token if a header can contain it; the error does not repeat a secret."""
     if not all("!" <= character <= "~" for character in text):
         raise SettingsError(
             "ORGANIZER_TOKEN is invalid: expected visible ASCII characters without spaces"

@@ -1,6 +1,7 @@
 """The write path: changes to tickets, batched into transactions, and the sweeper of expired holds.
 
-A reservation passes through ``path``, ``lanes``, ``batches`` and ``transaction``, in this order.
+A change passes through ``path``, ``lanes``, ``batches`` and ``transaction``, in this order.
 
-Imports ``database`` and the flat modules; knows nothing of HTTP and never imports ``web``.
+This package imports ``database`` and the flat modules. It never imports ``web``: it does not depend
+on HTTP.
 """

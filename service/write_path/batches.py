@@ -32,12 +32,12 @@ class QueuedChange:
 
 
 class Deadline:
-    """Resolves each change of a batch with a refusal when its deadline is reached.
+    """Refuses each change of a batch that is not resolved by its own deadline.
 
     Args:
         batch: the changes.
-        when: returns the deadline of a change.
-        refusal: the result of changes that are not resolved by then.
+        when: returns the deadline of a change, one of its two.
+        refusal: the result of a change that is not resolved by then.
     """
 
     def __init__(
@@ -68,13 +68,13 @@ class Deadline:
 def take_batch(queue: deque[QueuedChange]) -> list[QueuedChange]:
     """Remove the changes of the next transaction from the head of a queue, and return them.
 
-    Changes that are too late are refused on the way.
+    Changes that are too late to be sent are refused instead.
     """
     batch: list[QueuedChange] = []
     quantities: dict[tuple[Uuid, str, str], int] = {}
     now = asyncio.get_running_loop().time()
     tickets = 0
-    while queue and len(batch) < limits.MAX_BATCH_REQUESTS:
+    while queue and len(batch) < limits.MAX_BATCH_CHANGES:
         change = queue[0].change
         if queue[0].send_before <= now:
             queue.popleft().resolve(BUSY)
@@ -85,8 +85,8 @@ def take_batch(queue: deque[QueuedChange]) -> list[QueuedChange]:
         if batch and tickets > limits.MAX_BATCH_TICKETS:
             break
         if isinstance(change, Reserve) and change.idempotency_key:
-            # The outcome of a key's second quantity depends on the outcome of the first: it
-            # waits for the next batch.
+            # A key that is used again with another quantity waits for the next batch: its outcome
+            # depends on the outcome of the first use.
             key = (change.event_id, change.user_fingerprint, change.idempotency_key)
             if quantities.setdefault(key, change.quantity) != change.quantity:
                 break
@@ -94,7 +94,7 @@ def take_batch(queue: deque[QueuedChange]) -> list[QueuedChange]:
     return batch
 
 
-def refuse_late(batch: Sequence[QueuedChange]) -> list[QueuedChange]:
+def refuse_overdue(batch: Sequence[QueuedChange]) -> list[QueuedChange]:
     """Refuse the changes that are too late to be sent, and return the others."""
     now = asyncio.get_running_loop().time()
     resolve_all([queued for queued in batch if queued.send_before <= now], BUSY)

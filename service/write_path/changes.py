@@ -42,8 +42,8 @@ class Outcome(Struct, frozen=True, gc=False):
 
     code: OutcomeCode
     tickets: tuple[TicketAllocation, ...] = ()
-    # The reason of a refusal: the number of tickets available or allocated, or the ticket that
-    # decided it.
+    # More about a refusal: the number of tickets that are available or allocated, or the ticket
+    # that decided the outcome.
     detail: int | Uuid | None = None
     # How many of the tickets this change moved; earlier changes may have moved the others.
     tickets_moved: int = 0
@@ -51,48 +51,54 @@ class Outcome(Struct, frozen=True, gc=False):
     event: Event | None = None
 
 
-def read_outcomes(rows: Iterable[Row], columns: int = 2) -> Iterator[tuple[int, Outcome]]:
+def read_outcomes(rows: Iterable[Row], leading_columns: int = 2) -> Iterator[tuple[int, Outcome]]:
     """Read the rows of a statement.
 
+    Each row has two to four leading columns: the number of the change (from 1), the outcome, the
+    detail and the number of tickets moved. The columns of a ticket follow; they are null if there
+    is no ticket. A change of several tickets has one row for each of them.
+
     Args:
-        rows: in the order of their requests; a request with several tickets has several rows.
-        columns: the number of columns before the ticket's own: the request (from 1) and the
-            outcome, with 3 or more the detail, with 4 the number of tickets moved. The ticket's
-            are null if there is none.
+        rows: the rows, in the order of their changes.
+        leading_columns: how many leading columns the statement returns.
 
     Yields:
-        The index of the change among those sent, and its outcome.
+        The index of a change among the changes of its kind, and its outcome.
     """
-    for request, group in groupby(rows, key=itemgetter(0)):
-        rows_of_request = list(group)
-        first = rows_of_request[0]
-        tickets = tuple(TicketAllocation(*row[columns:]) for row in rows_of_request if row[columns])
+    for number, group in groupby(rows, key=itemgetter(0)):
+        rows_of_change = list(group)
+        first = rows_of_change[0]
+        tickets = tuple(
+            TicketAllocation(*row[leading_columns:])
+            for row in rows_of_change
+            if row[leading_columns]
+        )
         yield (
-            request - 1,
+            number - 1,
             Outcome(
                 code=first[1],
                 tickets=tickets,
-                detail=first[2] if columns > 2 else None,
-                tickets_moved=(first[3] or 0) if columns > 3 else len(tickets),
+                detail=first[2] if leading_columns > 2 else None,
+                tickets_moved=(first[3] or 0) if leading_columns > 3 else len(tickets),
             ),
         )
 
 
 class Change(Struct, frozen=True, gc=False):
-    """A request to the write path."""
+    """A request to change tickets."""
 
-    # The file of ``sql/`` that carries it out.
+    # The statement of ``sql/`` that carries it out.
     statement: ClassVar[str]
-    # The status of a ticket after it, as the metrics name it.
-    becomes: ClassVar[str] = ""
-    # How its rows are read; see read_outcomes.
-    columns: ClassVar[int] = 2
-    # Whether it has a transaction of its own, so that its failure fails no other change.
+    # The status that it gives to tickets, which is also their label in the metrics.
+    new_status: ClassVar[str] = ""
+    # How many leading columns the statement returns; see read_outcomes.
+    leading_columns: ClassVar[int] = 2
+    # Whether its batch contains no other change, so that its failure fails no other change.
     runs_alone: ClassVar[bool] = False
     # Whether it goes to its event's own lane, so that its work delays no other event.
     has_own_lane: ClassVar[bool] = False
 
-    # A change has one of these three ids.
+    # Each change has exactly one of the next three ids.
 
     @property
     def event_id(self) -> Uuid | None:
@@ -127,18 +133,18 @@ class Change(Struct, frozen=True, gc=False):
     @classmethod
     def read_outcomes(cls, rows: Iterable[Row]) -> Iterator[tuple[int, Outcome]]:
         """Read the rows of the statement: the index of each change, and its outcome."""
-        return read_outcomes(rows, cls.columns)
+        return read_outcomes(rows, cls.leading_columns)
 
 
 class ChangeByOwner(Change, frozen=True, gc=False, kw_only=True):
     """A change of a ticket, or of a reservation's tickets, that only their owner may make."""
 
-    columns = 4  # with deciding_ticket_id and tickets_moved
+    leading_columns = 4  # with deciding_ticket_id and tickets_moved
     user_fingerprint: str
-    # One of these two is set. A ticket and a reservation never change their event.
+    # One of these two is set. It determines the event, which never changes.
     ticket_id: Uuid | None = None
     reservation_id: Uuid | None = None
-    max_tickets: int = 1
+    max_tickets: int = 1  # for a reservation, the most tickets that one may have
 
     @classmethod
     def parameters(cls, changes: Sequence[Self]) -> dict[str, Any]:
@@ -154,14 +160,14 @@ class Cancel(ChangeByOwner, frozen=True, gc=False):
     """The owner cancels holds."""
 
     statement = "cancel_tickets"
-    becomes = "user_cancelled"
+    new_status = "user_cancelled"
 
 
 class Refund(Change, frozen=True, gc=False):
     """The organizer refunds a purchase."""
 
     statement = "refund_tickets"
-    becomes = "refunded"
+    new_status = "refunded"
     ticket_id: Uuid
 
     @classmethod
@@ -174,11 +180,11 @@ class Pay(ChangeByOwner, frozen=True, gc=False):
     """The owner pays for holds."""
 
     statement = "pay_tickets"
-    becomes = "purchased"
+    new_status = "purchased"
 
 
 class Update(Change, frozen=True, gc=False):
-    """The organizer renames, moves or resizes an event."""
+    """The organizer changes the name, the date or the number of tickets of an event."""
 
     statement = "update_event"
     runs_alone = True
@@ -208,8 +214,8 @@ class Reserve(Change, frozen=True, gc=False):
     """A buyer reserves tickets, all of them or none."""
 
     statement = "reserve_tickets"
-    becomes = "reserved"
-    columns = 3  # with available_tickets
+    new_status = "reserved"
+    leading_columns = 3  # with available_tickets
     event_id: Uuid
     quantity: int
     user_fingerprint: str
@@ -232,7 +238,10 @@ class Reserve(Change, frozen=True, gc=False):
 
 
 class Expire(Change, frozen=True, gc=False):
-    """The sweeper expires the holds that are due: every batch does, so this adds no statement."""
+    """The sweeper expires the holds of an event that are due.
+
+    Every batch expires the holds that are due, so this change has no statement of its own.
+    """
 
     has_own_lane = True
     event_id: Uuid

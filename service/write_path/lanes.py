@@ -1,7 +1,7 @@
 """Lanes: each is a queue of changes and the task that carries them out in batches.
 
-A lane has one transaction under way at a time. Only if PostgreSQL does not respond until the
-deadline, a second task takes over while the first still waits.
+A lane has one transaction under way at a time, with one exception: if PostgreSQL has not responded
+by the deadline, a second task carries out the next batches while the first still waits.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from service.rows import Uuid
 from service.write_path.batches import (
     Deadline,
     QueuedChange,
-    refuse_late,
+    refuse_overdue,
     resolve_all,
     take_batch,
 )
@@ -39,7 +39,7 @@ SHARED = Uuid("")
 # SQLSTATEs after which PostgreSQL recommends a retry: serialization failure, deadlock.
 _RETRIED = ("40001", "40P01")
 
-# Errors that rolled back the transaction and may not occur again: also lock_timeout,
+# SQLSTATEs of errors that may be temporary, so the client should try again: also lock_timeout,
 # statement_timeout, a read-only server, and insufficient resources (class 53).
 _TRANSIENT = (*_RETRIED, "55P03", "57014", "25006", "53")
 
@@ -51,12 +51,13 @@ class Lane:
         key: the event whose changes these are, or SHARED.
         pool: connections for the transactions.
         transactions: carries out a batch.
-        slot: entered for each batch; limits how many lanes have a transaction at once.
+        slot: entered as a context for each batch; limits how many lanes have a transaction at once.
         spawn: starts a task and keeps a reference to it.
-        deal_out: moves the changes of a failed batch of the shared lane to the lanes of their
-            events, and returns those that stay. Its second argument is True if a lock timed out.
-        on_idle: called when the queue is empty; after a lock timeout, STUCK_LANE_SECONDS later,
-            when it may have changes again.
+        move_to_event_lanes: moves the changes of a failed batch of the shared lane to the lanes of
+            their events, and returns those that stay. Its second argument is True if a lock timed
+            out.
+        on_idle: called when the queue has become empty. If the last batch had a lock timeout, the
+            call comes STUCK_LANE_SECONDS later; the lane may not be idle any more by then.
     """
 
     def __init__(
@@ -67,7 +68,9 @@ class Lane:
         *,
         slot: AbstractAsyncContextManager[None],
         spawn: Callable[[Coroutine[Any, Any, None]], None],
-        deal_out: Callable[[Sequence[QueuedChange], bool], Awaitable[list[QueuedChange]]],
+        move_to_event_lanes: Callable[
+            [Sequence[QueuedChange], bool], Awaitable[list[QueuedChange]]
+        ],
         on_idle: Callable[["Lane"], None],
     ) -> None:
         self.key = key
@@ -75,13 +78,13 @@ class Lane:
         self._transactions = transactions
         self._slot = slot
         self._spawn = spawn
-        self._deal_out = deal_out
+        self._move_to_event_lanes = move_to_event_lanes
         self._on_idle = on_idle
         self._queue: deque[QueuedChange] = deque()
         # Identifies the task that carries out the batches; None if there is none.
         self._runner: object | None = None
         self._timer: asyncio.TimerHandle | None = None
-        # Whether the lock of the last batch timed out: then the event keeps its lane for a while.
+        # Whether the last batch had a lock timeout; then the event keeps its lane for a while.
         self._is_stuck = False
 
     @property
@@ -90,7 +93,7 @@ class Lane:
         return self._runner is None and not self._queue
 
     def add(self, queued: QueuedChange) -> None:
-        """Queue a change, and start the runner if it is not running."""
+        """Queue a change, and start the timer and the runner if they are not running."""
         self._queue.append(queued)
         if self._timer is None:
             self._refuse_overdue()
@@ -98,7 +101,10 @@ class Lane:
             self._start_runner()
 
     def _refuse_overdue(self) -> None:
-        """Refuse queued changes that are too late, and set the timer for the next one."""
+        """Refuse the changes at the head of the queue that are too late to be sent.
+
+        Then set the timer for the next one.
+        """
         loop = asyncio.get_running_loop()
         while self._queue and self._queue[0].send_before <= loop.time():
             self._queue.popleft().resolve(BUSY)
@@ -107,25 +113,26 @@ class Lane:
             self._timer = loop.call_at(self._queue[0].send_before, self._refuse_overdue)
 
     def _start_runner(self) -> None:
-        """Start a runner; one that still runs ends after its current batch."""
+        """Start a new runner; an earlier one that still runs ends after its current batch."""
         self._runner = object()
         self._spawn(self._run(self._runner))
 
     async def _run(self, runner: object) -> None:
         """Carry out batch after batch until nothing is queued or another runner has taken over."""
+        # One task runs all batches, so that the next batch is sent before the handlers of this
+        # batch's changes continue.
         loop = asyncio.get_running_loop()
         REQUEST_ID.set("")  # log lines of a batch belong to no single request
         while self._queue and self._runner is runner:
             async with self._slot:
                 if batch := take_batch(self._queue):
                     # If PostgreSQL does not respond, this runner keeps waiting and another one
-                    # takes over. One task runs all batches, so that the next batch is sent before
-                    # the handlers of this one continue.
+                    # takes over.
                     takeover = loop.call_later(limits.DEADLINE_SECONDS, self._start_runner)
                     try:
                         await self._carry_out(batch)
                     except Exception:
-                        log.exception("a batch of %d has failed", len(batch))
+                        log.exception("a batch of %d changes has failed", len(batch))
                         resolve_all(batch, INTERNAL_SERVER_ERROR)
                     takeover.cancel()
         if self._runner is runner:
@@ -136,9 +143,9 @@ class Lane:
                 self._on_idle(self)
 
     async def _carry_out(self, batch: Sequence[QueuedChange], tries: int = 1) -> None:
-        """Run one transaction and resolve every change, also if it fails."""
-        # A transaction that was sent is never canceled, because it may be committing. At the
-        # deadline its changes are resolved as OUTCOME_UNKNOWN while it goes on.
+        """Run one transaction and resolve every change, even if the transaction fails."""
+        # A transaction that was sent is never canceled, because it may be committing. If it still
+        # runs at the deadline, its changes are refused as OUTCOME_UNKNOWN.
         deadline = Deadline(batch, attrgetter("respond_before"), OUTCOME_UNKNOWN)
         is_shared = self.key == SHARED
         lock_seconds = limits.SHARED_LOCK_SECONDS if is_shared else limits.LOCK_SECONDS
@@ -150,7 +157,7 @@ class Lane:
         except (*NOT_CONNECTED, NotSent):
             resolve_all(batch, BUSY)
         except psycopg.Error as error:
-            deadline.cancel()
+            deadline.cancel()  # the transaction has ended; a retry has its own deadline
             await self._handle_failure(batch, error, tries)
         else:
             self._is_stuck = False
@@ -167,20 +174,24 @@ class Lane:
         reason = "lost" if leaves_outcome_unknown(error) else (error.sqlstate or "")[:2]
         metrics.BATCHES_FAILED.labels(reason).inc()
         if leaves_outcome_unknown(error):
-            log.warning("the outcome of a batch of %d is unknown: %s", len(batch), loggable(error))
+            log.warning(
+                "the outcome of a batch of %d changes is unknown: %s", len(batch), loggable(error)
+            )
             resolve_all(batch, OUTCOME_UNKNOWN)
         elif _is_name_taken(batch, error):
             resolve_all(batch, Outcome("event_exists"))
         elif error.sqlstate in _RETRIED and tries < limits.BATCH_TRIES:
-            if retried := refuse_late(batch):
+            if retried := refuse_overdue(batch):
                 await self._carry_out(retried, tries + 1)
         elif self.key == SHARED:
-            is_locked = isinstance(error, psycopg.errors.LockNotAvailable)
-            self._queue.extendleft(reversed(await self._deal_out(batch, is_locked)))
+            lock_timed_out = isinstance(error, psycopg.errors.LockNotAvailable)
+            staying = await self._move_to_event_lanes(batch, lock_timed_out)
+            self._queue.extendleft(reversed(staying))
             if self._timer is None:
                 self._refuse_overdue()
         elif isinstance(error, psycopg.errors.LockNotAvailable):
-            # All of them need the same event's lock (or a ticket that somebody locked in psql).
+            # All changes of the batch need the lock of the same event, so halves would fail too.
+            # (It may also be one ticket that somebody has locked in psql.)
             self._is_stuck = True
             resolve_all(batch, BUSY)
         elif len(batch) > 1:
@@ -196,15 +207,15 @@ class Lane:
         half = len(batch) // 2
         # The second half is not sent yet. It is refused if the first takes too long.
         deadline = Deadline(batch[half:], attrgetter("send_before"), BUSY)
-        if first := refuse_late(batch[:half]):
+        if first := refuse_overdue(batch[:half]):
             await self._carry_out(first)
         deadline.cancel()
-        if second := refuse_late(batch[half:]):
+        if second := refuse_overdue(batch[half:]):
             await self._carry_out(second)
 
 
 def _is_name_taken(batch: Sequence[QueuedChange], error: psycopg.Error) -> bool:
-    """Whether an update, which runs alone, failed because its name and date are taken."""
+    """Whether an update, which runs alone, failed because another event has its name and date."""
     return (
         isinstance(batch[0].change, Update)
         and isinstance(error, psycopg.errors.UniqueViolation)

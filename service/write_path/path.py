@@ -5,10 +5,11 @@ Changes that arrive while a transaction is under way are queued, and go into the
 makes batches of hundreds, each of which locks an event's row once.
 
 A lane is a queue with one transaction under way at a time (``lanes``). All events share one lane.
-If a batch of the shared lane fails, its changes are dealt out: they move to lanes of their own
-events, after a lock timeout only those whose event is locked, else all of them. If a batch fails
-there, it is split in halves until only the changes that cannot be carried out fail. So an event
-that is locked delays no other event, and a change that fails makes no other change fail.
+If a batch of the shared lane fails, its changes move to lanes of their own events: after a lock
+timeout only the changes of locked events, after another error all of them. If a batch of an event's
+own lane fails, a lock timeout refuses all of its changes; after another error the batch is split in
+halves until only the changes that cannot be carried out fail. So an event that is locked delays no
+other event, and a change that fails makes no other change fail.
 """
 
 import asyncio
@@ -26,7 +27,7 @@ from service.database.connections import UNAVAILABLE
 from service.database.queries import Queries
 from service.refusals import BUSY, Refusal
 from service.rows import Uuid
-from service.write_path.batches import QueuedChange, refuse_late
+from service.write_path.batches import QueuedChange, refuse_overdue
 from service.write_path.changes import Change, Outcome
 from service.write_path.lanes import SHARED, Lane
 from service.write_path.transaction import Transactions
@@ -40,9 +41,9 @@ class WritePath:
     Args:
         pool: connections for the transactions.
         transactions: carries out a batch.
-        queries: finds the events of changes that know only a ticket or a reservation.
-        across_events: whether a batch may hold changes of several events (BATCH_ACROSS_EVENTS).
-        queue_limit: how many changes may wait at once (QUEUE_LIMIT).
+        queries: finds the event of a change that names only a ticket or a reservation.
+        across_events: whether a batch may contain changes of several events (BATCH_ACROSS_EVENTS).
+        queue_limit: how many changes may be pending at once (QUEUE_LIMIT).
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class WritePath:
         self._queries = queries
         self._across_events = across_events
         self._queue_limit = queue_limit
-        # The lanes of single events leave one connection to the shared lane.
+        # Lanes of single events use all connections but one, which is left for the shared lane.
         self._event_lane_slots = asyncio.Semaphore(limits.WRITE_CONNECTIONS - 1)
         # Changes that are accepted and not yet resolved.
         self.pending_changes = 0
@@ -95,8 +96,8 @@ class WritePath:
     async def _delay_refusal(self) -> Refusal:
         """Return BUSY after a delay with jitter; at once if too many refusals are delayed already.
 
-        Clients that ignore Retry-After would otherwise retry at once, and take the processor from
-        the changes in the queue.
+        Clients that ignore Retry-After would otherwise retry at once, and use the CPU time that the
+        queued changes need.
         """
         if self.delayed_refusals < limits.MAX_DELAYED_REFUSALS:
             self.delayed_refusals += 1
@@ -121,7 +122,9 @@ class WritePath:
             return SHARED  # no event has a lane of its own
         if event is None:
             event = (await self._find_events([change])).get(change)
-        return event if event and (event in self._lanes or not self._across_events) else SHARED
+        if event and (event in self._lanes or not self._across_events):
+            return event
+        return SHARED  # also for a ticket or a reservation that does not exist
 
     def _get_lane(self, key: Uuid) -> Lane:
         """Return the lane with this key; create it if there is none."""
@@ -133,7 +136,7 @@ class WritePath:
                 self._transactions,
                 slot=contextlib.nullcontext() if key == SHARED else self._event_lane_slots,
                 spawn=self._spawn,
-                deal_out=self._deal_out,
+                move_to_event_lanes=self._move_to_event_lanes,
                 on_idle=self._remove_lane,
             )
         return lane
@@ -148,12 +151,15 @@ class WritePath:
         self._tasks.add(task)  # the event loop keeps only weak references
         task.add_done_callback(self._tasks.discard)
 
-    async def _deal_out(self, batch: Sequence[QueuedChange], is_locked: bool) -> list[QueuedChange]:
+    async def _move_to_event_lanes(
+        self, batch: Sequence[QueuedChange], lock_timed_out: bool
+    ) -> list[QueuedChange]:
         """Move the changes of a batch of the shared lane to the lanes of their events.
 
         Args:
-            batch: the changes, whose transaction was rolled back.
-            is_locked: whether a lock timed out; then only changes of locked events are moved.
+            batch: the changes; their transaction was rolled back.
+            lock_timed_out: whether that was for a lock timeout; then only the changes of locked
+                events are moved.
 
         Returns:
             The changes that stay in the shared lane.
@@ -162,7 +168,7 @@ class WritePath:
         unlocked: set[Uuid] = set()
         try:
             events = await self._find_events(changes)
-            if is_locked:
+            if lock_timed_out:
                 unlocked = await self._queries.find_unlocked_events(list(set(events.values())))
         except (psycopg.OperationalError, *UNAVAILABLE):
             log.warning("the query for the events of a batch failed")
@@ -170,7 +176,7 @@ class WritePath:
         if unlocked >= set(events.values()):
             unlocked = set()  # no event is locked any more: move all, as after any other error
         staying: list[QueuedChange] = []
-        for queued in refuse_late(batch):
+        for queued in refuse_overdue(batch):
             event = events.get(queued.change)
             if event is None:
                 queued.resolve(BUSY)  # there is no such ticket, or the query for its event failed
@@ -181,7 +187,7 @@ class WritePath:
         return staying
 
     async def _find_events(self, changes: Sequence[Change]) -> dict[Change, Uuid]:
-        """Return the event of each change, without those whose ticket or reservation is unknown."""
+        """Return the event of each change; leave out changes whose event is not found."""
         events_by_id: dict[Uuid | None, Uuid] = {}
         if tickets := [change.ticket_id for change in changes if change.ticket_id]:
             rows = await self._queries.find_tickets(tickets, limits.EVENT_LOOKUP_SECONDS)

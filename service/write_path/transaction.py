@@ -1,9 +1,9 @@
 """Transactions: one batch of changes is one transaction, sent in one pipeline and one round trip.
 
 The order of the statements guarantees that no event is oversold. The first statement locks the
-events. The next expires the holds that are due. Then the changes follow, kind by kind, and each
-kind writes its row of the ledger. Each statement sees the effects of those before it, and reads
-the clock while the locks are held.
+events. The next expires the holds that are due. Then there is one statement for each kind of change
+in the batch, which also writes the rows of the ledger. Each statement sees the effects of those
+before it, and reads the clock while the locks are held.
 """
 
 import logging
@@ -31,19 +31,22 @@ from service.write_path.changes import (
 
 log = logging.getLogger(__name__)
 
-# Statements that run before the changes of every batch, and after those of batches that need them.
+# Statements that run in every batch, before its changes.
 BEFORE = ("limit_waits", "lock_events", "expire_tickets")
+# Statements that run after the changes, in the batches that need them.
 AFTER = ("find_replays", "find_events")
 
 
 class Transactions:
     """Carries out batches of changes."""
 
-    def __init__(self, statements: Statements, hold_seconds: int, *, pooled: bool = False) -> None:
+    def __init__(
+        self, statements: Statements, hold_seconds: int, *, behind_pooler: bool = False
+    ) -> None:
         self._hold = {"hold": f"{hold_seconds} s"}
         names = [*BEFORE, *(kind.statement for kind in KINDS_IN_ORDER), *AFTER]
         self._statements = {name: statements[name] for name in names}
-        self._pipeline = Pipeline(list(self._statements.values()), pooled=pooled)
+        self._pipeline = Pipeline(list(self._statements.values()), unprepared=behind_pooler)
 
     async def run(
         self, connection: psycopg.AsyncConnection, changes: Sequence[Change], lock_seconds: float
@@ -75,6 +78,7 @@ class Transactions:
             "lock_timeout": f"{lock_seconds} s",
             "statement_timeout": f"{limits.STATEMENT_SECONDS} s",
         }
+        # Expire as many holds as the changes need, so that no available ticket is called sold out.
         needed = sum(change.tickets_needed for change in changes)
         most = min(max(limits.SWEEP_TICKETS, needed), limits.MAX_INTEGER)
 
@@ -105,16 +109,18 @@ class Transactions:
 def _update_metrics(
     changes: Sequence[Change], outcomes: Sequence[Outcome], rows: Mapping[str, list[Row]]
 ) -> None:
-    """Count the tickets of a committed batch, and observe how long it waited for its locks."""
+    """Count the tickets that a committed batch moved, and record its wait for locks."""
     moved: Counter[str] = Counter()
     for change, outcome in zip(changes, outcomes, strict=True):
         if outcome.code == "granted":
-            moved[change.becomes] += outcome.tickets_moved
+            moved[change.new_status] += outcome.tickets_moved
     moved["expired"] += sum(tickets for _, tickets in rows["expire_tickets"])
-    for becomes, tickets in moved.items():
+    for new_status, tickets in moved.items():
         if tickets:
-            metrics.TICKETS.labels(becomes).inc(tickets)
-    metrics.LOCK_SECONDS.observe(max((waited for _, waited in rows["lock_events"]), default=0.0))
+            metrics.TICKETS.labels(new_status).inc(tickets)
+    metrics.LOCK_WAIT_SECONDS.observe(
+        max((waited for _, waited in rows["lock_events"]), default=0.0)
+    )
 
 
 def _read_outcomes(
@@ -123,6 +129,7 @@ def _read_outcomes(
     rows: Mapping[str, list[Row]],
 ) -> list[Outcome]:
     """Return the outcome of each change, in their order, from the rows of all statements."""
+    # An Expire has no statement of its own: expire_tickets has done it.
     outcomes = {n: Outcome("granted") for n, change in enumerate(changes) if type(change) is Expire}
     for kind, indexes in kinds.items():
         for n, outcome in kind.read_outcomes(rows[kind.statement]):
