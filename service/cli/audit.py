@@ -18,7 +18,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from service import limits
-from service.database.connections import ADAPTERS, conninfo, is_behind_pooler
+from service.database.connections import ADAPTERS, conninfo, is_pooler_address
 from service.database.statements import Statements
 from service.rows import Check, Uuid
 
@@ -35,7 +35,7 @@ class Audit:
 
 
 def audit(dsn: str, statements: Statements) -> Iterator[Audit]:
-    """Check all events, and yield the same ``Audit`` after each batch.
+    """Check all events, and yield one ``Audit``, updated, after each batch.
 
     Raises:
         psycopg.Error: when the connection or a statement fails.
@@ -51,6 +51,7 @@ def audit(dsn: str, statements: Statements) -> Iterator[Audit]:
             checks = connection.execute(statements["check_events"].query, batch).fetchall()
             result.failed += [Check(*row) for row in checks]
             result.events += len(events)
+            # The second column counts all events from this batch on.
             after, result.remaining = events[-1][0], events[0][1] - len(events)
             yield result
 
@@ -58,9 +59,11 @@ def audit(dsn: str, statements: Statements) -> Iterator[Audit]:
 @contextmanager
 def _snapshot(dsn: str, statements: Statements) -> Iterator[psycopg.Connection]:
     """Give a read-only connection that reads one snapshot, without a statement timeout."""
-    pooled = is_behind_pooler(dsn, statements)
+    behind_pooler = is_pooler_address(dsn, statements)
     with psycopg.connect(
-        conninfo(dsn, statement_seconds=0, pooled=pooled), context=ADAPTERS, prepare_threshold=None
+        conninfo(dsn, statement_seconds=0, behind_pooler=behind_pooler),
+        context=ADAPTERS,
+        prepare_threshold=None,
     ) as connection:
         connection.isolation_level = IsolationLevel.REPEATABLE_READ
         connection.read_only = True

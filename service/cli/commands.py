@@ -18,17 +18,18 @@ from rich.console import Console
 
 from service.cli.audit import audit, audit_as_json, finish_audit, print_audit
 from service.cli.demo.demo import demo
+from service.cli.errors import CommandFailed
 from service.cli.forget import forget
 from service.cli.sql_headers import BrokenHeader, parse_header, psql_line
-from service.database.fitness import DatabaseUnfit
 from service.database.grants import TooManyRights, grant
 from service.database.migrations import (
     BehindPooler,
-    MadeBefore02,
+    CreatedBefore02,
     MigrationsLocked,
     migrate,
     yoyo_url,
 )
+from service.database.startup_checks import DatabaseUnfit
 from service.database.statements import BrokenStatement, Statement, Statements, load_statements
 from service.embedded.postgres import EmbeddedPostgres
 from service.embedded.programs import EmbeddedError, find_programs
@@ -41,9 +42,10 @@ EXPECTED_ERRORS = (
     BrokenHeader,
     BrokenStatement,
     CannotServe,
+    CommandFailed,
     DatabaseUnfit,
     EmbeddedError,
-    MadeBefore02,
+    CreatedBefore02,
     MigrationsLocked,
     TooManyRights,
     SettingsError,
@@ -115,7 +117,7 @@ def _migrate(settings: Settings, _: argparse.Namespace) -> int:
 def _dsn(settings: Settings, parsed: argparse.Namespace) -> int:
     dsn = settings.database_url or EmbeddedPostgres(settings.data_dir).dsn
     if dsn is None:
-        raise CannotServe(
+        raise CommandFailed(
             f"no embedded PostgreSQL runs in {settings.data_dir}: "
             "start it with holdfast serve, or set DATABASE_URL"
         )
@@ -133,7 +135,7 @@ def _sql(settings: Settings, parsed: argparse.Namespace) -> int:
     statement = _find_statement(statements, parsed.name)
     values = _parse_values(statement, parsed.values)
     if not parsed.explain:
-        print(psql_line(statement, _shortest(settings.sql_dir), values))
+        print(psql_line(statement, _shorten(settings.sql_dir), values))
         return 0
     with _database(settings) as dsn, psycopg.connect(dsn) as connection:
         parameters = {**parse_header(statement).example, **values}
@@ -157,12 +159,13 @@ def _parse_values(statement: Statement, arguments: list[str]) -> Mapping[str, st
     """Return the values of parameters by name."""
     values = {}
     for argument in arguments:
-        key, separator, values[key] = argument.partition("=")
+        key, separator, value = argument.partition("=")
         if not separator:
             raise UsageError(f"{argument} is invalid: expected key=value")
         if key not in statement.types:
             known = ", ".join(statement.types) or "no parameters"
             raise UsageError(f"{statement.name} has no parameter {key}: it has {known}")
+        values[key] = value
     return values
 
 
@@ -187,7 +190,7 @@ def _grant(settings: Settings, parsed: argparse.Namespace) -> int:
             grants = grant(dsn, load_statements(settings.sql_dir), parsed.role)
         except psycopg.errors.UndefinedObject as error:
             remedy = "create it first, with the SQL command CREATE ROLE"
-            raise CannotServe(f"{error.diag.message_primary}: {remedy}") from None
+            raise CommandFailed(f"{error.diag.message_primary}: {remedy}") from None
     for statement in grants:
         print(f"{statement};")
     return 0
@@ -200,8 +203,8 @@ def _forget(settings: Settings, parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _shortest(folder: Path) -> Path:
-    """Return the path of a folder, relative to the current one if it is below it."""
+def _shorten(folder: Path) -> Path:
+    """Return a path, relative to the current folder if the path is inside that."""
     return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
@@ -229,7 +232,9 @@ def _database(settings: Settings) -> Iterator[str]:
         return
     with EmbeddedPostgres(settings.data_dir) as postgres:
         if postgres.dsn is None:
-            raise CannotServe(f"PostgreSQL in {postgres.cluster} stopped during the start: retry")
+            raise CommandFailed(
+                f"PostgreSQL in {postgres.cluster} stopped while it was starting: try again"
+            )
         yield postgres.dsn
 
 

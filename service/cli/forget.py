@@ -9,7 +9,7 @@ import secrets
 import psycopg
 
 from service import limits
-from service.database.connections import conninfo, is_behind_pooler
+from service.database.connections import conninfo, is_pooler_address
 from service.database.statements import Statements
 
 
@@ -20,26 +20,26 @@ def forget(dsn: str, statements: Statements, user_fingerprint: str) -> tuple[int
         The number of tickets and of events that were changed.
 
     Raises:
-        psycopg.Error: when a statement fails; 55P03 when an event's lock is not available within
-            ``FORGET_LOCK_SECONDS``.
+        psycopg.Error: when a statement fails; with SQLSTATE 55P03 when an event's lock is not
+            available within ``FORGET_LOCK_SECONDS``.
     """
-    waits = {
+    timeouts = {
         "lock_timeout": f"{limits.FORGET_LOCK_SECONDS} s",
         "statement_timeout": f"{limits.FORGET_LOCK_SECONDS} s",
     }
     buyer = {"user_fingerprint": user_fingerprint}
     replacement = secrets.token_urlsafe(limits.FINGERPRINT_BYTES)
     tickets = 0
-    pooled = is_behind_pooler(dsn, statements)
+    behind_pooler = is_pooler_address(dsn, statements)
     with psycopg.connect(
-        conninfo(dsn, pooled=pooled), autocommit=True, prepare_threshold=None
+        conninfo(dsn, behind_pooler=behind_pooler), autocommit=True, prepare_threshold=None
     ) as connection:
         events = connection.execute(statements["list_user_events"].query, buyer).fetchall()
         for (event_id,) in events:
             event = {"event_ids": [event_id], "ticket_ids": [], "reservation_ids": []}
             change = {**buyer, "event_id": event_id, "replacement": replacement}
             with connection.transaction():
-                connection.execute(statements["limit_waits"].query, waits)
+                connection.execute(statements["limit_waits"].query, timeouts)
                 connection.execute(statements["lock_events"].query, event)
                 row = connection.execute(statements["forget_user"].query, change).fetchone()
             tickets += row[0] if row else 0

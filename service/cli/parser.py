@@ -20,6 +20,7 @@ from service.cli.help import EXIT_CODES, dedent, epilog
 GLOBAL_OPTIONS = ("-h", "--help", "--version")
 # Commands whose arguments may begin with a dash: psql's options, and any fingerprint.
 WITHOUT_OPTIONS = ("psql", "forget")
+# The environment variables that a command reads, for its help.
 DATABASE = "DATABASE_URL, DATA_DIR (see holdfast serve --help)"
 DATABASE_AND_SQL = "DATABASE_URL, DATA_DIR, SQL_DIR (see holdfast serve --help)"
 
@@ -128,8 +129,8 @@ def build_parser() -> Parser:
         the service does not start while fsync, full_page_writes or synchronous_commit
         is off.
 
-        It prints its addresses on stderr. SIGTERM and Ctrl-C stop it, after the
-        responses to the requests that it has accepted.
+        It prints its addresses on stderr. At SIGTERM and Ctrl-C it first responds to
+        the requests that it has accepted, and then stops.
         """,
         """
         holdfast serve
@@ -184,16 +185,18 @@ def build_parser() -> Parser:
         "SQL_DIR (see holdfast serve --help)",
         {
             0: "every ticket was sold once, and the audit found no errors",
-            1: "otherwise, or it could not start; the reason is printed",
+            1: "it found an error, or it could not start; the reason is printed",
             2: EXIT_CODES[2],
             130: EXIT_CODES[130],
         },
     )
     seconds = whole_number(3, 600)
     command.add_argument(
-        "--seconds", type=seconds, default=20, metavar="N", help="how long the crowd comes (20)"
+        "--seconds", type=seconds, default=20, metavar="N", help="how long people arrive (20)"
     )
-    command.add_argument("--picture", type=output_file, metavar="FILE", help="write it as SVG")
+    command.add_argument(
+        "--picture", type=output_file, metavar="FILE", help="write the output as SVG"
+    )
 
     add(
         "migrate",
@@ -215,10 +218,10 @@ def build_parser() -> Parser:
         "open psql on the database",
         """
         All arguments go to psql, except a single --help, which shows this help;
-        --help=options shows psql's. It runs the embedded psql for the embedded
-        PostgreSQL, and where no psql is installed. If the embedded PostgreSQL does not
-        run, it is started until psql ends. Passwords do not appear in the process
-        list.
+        --help=options shows psql's. It runs the embedded psql if the database is the
+        embedded one, or if no other psql is installed. If the embedded PostgreSQL does
+        not run, it is started, and stopped when psql ends. Passwords do not appear in
+        the process list.
         """,
         """
         holdfast psql
@@ -269,7 +272,7 @@ def build_parser() -> Parser:
     )
     name = command.add_argument("name", nargs="?", metavar="NAME", help="a statement")
     name.completer = _statement_names  # type: ignore[attr-defined]
-    command.add_argument("values", nargs="*", metavar="key=value", help="of its parameters")
+    command.add_argument("values", nargs="*", metavar="key=value", help="values of its parameters")
     command.add_argument("--explain", action="store_true", help="print the plan")
 
     command = add(
@@ -277,8 +280,8 @@ def build_parser() -> Parser:
         "check the counts and the ledger of every event",
         """
         Compares the tickets, the counts and the ledger of every event in one snapshot,
-        without delaying a sale. It prints a table of all errors, or one line. GET
-        /events/{id}/audit does the same for one event.
+        without delaying a sale. It prints a table of the errors, if there are any, and
+        a summary line. GET /events/{id}/audit does the same for one event.
         """,
         """
         holdfast audit
@@ -314,7 +317,7 @@ def build_parser() -> Parser:
         """
         The buyer's tickets remain, but can no longer be linked to the buyer. If it is
         interrupted, run it again: it replaces the rest. FINGERPRINT may begin with a
-        dash; the fingerprint --help must follow a --.
+        dash. Only if it is --help, write -- before it.
         """,
         """
         holdfast forget -wXyZ_0123

@@ -50,7 +50,7 @@ def _parse(statement: Statement) -> Header:
     name, lines = statement.name, statement.header.splitlines()
     if lines[:2] != [f"-- {name}", "--"]:
         raise BrokenHeader(f"must begin with its own name: -- {name} in line 1 and -- in line 2")
-    sections = [at for section in SECTIONS if (at := _find(lines, f"-- {section}:"))]
+    sections = [line for section in SECTIONS if (line := _find(lines, f"-- {section}:"))]
     if sections != sorted(sections):
         raise BrokenHeader(f"does not have {', '.join(SECTIONS)} in this order")
     if not _find(lines, "-- returns:"):
@@ -63,7 +63,7 @@ def _parse(statement: Statement) -> Header:
     example = _example(lines[sections[-1] :], name)
     if set(example) != set(types):
         difference = ", ".join(sorted(set(example) ^ set(types)))
-        raise BrokenHeader(f"does not set exactly its parameters in its psql line: {difference}")
+        raise BrokenHeader(f"must set each parameter, and no other, in its psql line: {difference}")
     prose = " ".join(line.removeprefix("--").strip() for line in lines[2 : sections[0]])
     return Header(re.split(r"(?<=\.)\s", prose.strip())[0], types, example)
 
@@ -74,7 +74,7 @@ def psql_line(statement: Statement, folder: Path, values: Mapping[str, str]) -> 
     Args:
         statement: the statement of the file.
         folder: the folder of the file.
-        values: literals for parameters; the header's example replaces missing ones.
+        values: literals for parameters; a missing one is taken from the header's example.
     """
     example = parse_header(statement).example
     words = ["holdfast", "psql"]
@@ -108,10 +108,10 @@ def _example(lines: list[str], name: str) -> dict[str, str]:
     """Return the values that the psql command sets."""
     starts = [number for number, line in enumerate(lines) if _PSQL.fullmatch(line)]
     if len(starts) != 1:
-        raise BrokenHeader("does not have one psql line")
+        raise BrokenHeader("must have exactly one psql line")
     command = "\n".join(line.removeprefix("--").strip() for line in lines[starts[0] :])
     words = shlex.split(command.replace("\\\n", " "))
     if words[-2:] != ["-f", f"sql/{name}.sql"]:
         raise BrokenHeader(f"has a psql line that does not end in -f sql/{name}.sql")
-    assignments = [after for word, after in pairwise(words) if word == "-v"]
+    assignments = [value for option, value in pairwise(words) if option == "-v"]
     return dict(assignment.split("=", 1) for assignment in assignments)

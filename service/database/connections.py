@@ -19,10 +19,10 @@ from service.database.statements import Statements
 
 
 class NearestTimeLoader(Loader):
-    """Loads a timestamptz; a time outside of Python's range becomes the nearest one within.
+    """Loads a timestamptz; a time outside Python's range becomes the nearest time in the range.
 
-    ``infinity`` and years before 1 or after 9999 can only be written in psql, and must not make
-    an event unreadable.
+    The API refuses ``infinity`` and years before 1 or after 9999, but they can be stored with
+    psql. The event must still be readable.
     """
 
     def load(self, data: Buffer) -> datetime.datetime:
@@ -30,7 +30,7 @@ class NearestTimeLoader(Loader):
         return _parse_time(bytes(data))
 
 
-@functools.lru_cache(maxsize=1024)  # the rows of a statement share their times
+@functools.lru_cache(maxsize=1024)  # many rows have the same time
 def _parse_time(data: bytes) -> datetime.datetime:
     text = data.decode()
     try:
@@ -56,7 +56,8 @@ class ArrayDumper(Dumper):
             return f"{{{','.join(map(str, obj))}}}".encode()
         if None in obj:
             return f"{{{','.join(map(_array_element, obj))}}}".encode()
-        # One replacement for the whole list is faster than one for each element.
+        # Replacing in one joined string is faster than in each element. No element
+        # contains the separator: PostgreSQL cannot store NUL, and the API refuses it.
         escaped = "\0".join(obj).replace("\\", "\\\\").replace('"', '\\"')
         return ('{"' + escaped.replace("\0", '","') + '"}').encode()
 
@@ -82,13 +83,14 @@ def _adapters() -> AdaptersMap:
 ADAPTERS = _adapters()
 
 
-# Options of the write path's connections: each statement is planned once for a connection and not
-# for each batch, which halves the time of a single reservation. A plan that is made while the
-# tables are empty must also be good for large tables: index scans and nested loops.
+# Options of the write path's connections. A generic plan is made once for a connection and not for
+# each batch, which halves the time of a single reservation. It may be made while the tables are
+# empty and must still be good when they are large. Without sequential scans and merge joins, the
+# planner chooses index scans and nested loops.
 PLAN_OPTIONS = (
     "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_mergejoin=off -c jit=off"
 )
-# Citus chooses the node by the parameters, so it fails on a generic plan: "could not create
+# Citus needs the parameters to choose the node, so a generic plan fails: "could not create
 # distributed plan".
 PLAN_OPTIONS_ON_CITUS = "-c enable_seqscan=off -c enable_mergejoin=off -c jit=off"
 
@@ -98,23 +100,24 @@ def conninfo(
     options: str = "",
     statement_seconds: float = limits.STATEMENT_SECONDS,
     *,
-    pooled: bool = False,
+    behind_pooler: bool = False,
 ) -> str:
     """Return the DSN with the parameters that all connections of the service have in common.
 
-    TCP detects within the deadline that the server is gone without closing the connection.
+    The TCP parameters detect a server that vanished without closing the connection: the kernel
+    waits 5 s for an acknowledgment and probes idle connections.
 
     Args:
         dsn: the DSN as set by the user; what it sets is kept.
         options: further options of libpq, such as ``-c jit=off``.
         statement_seconds: the statement_timeout outside of batches; 0 for none.
-        pooled: whether a pooler is in between. It accepts no options, so there each transaction
-            sets what it needs (``pipeline``).
+        behind_pooler: whether the DSN is that of a pooler. A pooler accepts no options, so each
+            transaction sets what it needs (``pipeline``).
     """
     given = conninfo_to_dict(dsn)
     hosts = str(given.get("host") or "").count(",") + 1
-    # The isolation level is set whatever the server's default: under REPEATABLE READ, what a
-    # transaction reads after the lock would be as old as its first statement.
+    # Never use the server's default isolation level: under REPEATABLE READ, a transaction that has
+    # waited for a lock would still read the snapshot of its first statement.
     options += (
         " -c TimeZone=UTC -c DateStyle=ISO -c default_transaction_isolation=read\\ committed"
         f" -c statement_timeout={int(statement_seconds * 1000)}"
@@ -122,7 +125,7 @@ def conninfo(
     defaults: dict[str, str | int] = {
         "application_name": "holdfast",
         "client_encoding": "UTF8",
-        # libpq applies it to each host.
+        # libpq tries one host after the other, each with this timeout.
         "connect_timeout": max(2, limits.CONNECT_SECONDS // hosts),
         "keepalives_idle": 5,
         "keepalives_interval": 2,
@@ -130,14 +133,14 @@ def conninfo(
         "tcp_user_timeout": 5000,
     }
     added = {name: value for name, value in defaults.items() if name not in given}
-    if not pooled:
+    if not behind_pooler:
         # The user's own options stay, such as a search_path.
         added["options"] = f"{given.get('options') or ''} {options}".strip()
     return make_conninfo(dsn, **added)
 
 
 def create_pool(
-    dsn: str, max_size: int, max_waiting: int, options: str = "", *, pooled: bool = False
+    dsn: str, max_size: int, max_waiting: int, options: str = "", *, behind_pooler: bool = False
 ) -> AsyncConnectionPool:
     """Return a pool that is not open yet.
 
@@ -146,15 +149,15 @@ def create_pool(
         max_size: how many connections it has at most.
         max_waiting: how many tasks may wait for a connection at once.
         options: options of libpq for its connections.
-        pooled: whether a pooler is in between.
+        behind_pooler: whether the DSN is that of a pooler.
     """
     return AsyncConnectionPool(
-        conninfo(dsn, options, pooled=pooled),
+        conninfo(dsn, options, behind_pooler=behind_pooler),
         kwargs={
             "autocommit": True,
             # Behind a pooler the next transaction may run on another server connection, which
             # does not have the prepared statements of this one.
-            "prepare_threshold": None if pooled else 0,
+            "prepare_threshold": None if behind_pooler else 0,
             "context": ADAPTERS,
         },
         check=_check,
@@ -190,11 +193,11 @@ UNAVAILABLE = (*NOT_CONNECTED, TimeoutError)
 
 
 def leaves_outcome_unknown(error: psycopg.Error) -> bool:
-    """Whether, after this error, the transaction may be committed or not.
+    """Whether it is unknown, after this error, if the transaction was committed.
 
-    An error that PostgreSQL reports has an SQLSTATE, and its transaction is rolled back. The
-    exceptions are those that end the connection: class 08, and 57P01 to 57P05 (Appendix A of
-    PostgreSQL's manual).
+    An error with an SQLSTATE was reported by PostgreSQL, which has rolled the transaction back.
+    This is not certain if the error ended the connection: class 08, and 57P01 to 57P05 (Appendix A
+    of PostgreSQL's manual).
     """
     return error.sqlstate is None or error.sqlstate.startswith(("08", "57P"))
 
@@ -207,7 +210,7 @@ def loggable(error: psycopg.Error) -> str:
 class Environment(NamedTuple):
     """Properties of the database that change how connections are used."""
 
-    is_pooled: bool = False  # whether connections go through a transaction pooler
+    is_behind_pooler: bool = False  # whether connections go through a transaction pooler
     is_citus: bool = False
 
     @property
@@ -219,17 +222,17 @@ class Environment(NamedTuple):
 PLAIN_POSTGRES = Environment()
 
 
-def is_pooled(connection: psycopg.Connection, statements: Statements) -> bool:
+def uses_pooler(connection: psycopg.Connection, statements: Statements) -> bool:
     """Whether a connection goes through a pooler, such as PgBouncer."""
     parameters = {"process": connection.info.backend_pid}
     row = connection.execute(statements["find_pooler"].query, parameters).fetchone()
     return bool(row and row[0])
 
 
-def is_behind_pooler(dsn: str, statements: Statements) -> bool:
-    """Whether the address of the database is that of a pooler."""
-    with psycopg.connect(conninfo(dsn, pooled=True), autocommit=True) as connection:
-        return is_pooled(connection, statements)
+def is_pooler_address(dsn: str, statements: Statements) -> bool:
+    """Whether a DSN is the address of a pooler; connects to find out."""
+    with psycopg.connect(conninfo(dsn, behind_pooler=True), autocommit=True) as connection:
+        return uses_pooler(connection, statements)
 
 
 def loggable_dsn(dsn: str) -> str:

@@ -16,14 +16,14 @@ def grant(dsn: str, statements: Statements, role: str) -> list[str]:
         The statements that were run.
 
     Raises:
-        TooManyRights: the role owns the tables or is a superuser, and nothing was done; or it has
-            further rights through another role or PUBLIC, and the statements were run.
+        TooManyRights: the role owns the tables or is a superuser: nothing was changed. Or it has
+            other rights through another role or PUBLIC: the statements were run.
         psycopg.Error: there is no such role, or the user of the DSN cannot grant these rights.
     """
     parameters = {"role": role}
     with psycopg.connect(dsn) as connection:
         grants = connection.execute(statements["list_grants"].query, parameters).fetchall()
-        if not grants:
+        if not grants:  # list_grants returns no rows for an owner or a superuser
             raise TooManyRights(
                 f"{role} owns the tables or is a superuser: create another role for the service"
             )

@@ -16,21 +16,21 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from yoyo import get_backend, read_migrations
 
-from service.database.connections import is_pooled
+from service.database.connections import uses_pooler
 from service.database.statements import Statements
 from service.settings import resource
 
-# Wait for another process that is migrating.
+# How long to wait while another process is migrating.
 WAIT_SECONDS = 60
 # The first migration of version 0.1. Version 0.2 replaced all of them with others.
-FIRST_BEFORE_0_2 = "0001_events"
+FIRST_MIGRATION_OF_0_1 = "0001_events"
 
 
 class MigrationsLocked(Exception):
     """Another process has been migrating this database for too long. The text is one line."""
 
 
-class MadeBefore02(Exception):
+class CreatedBefore02(Exception):
     """The database was created before version 0.2. The text says what to do."""
 
 
@@ -48,7 +48,7 @@ def pending_migrations(connection: psycopg.Connection, statements: Statements) -
     """Return the names of the migrations that are not applied to this database, in their order.
 
     Raises:
-        MadeBefore02: the database was created before version 0.2.
+        CreatedBefore02: the database was created before version 0.2.
     """
     applied = _applied_migrations(connection, statements)
     return [name for name in migration_names() if name not in applied]
@@ -60,8 +60,8 @@ def _applied_migrations(connection: psycopg.Connection, statements: Statements) 
     except psycopg.errors.UndefinedTable:
         return set()
     applied = {name for (name,) in rows}
-    if FIRST_BEFORE_0_2 in applied:
-        raise MadeBefore02(
+    if FIRST_MIGRATION_OF_0_1 in applied:
+        raise CreatedBefore02(
             "this database was created before version 0.2 and cannot be migrated: create a new "
             "database or, for the embedded one, move DATA_DIR away"
         )
@@ -72,23 +72,25 @@ def migrate(dsn: str, statements: Statements) -> Sequence[str]:
     """Apply all pending migrations, each in its own transaction, and return their names.
 
     Raises:
-        BehindPooler: the DSN is that of a pooler, which would keep the advisory lock.
-        MadeBefore02: the database was created before version 0.2.
+        BehindPooler: the DSN is that of a pooler, whose connection to the server would keep the
+            advisory lock.
+        CreatedBefore02: the database was created before version 0.2.
         MigrationsLocked: another process has been migrating for WAIT_SECONDS.
         psycopg.Error: a migration failed; those before it stay applied.
     """
     _ensure_user_name()
     with psycopg.connect(dsn, autocommit=True) as connection:
-        if is_pooled(connection, statements):
+        if uses_pooler(connection, statements):
             raise BehindPooler(
                 "DATABASE_URL is the address of a pooler, through which the lock of migrations "
                 "does not work: set it to the address of PostgreSQL itself"
             )
         _lock(connection, statements)
-        _applied_migrations(connection, statements)  # raises MadeBefore02
+        _applied_migrations(connection, statements)  # raises CreatedBefore02
         backend = get_backend(yoyo_url(dsn))
         with backend:
-            backend.break_lock()  # of a process that was killed: the advisory lock is ours
+            # We hold the advisory lock, so a lock of yoyo was left by a killed process.
+            backend.break_lock()
             with backend.lock():
                 pending = backend.to_apply(read_migrations(str(resource("migrations"))))
                 for migration in pending:

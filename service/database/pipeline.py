@@ -1,8 +1,8 @@
 """The pipeline: sends all statements of a transaction at once, and reads all their results.
 
-psycopg's own pipeline sends the statements one by one, as the event loop gets to it. Under load
-that takes long, and meanwhile PostgreSQL holds the event's lock and waits for the next statement.
-Here all statements are in libpq's buffer before the first is sent.
+psycopg's own pipeline sends the statements one by one, whenever the event loop runs it. Under
+load that takes long, and meanwhile PostgreSQL holds the event's lock and waits for the next
+statement. Here all statements are in libpq's buffer before the first is sent.
 
 https://www.postgresql.org/docs/current/libpq-pipeline-mode.html
 """
@@ -27,7 +27,7 @@ Row = tuple[Any, ...]
 # A statement with its parameters by name.
 BoundStatement = tuple[Statement, Mapping[str, Any]]
 
-# Each transaction sets its isolation level, because a pooler does not pass on a connection's.
+# Each transaction sets its isolation level, because a pooler drops the options of connections.
 BEGIN = b"begin isolation level read committed"
 
 _SUCCESSFUL = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK, pq.ExecStatus.PIPELINE_SYNC)
@@ -36,14 +36,15 @@ _SUCCESSFUL = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK, pq.ExecStatus.
 class NotReplicated(psycopg.OperationalError):
     """A transaction is committed, but the standby did not confirm it: a failover may lose it.
 
-    PostgreSQL reports this as a warning. It has no SQLSTATE, so the outcome counts as unknown.
+    PostgreSQL reports this as a warning after the commit. This error has no SQLSTATE, so the
+    outcome counts as unknown (``leaves_outcome_unknown``).
     """
 
 
 class UnreadableRows(psycopg.OperationalError):
     """A transaction is committed, but the rows of its statements could not be read.
 
-    It has no SQLSTATE, so the outcome counts as unknown.
+    This error has no SQLSTATE, so the outcome counts as unknown.
     """
 
 
@@ -58,15 +59,15 @@ class Pipeline:
     the whole text is sent, because each transaction may run on another connection of the server.
 
     Args:
-        statements: all that will be run; may be empty with ``pooled``.
-        pooled: whether to send the statements without preparing them.
+        statements: those to prepare; may be empty with ``unprepared``.
+        unprepared: whether to send the statements without preparing them.
     """
 
-    def __init__(self, statements: Sequence[Statement], *, pooled: bool = False) -> None:
+    def __init__(self, statements: Sequence[Statement], *, unprepared: bool = False) -> None:
         self._statements = statements
-        self._pooled = pooled
-        # The prepared connections, each with the warnings of its current transaction that a
-        # standby did not confirm the commit.
+        self._unprepared = unprepared
+        # The connections that are ready for use. Each has a list of warnings: in its current
+        # transaction, a standby did not confirm the commit.
         self._warnings: WeakKeyDictionary[AsyncConnection, list[Diagnostic]] = WeakKeyDictionary()
 
     async def run(
@@ -91,7 +92,7 @@ class Pipeline:
         for statement, values in statements:
             parameters = [values[name] for name in statement.types]
             dumped = transformer.dump_sequence(parameters, [PyFormat.TEXT] * len(parameters))
-            if self._pooled:
+            if self._unprepared:
                 commands.append(partial(pgconn.send_query_params, statement.numbered, dumped))
             else:
                 name = statement.name.encode()
@@ -109,7 +110,7 @@ class Pipeline:
     async def _prepare(self, connection: AsyncConnection) -> None:
         """Prepare the statements on a connection, and start collecting its warnings."""
         pgconn = connection.pgconn
-        if not self._pooled:
+        if not self._unprepared:
             prepare = [
                 partial(pgconn.send_prepare, statement.name.encode(), statement.numbered)
                 for statement in self._statements
@@ -125,7 +126,7 @@ class Pipeline:
         warnings: list[Diagnostic] = []
 
         def collect_warning(notice: Diagnostic) -> None:
-            # Its text depends on the server's language.
+            # The text of the warning depends on the server's language.
             if notice.source_function == "SyncRepWaitForLSN":
                 warnings.append(notice)
 

@@ -1,4 +1,4 @@
-"""The queries: single statements that move no ticket."""
+"""The queries: single statements that change no tickets."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -18,18 +18,18 @@ from service.rows import Check, Event, EventLedger, LastEvent, TicketAllocation,
 Row = tuple[Any, ...]
 
 _SECONDS = f"{limits.STATEMENT_SECONDS} s"
-_WAITS = {"lock_timeout": _SECONDS, "statement_timeout": _SECONDS}
+_TIMEOUTS = {"lock_timeout": _SECONDS, "statement_timeout": _SECONDS}
 
 
 class Queries:
-    """Runs queries on a pool other than the write path's, so that reads do not delay sales."""
+    """Runs queries on a pool of their own, so that reads do not delay the write path."""
 
     def __init__(
-        self, pool: AsyncConnectionPool, statements: Statements, *, pooled: bool = False
+        self, pool: AsyncConnectionPool, statements: Statements, *, behind_pooler: bool = False
     ) -> None:
         self._pool = pool
-        self._pooled = pooled
-        self._pipeline = Pipeline([], pooled=True)
+        self._behind_pooler = behind_pooler
+        self._pipeline = Pipeline([], unprepared=True)
         self._limit_waits = statements["limit_waits"]
         self._find_events = statements["find_events"]
         self._list_events = statements["list_events"]
@@ -75,6 +75,7 @@ class Queries:
             self._list_events,
             {"dates": dates, "q": q, "available": available, "page_size": page_size, "skip": skip},
         )
+        # As in _read_page: without events there is one row with only the total.
         return [Event(*row[1:]) for row in rows if row[1]], rows[0][0]
 
     async def create_event(self, name: str, date: datetime, total_tickets: int) -> Event | Refusal:
@@ -189,10 +190,11 @@ class Queries:
 
         Raises:
             NotReplicated: a write is committed, but not confirmed by the standby.
-            TimeoutError: there was no response in time. The statement ends by its own timeout;
-                a server that does not respond would not respond to a cancel request, either.
+            TimeoutError: there was no response in time. The statement is not cancelled: its own
+                timeout ends it, and a server that does not respond would not respond to a cancel
+                request, either.
         """
-        run = self._run_in_transaction if is_write or self._pooled else self._run
+        run = self._run_in_transaction if is_write or self._behind_pooler else self._run
         query = asyncio.ensure_future(run(statement, parameters))
         done, _ = await asyncio.wait([query], timeout=seconds)
         if not done:
@@ -207,16 +209,19 @@ class Queries:
     async def _run_in_transaction(
         self, statement: Statement, parameters: dict[str, Any]
     ) -> list[Row]:
-        """Run a statement in a transaction with timeouts; a pooler keeps no others."""
+        """Run a statement in a transaction that sets timeouts: a pooler drops the connection's."""
         async with self._pool.connection() as connection:
             _, rows = await self._pipeline.run(
-                connection, [(self._limit_waits, _WAITS), (statement, parameters)]
+                connection, [(self._limit_waits, _TIMEOUTS), (statement, parameters)]
             )
             return rows
 
 
 def _read_page(rows: Sequence[Row]) -> tuple[list[TicketAllocation], int]:
-    """Read a page of tickets: the total comes first in each row, and alone if there are none."""
+    """Return the tickets of a page, and the total.
+
+    Each row begins with the total. Without tickets there is one row with only the total.
+    """
     return [TicketAllocation(*row[1:]) for row in rows if row[1]], rows[0][0]
 
 

@@ -14,11 +14,11 @@ from pathlib import Path
 _TOKEN = re.compile(
     r"""
       (?P<comment> --[^\n]* | /\*.*?\*/ )
-    | (?P<text> \b[eE]'(?:[^'\\]|\\.|'')*' | '(?:[^']|'')*' | "(?:[^"]|"")*"
-              | \$(?P<tag>[A-Za-z_]\w*|)\$.*?\$(?P=tag)\$ )
+    | (?P<quoted> \b[eE]'(?:[^'\\]|\\.|'')*' | '(?:[^']|'')*' | "(?:[^"]|"")*"
+                | \$(?P<tag>[A-Za-z_]\w*|)\$.*?\$(?P=tag)\$ )
     | (?P<parameter> :'(?P<name>\w+)'::(?P<type>[a-z]+(?:\[\])?) )
     | (?P<cast> :: )
-    | (?P<bare> :["'A-Za-z_{] )
+    | (?P<other_variable> :["'A-Za-z_{] )
     | (?P<end> ; )
     """,
     re.VERBOSE | re.DOTALL,
@@ -115,7 +115,7 @@ def translate(name: str, body: str) -> tuple[bytes, bytes, dict[str, str]]:
         position = token.end()
         if ended and (between.strip() or token.lastgroup != "comment"):
             raise BrokenStatement(f"{name} has more than one statement")
-        if token["bare"]:
+        if token["other_variable"]:
             raise BrokenStatement(f"{name} has a variable that is not written as :'name'::type")
         if token["comment"] and re.search(r":'\w+'", token[0]):
             raise BrokenStatement(f"{name} has a parameter inside a comment")

@@ -15,8 +15,7 @@ def stop_with_parent(parent: int, death_signal: signal.Signals) -> Callable[[], 
     parent stops it.
 
     Args:
-        parent: the pid of the parent. A parent that has died before the call ends the child
-            with exit code 1.
+        parent: the pid of the parent. If it has already died, the child exits with code 1.
         death_signal: the signal that the child gets.
     """
     try:
@@ -25,7 +24,7 @@ def stop_with_parent(parent: int, death_signal: signal.Signals) -> Callable[[], 
         return lambda: None
 
     def request_signal() -> None:
-        # A parent in the background of a shell may ignore SIGINT, and its children inherit that.
+        # A shell lets a process in the background ignore SIGINT, and its children inherit that.
         if signal.getsignal(death_signal) is signal.SIG_IGN:
             signal.signal(death_signal, signal.SIG_DFL)
         prctl(_PR_SET_PDEATHSIG, death_signal)

@@ -42,6 +42,7 @@ class EmbeddedPostgres:
     """
 
     def __init__(self, data_dir: Path) -> None:
+        # As installed. ``start`` sets ``_programs``: those that the account can run.
         self._installed = find_programs()
         self._data_dir = data_dir
         self._server: subprocess.Popen[bytes] | None = None
@@ -68,9 +69,10 @@ class EmbeddedPostgres:
         for name in [name for name in os.environ if name.startswith("PG")]:
             del os.environ[name]  # libpq would apply settings of another database to this one
         with self._lock():
+            # A server that is starting or stopping may become ready or end.
             if self._wait_while(lambda status: status not in (None, "ready")) is None:
                 self._refuse_other_versions()
-                self._programs = self._installed.accessible(self._data_dir)
+                self._programs = self._installed.make_accessible(self._data_dir)
                 if not self.cluster.exists():
                     self._initialize()
                 self._launch()
@@ -90,7 +92,7 @@ class EmbeddedPostgres:
     def keep_running(self) -> Iterator[None]:
         """Restart the server whenever it has stopped, while the block runs.
 
-        It stops when it crashes, and when another process that started it ends.
+        It stops when it crashes. If another process started it, it also stops with that process.
         """
         done = threading.Event()
 
@@ -112,9 +114,10 @@ class EmbeddedPostgres:
             supervisor.join()
 
     def stop(self) -> None:
-        """Stop the server if this object started it, at once: its connections are closed.
+        """Stop the server if this object started it.
 
-        SIGINT is PostgreSQL's fast shutdown, which loses no committed transaction.
+        SIGINT is PostgreSQL's fast shutdown: it closes all connections at once, and loses no
+        committed transaction.
         """
         server, self._server = self._server, None
         if server is None:
@@ -128,7 +131,10 @@ class EmbeddedPostgres:
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
-        """Let one process at a time start the server; the kernel unlocks when a process ends."""
+        """Create the data folder, and let one process at a time start the server in it.
+
+        The kernel releases the lock when the process ends.
+        """
         if folder := self._installed.first_inaccessible(self._data_dir):
             raise EmbeddedError(
                 "PostgreSQL does not run as root, and the account that it runs as cannot enter "
@@ -165,8 +171,8 @@ class EmbeddedPostgres:
             return
         for other in sorted(self._data_dir.glob("postgresql-*")):
             raise EmbeddedError(
-                f"{other} holds data of another major version than {self._installed.major}, which "
-                "is installed: dump it with pg_dump of its own version and restore the dump with "
+                f"{other} holds data of another major version, and {self._installed.major} is "
+                "installed: dump it with pg_dump of its own version and restore the dump with "
                 "psql, or set another DATA_DIR"
             )
 
@@ -201,7 +207,7 @@ class EmbeddedPostgres:
                     # A log file for each weekday, in the cluster: the last seven days.
                     *("-c", "logging_collector=on", "-c", "log_filename=postgresql-%a.log"),
                     *("-c", "log_truncate_on_rotation=on", "-c", "log_rotation_size=0"),
-                    # No detail and no statement of an error: either may contain a fingerprint.
+                    # Log an error without its detail and statement: they may contain a fingerprint.
                     *("-c", "log_error_verbosity=terse", "-c", "log_min_error_statement=panic"),
                 ],
                 stdin=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""PostgreSQL's programs: finds them in a wheel or on the system, and runs them as an account."""
+"""PostgreSQL's programs: finds them in a wheel or on the system, and runs them."""
 
 import importlib.util
 import os
@@ -31,7 +31,7 @@ class AccountOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Programs:
-    """A folder of PostgreSQL's programs, and the account that runs them.
+    """A folder of PostgreSQL's programs, and the account (the Unix user) that runs them.
 
     PostgreSQL refuses to run as root, so root runs it as ``postgres`` or ``nobody``.
     """
@@ -96,7 +96,7 @@ class Programs:
                 return part
         return None
 
-    def accessible(self, data_dir: Path) -> "Programs":
+    def make_accessible(self, data_dir: Path) -> "Programs":
         """Return programs that the account can run: these, or a copy of them in ``data_dir``."""
         if self.first_inaccessible(self.folder) is None:
             return self
@@ -106,6 +106,7 @@ class Programs:
             with tempfile.TemporaryDirectory(dir=data_dir, prefix="new-") as temporary:
                 top = Path(temporary, "top")
                 shutil.copytree(self.folder.parent, top / relative.parent, symlinks=True)
+                # A wheel has its shared libraries in the folder PACKAGE.libs beside the package.
                 for libraries in self.top.glob(f"{relative.parts[0]}.libs"):
                     shutil.copytree(libraries, top / libraries.name)
                 top.rename(copy)

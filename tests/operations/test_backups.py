@@ -92,7 +92,7 @@ def allocated_tickets(database: Database) -> int:
 def test_a_dump_has_every_ticket_acknowledged_before_it(
     database: Database, server: str, start: Starter, folder: Path
 ) -> None:
-    programs = find_programs().accessible(folder)
+    programs = find_programs().make_accessible(folder)
     programs.chown(folder)
     file, buyers = folder / "sale.dump", Buyers()
     with start(database).client() as client:
@@ -122,7 +122,7 @@ def test_a_dump_has_every_ticket_acknowledged_before_it(
 @contextmanager
 def receive_wal(dsn: str, wal: Path) -> Iterator[None]:
     """Receive the WAL of a server while the block runs."""
-    programs = find_programs().accessible(wal.parent)
+    programs = find_programs().make_accessible(wal.parent)
     slot = (f"--dbname={dsn}", "--slot=backup")
     programs.run("pg_receivewal", *slot, "--create-slot")
     receiver = subprocess.Popen(
@@ -155,7 +155,7 @@ def restore(base: Path, wal: Path, data_dir: Path, recovery_target: str | None) 
 
 @pytest.mark.slow
 def test_a_base_backup_and_its_wal_restore_any_moment(folder: Path) -> None:
-    programs = find_programs().accessible(folder)
+    programs = find_programs().make_accessible(folder)
     base, wal, buyers = folder / "base", folder / "wal", Buyers()
     wal.mkdir()
     programs.chown(folder)

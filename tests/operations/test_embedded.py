@@ -225,7 +225,7 @@ def test_programs_that_the_account_cannot_run_are_copied(folder: Path) -> None:
     )
     data = folder / "data"
     data.mkdir()
-    copy = inaccessible.accessible(data)
+    copy = inaccessible.make_accessible(data)
     assert copy.folder.is_relative_to(data)
     assert str(installed.major) in copy.run("postgres", "--version")
     assert copy.run("psql", "--version")

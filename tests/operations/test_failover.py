@@ -65,7 +65,7 @@ class Node:
     def __init__(self, folder: Path, name: str) -> None:
         self.name = name
         self.port = unused_port()
-        self._programs = find_programs().accessible(folder)
+        self._programs = find_programs().make_accessible(folder)
         self._data = folder / name
         self._log = folder / f"{name}.log"
         self._server: subprocess.Popen[bytes] | None = None

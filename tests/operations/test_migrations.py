@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from service.database.migrations import FIRST_BEFORE_0_2, migrate, migration_names, yoyo_url
+from service.database.migrations import FIRST_MIGRATION_OF_0_1, migrate, migration_names, yoyo_url
 from service.database.statements import load_statements
 from service.settings import resource
 from tests.support.commands import error_line, holdfast
@@ -135,7 +135,7 @@ def test_a_database_made_before_0_2_is_refused_in_one_line(empty_database: Datab
     # What version 0.1 leaves behind after its first migration is enough to tell it.
     database = empty_database
     yoyo(database, "apply", "--revision", NAMES[0])
-    database.psql(f"update _yoyo_migration set migration_id = '{FIRST_BEFORE_0_2}'")
+    database.psql(f"update _yoyo_migration set migration_id = '{FIRST_MIGRATION_OF_0_1}'")
     before = database.psql(SCHEMA)
     for command in ("migrate", "serve"):
         said = error_line(holdfast(command, DATABASE_URL=database.dsn, PORT=0))

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 import psycopg
 import pytest
 
-from service.database.connections import conninfo, is_pooled
+from service.database.connections import conninfo, uses_pooler
 from service.database.statements import load_statements
 from service.settings import resource
 from tests.support.client import Client, send_crowd
@@ -38,7 +38,8 @@ def urls(database: Database) -> Iterator[list[str]]:
     for setting, value in DATABASE_SETTINGS.items():
         database.psql(f"alter database {name} set {setting} = '{value}'")
     with ExitStack() as stack:
-        services = [RunningService(database, settings_for_tests(), pooled=True) for _ in range(2)]
+        settings = settings_for_tests()
+        services = [RunningService(database, settings, behind_pooler=True) for _ in range(2)]
         for service in services:
             service.start()
             stack.callback(service.stop)
@@ -72,7 +73,7 @@ def holdfast(database: Database, command: str) -> subprocess.CompletedProcess[st
 
 def test_a_direct_connection_is_not_taken_for_a_pooler(database: Database) -> None:
     with psycopg.connect(database.dsn) as connection:
-        assert not is_pooled(connection, STATEMENTS)
+        assert not uses_pooler(connection, STATEMENTS)
 
 
 def test_a_crowd_gets_every_ticket_without_session_settings(
@@ -117,7 +118,7 @@ def test_a_read_has_a_timeout_without_session_settings(database: Database, clien
 
 
 def test_a_setting_of_a_transaction_ends_with_it(database: Database) -> None:
-    with psycopg.connect(conninfo(database.dsn, pooled=True), autocommit=True) as connection:
+    with psycopg.connect(conninfo(database.dsn, behind_pooler=True), autocommit=True) as connection:
         parameters = {"lock_timeout": "1 s", "statement_timeout": "1 s"}
         connection.execute(STATEMENTS["limit_waits"].query, parameters)
         assert connection.execute("show lock_timeout").fetchone() == ("0",)
@@ -125,8 +126,8 @@ def test_a_setting_of_a_transaction_ends_with_it(database: Database) -> None:
 
 @NEEDS_PGBOUNCER
 def test_a_pooler_is_detected(database: Database) -> None:
-    with psycopg.connect(conninfo(database.service_dsn, pooled=True)) as connection:
-        assert is_pooled(connection, STATEMENTS)
+    with psycopg.connect(conninfo(database.service_dsn, behind_pooler=True)) as connection:
+        assert uses_pooler(connection, STATEMENTS)
     with run_service(database, workers=2) as client:
         event = client.create_event(tickets=100)
         responses = send_crowd([str(client.base_url)], event, people=500, connections=50)

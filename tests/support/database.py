@@ -37,12 +37,12 @@ class Database:
     def service_dsn(self) -> str:
         """Connects as the role with exactly the rights that the service needs."""
         dsn = self.dsn.replace("//holdfast@", f"//{SERVICE_ROLE}@")
-        if self.is_pooled:
+        if self.is_behind_pooler:
             dsn = dsn.replace("/socket", f"/pooler&port={POOLER_PORT}")
         return dsn
 
     @property
-    def is_pooled(self) -> bool:
+    def is_behind_pooler(self) -> bool:
         """Whether the service connects through the pooler, which serves only the shared server."""
         return bool(PGBOUNCER and re.search(r"@/test_\d+\?host=[^&]*/socket$", self.dsn))
 

@@ -293,7 +293,7 @@ class Reader:
 
     def _programs(self) -> Path:
         """Return a folder with PostgreSQL's programs; those that write files run as its account."""
-        programs = find_programs().accessible(self.folder)
+        programs = find_programs().make_accessible(self.folder)
         folder = self.folder / "bin"
         folder.mkdir(exist_ok=True)
         account = programs.account

@@ -32,7 +32,7 @@ class RunningService:
     database: Database
     settings: Settings
     # Whether it behaves as behind a pooler, even if there is none.
-    pooled: bool = False
+    behind_pooler: bool = False
     url: str = ""
     _app: Starlette | None = field(default=None, repr=False)
     _server: uvicorn.Server | None = field(default=None, repr=False)
@@ -43,7 +43,7 @@ class RunningService:
         self._app = create_app(
             self.settings,
             self.database.service_dsn,
-            Environment(is_pooled=self.pooled or self.database.is_pooled),
+            Environment(is_behind_pooler=self.behind_pooler or self.database.is_behind_pooler),
         )
         config = server_config(self.settings, self._app)
         listener = bind(self.settings)

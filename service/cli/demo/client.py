@@ -9,7 +9,7 @@ from http import HTTPStatus
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
-from service.serving import CannotServe
+from service.cli.errors import CommandFailed
 
 CONNECTIONS = 48
 TIMEOUT_SECONDS = 10
@@ -24,7 +24,7 @@ class Response(NamedTuple):
 
     @property
     def code(self) -> str:
-        """The code of a refusal; "" of another response."""
+        """The code of a refusal; "" for any other response."""
         return str(self.body.get("code", "")) if isinstance(self.body, dict) else ""
 
 
@@ -60,11 +60,11 @@ class Client:
         """Send a request that must succeed, and return the JSON of its response.
 
         Raises:
-            CannotServe: when the service refuses it.
+            CommandFailed: when the service refuses it.
         """
         response = await self.send(method, path, body)
         if response.status >= HTTPStatus.BAD_REQUEST:
-            raise CannotServe(
+            raise CommandFailed(
                 f"the demo's service refuses {method} {path}: {response.status} {response.code}"
             )
         return response.body

@@ -14,10 +14,10 @@ from itertools import count
 
 from service.cli.demo.client import Client, Response
 
-# Concurrent reservations of one event. On a slow machine the others wait, so that payments do not
-# queue behind them until the holds expire.
+# The most concurrent reservations of one event; other people wait. On a slow machine, payments
+# would otherwise queue behind reservations until the holds expire.
 MAX_RESERVING = 12
-RATE_SAMPLES = 5  # tickets/s are counted between the first and the last of these
+RATE_SAMPLES = 5  # the rate is that between the first and the last of so many samples
 
 # What people do with their tickets, and the percentage of each.
 BEHAVIORS = {"pay": 55, "repeat and pay": 10, "cancel": 12, "let expire": 23}
@@ -110,7 +110,8 @@ class Crowd:
         self._client = client
         self._events = events
         self._hold_seconds = hold_seconds
-        # From then on everybody pays: the last holds would otherwise expire without a next buyer.
+        # After so many seconds everybody pays: tickets of a hold that expires later might not find
+        # another buyer.
         self._all_pay_after = seconds * 0.7
         self._timeout = seconds * 3 + 30
 
@@ -137,7 +138,7 @@ class Crowd:
     async def _buy(
         self, event: Event, person: Person, reserving: asyncio.Semaphore, *, must_pay: bool
     ) -> None:
-        """Reserve tickets and do with them what the person does."""
+        """Reserve tickets, and then pay, cancel or do nothing, as the person behaves."""
         try:
             reservation_id = await self._reserve(event, person)
         finally:

@@ -24,13 +24,14 @@ from service.cli.audit import audit, finish_audit
 from service.cli.demo.client import Client
 from service.cli.demo.crowd import Crowd, Event
 from service.cli.demo.report import Screen, error_lines, success_lines
+from service.cli.errors import CommandFailed
 from service.database.statements import load_statements
 from service.embedded.parent import stop_with_parent
 from service.embedded.postgres import EmbeddedPostgres
-from service.serving import CannotServe
 from service.settings import Settings
 
-# Of each event: tickets per second of the demo, and people per second.
+# For each event: its tickets per second of the demo (20 s: 400 tickets), and how many people arrive
+# per second.
 EVENTS = {"Opening night": (20, 100), "Matinee": (20, 40), "Last night": (17, 20)}
 MAX_HOLD_SECONDS = 3
 UPDATE_SECONDS = 0.25
@@ -43,12 +44,12 @@ def demo(seconds: int, sql_dir: Path, picture: Path | None) -> bool:
     """Sell out a few events to a crowd, and return whether everything was right.
 
     Args:
-        seconds: about how long the crowd comes.
+        seconds: about how long people arrive.
         sql_dir: the folder of the statements.
         picture: the SVG file to write, if any.
 
     Raises:
-        CannotServe, EmbeddedError, BrokenStatement: with a message of one line.
+        CommandFailed, EmbeddedError, BrokenStatement: with a message of one line.
         KeyboardInterrupt: at Ctrl-C, after everything is removed.
     """
     hold_seconds = max(1, min(MAX_HOLD_SECONDS, seconds // 6))
@@ -58,7 +59,7 @@ def demo(seconds: int, sql_dir: Path, picture: Path | None) -> bool:
         screen.print(f"{len(events)} events, a crowd, holds of {hold_seconds} s; Ctrl-C stops it")
         ledger = asyncio.run(_sell(url, events, seconds, hold_seconds, screen))
         screen.print_table(events)
-        with EmbeddedPostgres(data_dir) as postgres:  # attaches to the service's, for its URL
+        with EmbeddedPostgres(data_dir) as postgres:  # attaches to the running server
             result = finish_audit(audit(str(postgres.dsn), load_statements(sql_dir)))
         screen.print_audit(result)
         screen.print("")
@@ -87,7 +88,7 @@ async def _sell(
                     screen.update(events, loop.time() - start, seconds)
                     await asyncio.wait([crowd], timeout=UPDATE_SECONDS)
             await crowd
-        finally:  # no requests after the client is closed
+        finally:  # end the crowd before its client is closed
             crowd.cancel()
             await asyncio.wait([crowd])
         ledger: Counter[str] = Counter()
@@ -100,7 +101,7 @@ async def _sell(
 @contextmanager
 def _service(hold_seconds: int, sql_dir: Path, screen: Screen) -> Iterator[tuple[str, Path]]:
     """Run a service with its own PostgreSQL; give its URL and its data folder."""
-    for number in STOP_SIGNALS[1:]:
+    for number in STOP_SIGNALS[1:]:  # Python raises KeyboardInterrupt at SIGINT
         signal.signal(number, _exit)
     # In /tmp, because a socket's path must be short, and because root's PostgreSQL runs as
     # another user, who must be able to enter the folder.
@@ -124,7 +125,7 @@ def _service(hold_seconds: int, sql_dir: Path, screen: Screen) -> Iterator[tuple
 
 
 def _start(folder: Path, log: Path, settings: dict[str, object]) -> subprocess.Popen[bytes]:
-    """Start the service, without the settings of the environment."""
+    """Start the service with these settings, and without those of the environment."""
     names = {field.name.upper() for field in dataclasses.fields(Settings)}
     environment = {name: value for name, value in os.environ.items() if name not in names}
     settings |= {"HOST": "127.0.0.1", "PORT": 0, "DATA_DIR": folder, "LOG_LEVEL": "error"}
@@ -154,7 +155,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], log: Path) -> str:
                 connection.close()
                 return f"http://{address[1]}"
     reason = (log.read_text().splitlines() or ["it printed no error"])[-1]
-    raise CannotServe(f"the demo's service does not start: {reason.removeprefix('holdfast: ')}")
+    raise CommandFailed(f"the demo's service does not start: {reason.removeprefix('holdfast: ')}")
 
 
 def _exit(number: int, _: FrameType | None) -> None:

@@ -25,7 +25,7 @@ LINE_SECONDS = 1.0  # between two lines where there is no terminal
 
 
 class Screen:
-    """Prints the demo on stdout; with a picture, records it as a terminal of 100 columns, too."""
+    """Prints the demo on stdout, and also records it for the picture, with 100 columns."""
 
     def __init__(self, has_picture: bool) -> None:
         self._console = Console(highlight=False)
@@ -58,7 +58,7 @@ class Screen:
             yield
 
     def update(self, events: Sequence[Event], elapsed: float, seconds: float) -> None:
-        """Show the events' state after so many of the demo's seconds."""
+        """Show the events' state when ``elapsed`` of the demo's ``seconds`` have passed."""
         if self._live is not None:
             self._live.update(table(events, self._console.width), refresh=True)
         elif elapsed >= self._next_line:
@@ -145,7 +145,7 @@ def success_lines(events: Sequence[Event], ledger: Counter[str]) -> list[str]:
 
 
 def error_lines(events: Sequence[Event], ledger: Counter[str], result: Audit) -> list[str]:
-    """Return the errors of a sale, one in a line."""
+    """Return the errors of a sale, one per line."""
     responses = sum((event.responses for event in events), Counter[str]())
     errors = [
         f"{event.name}: {event.purchased:,} of {event.total:,} tickets were sold"

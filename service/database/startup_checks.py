@@ -30,7 +30,7 @@ class Server(NamedTuple):
     is_standby: bool
     encoding: str
     has_standbys: bool
-    connections: int  # of all clients together
+    connections: int  # how many all clients together may open
     clock: float  # Unix time in seconds
     date_style: str
     is_citus: bool
@@ -53,13 +53,15 @@ def check_database(
     needed = workers * limits.WORKER_CONNECTIONS
     if server.connections < needed:
         log.warning(
-            "max_connections leaves %d, and %d worker(s) may need %d: raise it or set fewer "
-            "WORKERS, or requests may be refused as BUSY",
+            "max_connections allows %d connections, and %d worker(s) may need %d: raise it or set "
+            "fewer WORKERS, or requests may be refused as BUSY",
             *(server.connections, workers, needed),
         )
     if abs(skew := server.clock - time.time()) > limits.MAX_CLOCK_SKEW_SECONDS:
         log.warning(
-            "the server's clock is %+.0f s from ours, and holds end by it: synchronize both", skew
+            "the database's clock differs from this machine's by %+.0f s, and holds expire by the "
+            "database's clock: synchronize both",
+            skew,
         )
     return server
 
