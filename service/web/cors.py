@@ -26,7 +26,7 @@ EXPOSED_HEADERS = (
 
 
 class Cors(CORSMiddleware):
-    """Starlette's CORS middleware, with refused preflights in the format of all refusals."""
+    """Starlette's CORS middleware, but preflights are refused in the service's own format."""
 
     def __init__(
         self, app: ASGIApp, origins: Collection[str], endpoints: Iterable[tuple[str, Endpoint]]
@@ -47,6 +47,6 @@ class Cors(CORSMiddleware):
         if response.status_code == 200:
             return response
         reason = bytes(response.body).decode()
-        refusal = refuse(Refusal(BAD_REQUEST.status, BAD_REQUEST.code, reason))
-        refusal.headers["Vary"] = response.headers["Vary"]
-        return refusal
+        refusal_response = refuse(Refusal(BAD_REQUEST.status, BAD_REQUEST.code, reason))
+        refusal_response.headers["Vary"] = response.headers["Vary"]
+        return refusal_response

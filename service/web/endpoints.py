@@ -1,7 +1,7 @@
-"""Endpoints: a handler, and the reading and checking of a request before it is called.
+"""Endpoints: handlers, and the checks that a request must pass before its handler is called.
 
-The order of the refusals is part of the contract: 401, then 413 and 415, then 400, and last those
-that need the database.
+The order of the checks is part of the contract: first for 401, then for 413 and 415, then for 400,
+and last those that need the database.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ from service.web.fields import (
     Reader,
     parse_uuid,
     read_object,
-    token,
+    visible_ascii,
 )
 from service.web.protocol import BODY
 from service.web.state import Service
@@ -49,10 +49,11 @@ class Header:
     is_list: bool = False
 
 
-IDEMPOTENCY_KEY = Header("Idempotency-Key", token(limits.MAX_KEY, "order-1"))
+IDEMPOTENCY_KEY = Header("Idempotency-Key", visible_ascii(limits.MAX_KEY, "order-1"))
 OWNER = Header("X-User-Fingerprint", FINGERPRINT, required=True)
 OPTIONAL_OWNER = Header("X-User-Fingerprint", FINGERPRINT)
 IF_NONE_MATCH = Header("If-None-Match", ANY_TEXT, is_list=True)
+# An invalid ID is ignored, not refused; a repeated one is joined with commas, so it is invalid.
 LAST_EVENT_ID = Header("Last-Event-ID", ANY_TEXT, is_list=True)
 
 
@@ -61,7 +62,7 @@ class Success:
     """A response that a route documents and that is not a refusal."""
 
     status: int
-    type: Any = None  # of the body, one of ``responses``; None if there is no body
+    type: Any = None  # of the body: a type of ``responses``, str or dict; None without a body
     headers: Sequence[str] = ()
     media_type: str = "application/json"
 
@@ -100,7 +101,7 @@ class Endpoint:
     # Whether the response never ends. Such a route does not support HEAD.
     streams: bool = False
     successes: Sequence[Success] = ()
-    # The refusals of the handler, without those of reading the request.
+    # The refusals that the handler returns; ``all_refusals`` adds those of reading the request.
     refusals: Iterable[Refusal] = ()
 
     @property
@@ -160,6 +161,7 @@ def _is_organizer(expected_token: str | None, request: Request) -> bool:
 async def _read_body(request: Request) -> bytes | Refusal:
     """Read a JSON body, limited in size and time."""
     length = request.headers.get("content-length", "0")
+    # 20 digits are enough to exceed the limit; int() of a very long text would be slow.
     if length.isdigit() and int(length[:20]) > limits.MAX_BODY_BYTES:
         return PAYLOAD_TOO_LARGE
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()

@@ -1,4 +1,4 @@
-"""Examples for the OpenAPI description, rendered from rows like real responses."""
+"""Examples for the OpenAPI description, built from rows in the same way as real responses."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -70,7 +70,7 @@ _ENTRY = EventLedger(
 _CHECK = Check(_EVENT_ID, "Opening night", "allocated = its tickets", 1, 1)
 _META = PageMeta.of(total=1, page=1, limit=10)
 
-# By the type of the response.
+# An example of each response, by its type.
 EXAMPLES: dict[Any, Any] = {
     EventResponse: EventResponse.of(_EVENT),
     EventPage: EventPage([EventResponse.of(_EVENT)], _META),

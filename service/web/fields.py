@@ -1,7 +1,7 @@
-"""Fields: the values that a client may send, and the reading of JSON objects made of them.
+"""Fields: readers that check and convert the values a client sends in JSON, queries and headers.
 
-A refusal names every bad field at once. A reader's check and its JSON Schema are built from the
-same limits, so they cannot differ.
+A refusal names all bad fields, not only the first. A reader's check and its JSON Schema are built
+from the same limits.
 """
 
 import json
@@ -31,35 +31,33 @@ class Reader:
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
-# RFC 3339, section 5.6. Second 60 is refused: PostgreSQL would turn it into the next minute.
+# RFC 3339, section 5.6.
 _TIME = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:[0-5]\d)", re.ASCII
 )
 
 
 class BadFields(Exception):
-    """A request has bad fields; ``details`` names each of them once."""
+    """A request has bad fields; ``details`` has one entry for each."""
 
     def __init__(self, details: list[BadField]) -> None:
         super().__init__(details)
         self.details = details
 
 
-def read_object(
-    body: bytes, fields: Mapping[str, Reader], optional: bool = False
-) -> dict[str, Any]:
-    """Read a JSON object that has exactly the given fields.
+def read_object(body: bytes, fields: Mapping[str, Reader], partial: bool = False) -> dict[str, Any]:
+    """Read a JSON object that has the given fields and no others.
 
     Args:
         body: JSON in UTF-8.
         fields: the reader of each field, by its name in JSON.
-        optional: whether fields may be missing, as long as there is one.
+        partial: whether fields may be missing, as long as at least one is present.
 
     Returns:
         The values, by the names in JSON.
 
     Raises:
-        BadFields: for anything else.
+        BadFields: if the body is anything else. An error of the whole body has field ''.
     """
     try:
         sent_fields = _DECODER.decode(body.decode())
@@ -78,7 +76,7 @@ def read_object(
             errors[_printable(name)] = "is unknown"
         except ValueError as error:
             errors[name] = str(error)
-    if not optional:
+    if not partial:
         errors |= {name: "is missing" for name in fields if name not in sent_fields}
     elif not sent_fields:
         errors[""] = f"must have at least one of {', '.join(fields)}"
@@ -88,7 +86,7 @@ def read_object(
 
 
 def integer(minimum: int, maximum: int, example: int) -> Reader:
-    """Return a reader of whole numbers in JSON; ``1.0`` is one, as in JSON Schema."""
+    """Return a reader of whole numbers in JSON; ``1.0`` counts as whole, as in JSON Schema."""
     message = f"must be a whole number from {minimum} to {maximum}"
 
     def read(value: Any) -> int:
@@ -120,8 +118,8 @@ def _integer_schema(minimum: int, maximum: int, example: int) -> dict[str, Any]:
     return {"type": "integer", "minimum": minimum, "maximum": maximum, "examples": [example]}
 
 
-def token(max_length: int, example: str) -> Reader:
-    """Return a reader of opaque text chosen by a client: visible ASCII, as a header can carry."""
+def visible_ascii(max_length: int, example: str) -> Reader:
+    """Return a reader of text that a header can carry unchanged: visible ASCII, no spaces."""
     message = f"must be 1 to {max_length} visible ASCII characters"
 
     def read(value: Any) -> str:
@@ -168,6 +166,7 @@ def _read_timestamp(value: Any) -> datetime:
     day, time, fraction, offset = match.groups()
     text = f"{day}T{time}.{(fraction or '')[:6]:0<6}{offset.upper()}"
     try:
+        # Refuses second 60 too. PostgreSQL would turn it into the next minute.
         return datetime.fromisoformat(text).astimezone(UTC)
     except (ValueError, OverflowError):
         raise ValueError("must be a time from year 1 to 9999") from None
@@ -186,10 +185,10 @@ def parse_uuid(text: str) -> Uuid:
     return Uuid(text.lower())
 
 
-# Any text of a header.
+# Any value of a header.
 ANY_TEXT = Reader(str, {"type": "string"})
 # The fingerprint that proves who owns a ticket.
-FINGERPRINT = token(limits.MAX_FINGERPRINT, "alice")
+FINGERPRINT = visible_ascii(limits.MAX_FINGERPRINT, "alice")
 EVENT_NAME = Reader(
     _read_event_name,
     {
@@ -244,7 +243,7 @@ def _reject_constant(_: str) -> None:
 
 
 def _printable(name: str) -> str:
-    """Return a client's own text so that it can be sent back: at most 64 characters, encodable."""
+    """Return a field's name from a client, shortened and without lone surrogates, to send back."""
     return name[:64].encode("utf-8", "replace").decode()
 
 

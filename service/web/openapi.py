@@ -51,7 +51,7 @@ HEADERS = {
     "WWW-Authenticate": "The authentication scheme of the organizer's token.",
 }
 
-# Responses with IDs, and what the IDs lead to: a prefix of paths, and the JSON pointer of the ID.
+# For each ID in a response: the prefix of the paths that take it, and its JSON pointer.
 _LINKED: dict[Any, list[tuple[str, str]]] = {
     EventResponse: [("/events/{id}", "/id")],
     list[TicketResponse]: [
@@ -62,7 +62,7 @@ _LINKED: dict[Any, list[tuple[str, str]]] = {
     ReservationResponse: [("/reservations/{id}", "/id")],
 }
 
-# The suffix of the names in ``responses``, in definitions and in references.
+# The end of a struct's name, such as EventResponse, in a definition or a reference.
 _SUFFIX = re.compile(rb'\b([A-Z]\w+)Response"')
 
 
@@ -146,7 +146,7 @@ class _Description:
 
     def _operation(self, endpoint: Endpoint) -> Json:
         operation: Json = {
-            "operationId": _name(endpoint),
+            "operationId": _operation_id(endpoint),
             "summary": _first_line(endpoint.handler),
             "tags": [_tag(endpoint)],
             "parameters": [
@@ -171,8 +171,8 @@ class _Description:
         common_headers = ["X-Request-Id", *(["Cache-Control"] if endpoint.is_private else [])]
         responses = {
             str(success.status): {
-                "description": _describe(success),
-                "headers": _headers([*success.headers, *common_headers]),
+                "description": _describe_success(success),
+                "headers": _header_references([*success.headers, *common_headers]),
                 **self._content(success),
                 **({"links": links} if (links := dict(self._links(endpoint, success))) else {}),
             }
@@ -187,12 +187,15 @@ class _Description:
             )
             responses[str(status)] = {
                 "description": "; ".join(errors),
-                "headers": _headers([*headers, *common_headers]),
+                "headers": _header_references([*headers, *common_headers]),
                 "content": {
                     "application/json": {
-                        "schema": _one_of([self._refusal(refusal) for refusal in by_code.values()]),
+                        "schema": _one_of(
+                            [self._refusal_schema(refusal) for refusal in by_code.values()]
+                        ),
                         "examples": {
-                            code: {"value": _render(refusal)} for code, refusal in by_code.items()
+                            code: {"value": _render_example(refusal)}
+                            for code, refusal in by_code.items()
                         },
                     }
                 },
@@ -226,9 +229,9 @@ class _Description:
         schema |= {"minProperties": 1} if endpoint.partial else {"required": list(fields)}
         name = endpoint.handler.__name__.title().replace("_", "") + "Body"
         example = {name: reader.schema["examples"][0] for name, reader in fields.items()}
-        return {"schema": self._named(name, schema), "example": example}
+        return {"schema": self._add_component(name, schema), "example": example}
 
-    def _refusal(self, refusal: Refusal) -> Json:
+    def _refusal_schema(self, refusal: Refusal) -> Json:
         """Return the schema of a refusal, named after its code.
 
         If a code is used both with and without details, the name of the schema with details ends
@@ -240,20 +243,27 @@ class _Description:
             properties["details"] = self._schemas[_type_of(refusal.example_details)]
             if refusal.code in self._codes_without_details:
                 name += type(refusal.example_details).__name__
-        # BAD_REQUEST has no details if a header is bad. Other refusals always have theirs.
-        required = [name for name in properties if name != "details" or refusal != BAD_REQUEST]
-        return self._named(name, {"type": "object", "properties": properties, "required": required})
+        # BAD_REQUEST has no details if a header is bad. Other refusals always have their details.
+        required = [field for field in properties if field != "details" or refusal != BAD_REQUEST]
+        return self._add_component(
+            name, {"type": "object", "properties": properties, "required": required}
+        )
 
-    def _named(self, name: str, schema: Json) -> Json:
-        """Add a schema to the components and return a reference; generated code uses its name."""
+    def _add_component(self, name: str, schema: Json) -> Json:
+        """Add a schema to the components and return a reference.
+
+        Generated clients name their class after it.
+        """
         self._components[name] = schema
         return {"$ref": f"#/components/schemas/{name}"}
 
     def _links(self, source: Endpoint, success: Success) -> Iterator[tuple[str, Json]]:
         """Yield links from a created or changed object to the operations on it."""
+        if source.body is None:
+            return
         owner = "$request.body#/userFingerprint"
         has_owner = "userFingerprint" in (source.fields(self._settings) or {})
-        for prefix, pointer in _LINKED.get(success.type, []) if source.body is not None else []:
+        for prefix, pointer in _LINKED.get(success.type, []):
             targets = [
                 endpoint
                 for path, methods in self._routes.items()
@@ -262,19 +272,19 @@ class _Description:
             ]
             for target in targets:
                 parameters = {"path.id": f"$response.body#{pointer}"}
-                link: Json = {"operationId": _name(target), "parameters": parameters}
+                link: Json = {"operationId": _operation_id(target), "parameters": parameters}
                 if has_owner and OPTIONAL_OWNER.name in [header.name for header in target.headers]:
                     parameters[f"header.{OPTIONAL_OWNER.name}"] = owner
                 if has_owner and list(target.fields(self._settings) or {}) == ["userFingerprint"]:
                     link["requestBody"] = {"userFingerprint": owner}
-                yield _name(target), link
+                yield _operation_id(target), link
 
 
 def _type_of(details: Details) -> Any:
     return list[BadField] if isinstance(details, list) else type(details)
 
 
-def _name(endpoint: Endpoint) -> str:
+def _operation_id(endpoint: Endpoint) -> str:
     """Return the handler's name in camelCase, such as reserveTickets."""
     first, *others = endpoint.handler.__name__.split("_")
     return first + "".join(map(str.title, others))
@@ -288,11 +298,12 @@ def _first_line(documented: Any) -> str:
     return (inspect.getdoc(documented) or "").partition("\n")[0]
 
 
-def _describe(success: Success) -> str:
+def _describe_success(success: Success) -> str:
     if success.type is None:
         return "Not modified: `If-None-Match` has the current ETag."
     if success.type in (str, dict):
         return "The whole document."
+    # The struct itself, or the struct that a list contains.
     (documented,) = getattr(success.type, "__args__", (success.type,))
     return _first_line(documented)
 
@@ -304,7 +315,7 @@ def _parameter(where: str, name: str, reader: Reader, required: bool = False) ->
     return {"name": name, "in": where, "required": required, "schema": schema}
 
 
-def _headers(names: list[str]) -> Json:
+def _header_references(names: list[str]) -> Json:
     return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
@@ -312,7 +323,7 @@ def _one_of(schemas: list[Json]) -> Json:
     return schemas[0] if len(schemas) == 1 else {"oneOf": schemas}
 
 
-def _render(refusal: Refusal) -> Any:
+def _render_example(refusal: Refusal) -> Any:
     if refusal.example_details is not None:
         refusal = refusal.with_details(refusal.example_details)
     return msgspec.json.decode(refuse(refusal).body)

@@ -1,13 +1,15 @@
 """The HTTP protocol: uvicorn's, with limits on what one client can occupy.
 
+"The header" is everything before a body: the request line or status line, and all header fields.
+
 Differences from uvicorn's own protocol:
 
 - The header and the first part of the body of a response are sent in one write, which halves the
   work of the kernel for most responses.
 - Headers and bodies must arrive within a time limit, headers within a size limit. A body that no
   handler reads is discarded, up to a size limit.
-- Pipelining is limited to about 200 requests: further bytes are not parsed, and reading from the
-  connection is paused, until earlier requests have their responses.
+- Pipelining is limited to about 200 requests. Until earlier requests have their responses, further
+  bytes are not parsed, and reading from the connection is paused.
 - A request to upgrade to another protocol is served as a normal HTTP/1.1 request.
 - Streams end when uvicorn begins to shut down, so that it does not wait for them.
 
@@ -31,7 +33,7 @@ from service import limits
 # The key of a request's body in its ASGI scope, if the body arrived before the handler needs it.
 BODY = "holdfast.body"
 
-# Takes the place of a list of headers and drops what is appended.
+# Replaces a list of headers; drops everything that is appended to it.
 _DISCARD: deque[tuple[bytes, bytes]] = deque(maxlen=0)
 
 
@@ -50,7 +52,7 @@ class CoalescingTransport:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        """Write data after a delayed header, or delay the header that it is."""
+        """Write data, after the delayed header if there is one; delay data that is a header."""
         if self._header:
             data, self._header = self._header + data, b""
         elif data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 100 "):
@@ -59,7 +61,7 @@ class CoalescingTransport:
         self._transport.write(data)
 
     def flush(self) -> None:
-        """Write a header that has no body."""
+        """Write the delayed header, if any: its response has no body."""
         if self._header:
             self._transport.write(self._header)
             self._header = b""
@@ -106,11 +108,11 @@ class UvicornConnection(HttpToolsProtocol):
         self.scope[BODY] = bytes(self.cycle.body)  # type: ignore[literal-required]
 
     def discard_trailers(self) -> None:
-        """Discard the headers after a body: they must not pass for headers of the request."""
+        """Discard headers from now on: those after a body are not headers of the request."""
         self.headers = _DISCARD  # type: ignore[assignment]
 
     def restart_without_upgrade(self) -> bytes | None:
-        """Reset the parser and return the current header without Upgrade; None for CONNECT."""
+        """Return the current header without Upgrade, for a new parser; None for CONNECT."""
         method, version = self.parser.get_method(), self.parser.get_http_version()
         if method == b"CONNECT":
             return None
@@ -122,8 +124,8 @@ class UvicornConnection(HttpToolsProtocol):
     def close_after_response(self, refusal: bytes = b"") -> None:
         """Close the connection once the outstanding responses are sent.
 
-        The refusal is sent only if there are none: the client would mistake it for one of them. A
-        response that has begun is cut off.
+        The refusal is sent only if no response is outstanding: the client would take it for that
+        response. A response that has begun is cut off.
         """
         if self.cycle is None or self.cycle.response_complete:
             if refusal:
@@ -154,7 +156,7 @@ class Protocol(UvicornConnection):
     _ignores_input = False
     # Whether the connection is closed after the response to the next request.
     _closes_after_next = False
-    # Closes the connection, unless the header or the body ends before.
+    # Closes the connection if the current header or body does not end in time.
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -165,13 +167,13 @@ class Protocol(UvicornConnection):
         self._start_timer(limits.HEADER_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Drop what belongs to the connection."""
+        """Stop the timer and drop the unparsed data."""
         self._stop_timer()
         self._unparsed = b""
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse data in pieces of limited size: each can contain only so many requests."""
+        """Parse data in pieces, which limits the number of requests that are parsed at once."""
         if self._ignores_input:
             return
         if self._unparsed or len(data) > limits.PIPELINE_BYTES:
@@ -194,7 +196,7 @@ class Protocol(UvicornConnection):
             self._stop_timer()
 
     def on_message_complete(self) -> None:
-        """Pass a complete body on."""
+        """Pass a complete body to the handler."""
         if self.asks_for_upgrade:
             return
         self.put_body_in_scope()
@@ -211,7 +213,7 @@ class Protocol(UvicornConnection):
             self._parse_next()
         elif not self._expects_header and self.is_kept_alive:
             # The response was sent before the body arrived. Read and discard the body for a while:
-            # if the connection were closed while the client sends, it could lose the response.
+            # a client that is still sending when the connection closes can lose the response.
             self._start_timer(limits.BODY_SECONDS)
 
     def shutdown(self) -> None:
@@ -222,7 +224,7 @@ class Protocol(UvicornConnection):
         """
         self.end_streams()
         if self.is_kept_alive:
-            # A request may be on its way. It gets its response.
+            # The client may already have sent another request. Wait a moment to respond to it.
             self._closes_after_next = True
             self._loop.call_later(limits.IDLE_CLOSE_SECONDS, super().shutdown)
         else:
@@ -238,7 +240,7 @@ class Protocol(UvicornConnection):
             self.pause_reading()
 
     def _parse_piece(self, piece: bytes) -> None:
-        """Parse a piece, and limit the size and time of a header or body that it leaves open."""
+        """Parse a piece, then check the size and time of a header or body that has not ended."""
         self._part_ended = False
         try:
             self.parse(piece)
@@ -276,7 +278,7 @@ class Protocol(UvicornConnection):
         self._part_bytes = 0
 
     def _refuse(self, status: HTTPStatus, text: str) -> None:
-        """Respond to something that is not an HTTP request that we can parse, and close."""
+        """Refuse input that cannot be parsed as an HTTP request, and close the connection."""
         refusal = (
             f"HTTP/1.1 {status.value} {status.phrase}\r\n"
             "content-type: text/plain; charset=utf-8\r\n"

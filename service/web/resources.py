@@ -1,4 +1,4 @@
-"""Resources: the ASGI applications of the paths, and the application that routes to them."""
+"""Resources: one ASGI application for each path, and the application that routes to them."""
 
 import logging
 import time
@@ -27,7 +27,10 @@ log = logging.getLogger(__name__)
 
 
 class Resource:
-    """A path with its endpoints by method; every error becomes a refusal without internals."""
+    """A path and its endpoints, by method.
+
+    Every error becomes a refusal that reveals nothing about the inside of the service.
+    """
 
     def __init__(self, path: str, endpoints: dict[str, Endpoint]) -> None:
         self._path = path
@@ -78,7 +81,7 @@ class Resource:
         except UNAVAILABLE:
             return BUSY
         except (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction) as error:
-            # Only queries get here; the write path turns such errors of a change into refusals.
+            # Raised only by queries: the write path turns such errors of changes into refusals.
             log.warning("a query has failed: %s", loggable(error))
             return BUSY
         except psycopg.Error as error:
@@ -99,7 +102,7 @@ class UnknownPath(Resource):
     """Every path that has no route."""
 
     def __init__(self) -> None:
-        super().__init__("none", {})
+        super().__init__("none", {})  # the path in the metrics and in the log
 
     async def _respond(self, _: Request) -> Response | Refusal:
         return NOT_FOUND
@@ -114,7 +117,7 @@ def _path_id(request: Request) -> Uuid:
 
 
 class Application(Starlette):
-    """A Starlette application without its error middleware: a Resource raises no errors."""
+    """A Starlette application without its error middleware: a Resource handles all errors."""
 
     def build_middleware_stack(self) -> ASGIApp:
         """Return the router, wrapped in the configured middleware."""

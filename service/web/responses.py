@@ -46,7 +46,7 @@ class EventResponse(Struct, rename="camel", gc=False):
 
     @classmethod
     def of(cls, event: Event) -> "EventResponse":
-        """Return an event with its available and reserved tickets, which are never stored."""
+        """Return an event; its available and reserved tickets are computed, not stored."""
         return cls(
             event.id,
             event.name,
@@ -63,7 +63,7 @@ class EventResponse(Struct, rename="camel", gc=False):
 
     @property
     def etag(self) -> str:
-        """The ETag: changes with a new version, an expired hold, and an update by hand in SQL."""
+        """The ETag, which a new version, an expired hold or a manual SQL update changes."""
         microseconds = int(self.updated_at.timestamp() * 1_000_000)
         return f'"{self.version}-{self.available_tickets}-{microseconds:x}"'
 
@@ -97,7 +97,7 @@ class WatchedEventResponse(EventResponse, rename="camel", gc=False, kw_only=True
 
 
 class LedgerEntryResponse(Struct, rename="camel", gc=False):
-    """An entry of an event's ledger: the counts after one version, and the tickets it moved."""
+    """An entry of an event's ledger: the counts at a version, and how many tickets it changed."""
 
     version: Count
     recorded_at: Timestamp
@@ -168,7 +168,7 @@ class TicketResponse(Struct, rename="camel", gc=False):
 
     @classmethod
     def of(cls, ticket: TicketAllocation, fingerprint: str | None) -> "TicketResponse":
-        """Return a ticket for a client with this fingerprint; None if it sent none."""
+        """Return a ticket for a client that sent this fingerprint, or None if it sent none."""
         return cls(
             ticket.id,
             ticket.event_id,
@@ -192,7 +192,7 @@ class ReservationResponse(Struct, rename="camel", gc=False):
 
     @classmethod
     def of(cls, tickets: Sequence[TicketAllocation], fingerprint: str) -> "ReservationResponse":
-        """Return the reservation of these tickets, at least one, for a client."""
+        """Return the reservation of one or more tickets, for a client with this fingerprint."""
         statuses = {ticket.status for ticket in tickets}
         expiries = [
             ticket.expires_at
@@ -218,8 +218,8 @@ class PageMeta(Struct, gc=False):
 
     @classmethod
     def of(cls, total: int, page: int, limit: int) -> "PageMeta":
-        """Return the position of a page of at most ``limit`` of ``total`` items."""
-        return cls(total, page, limit, -(-total // limit))
+        """Return the position of a page in a list of ``total`` items, ``limit`` on each page."""
+        return cls(total, page, limit, pages=-(-total // limit))  # rounded up
 
 
 class EventPage(Struct, gc=False):
@@ -237,7 +237,7 @@ class TicketPage(Struct, gc=False):
 
 
 class LedgerMeta(Struct, gc=False):
-    """The position of a page in a ledger; send next as after to get the following page."""
+    """The position of a page in a ledger; send `next` as `after` to get the next page."""
 
     after: Count
     limit: Count
@@ -291,7 +291,7 @@ def respond(body: Any, status: int = 200, headers: Mapping[str, str] | None = No
 
 
 def refuse(refusal: Refusal) -> Response:
-    """Return the response for a refusal. Nothing else renders refusals."""
+    """Return the response for a refusal."""
     body: dict[str, Any] = {"error": refusal.error, "code": refusal.code}
     if refusal.details is not None:
         body["details"] = refusal.details

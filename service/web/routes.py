@@ -44,7 +44,7 @@ from service.web.responses import (
 )
 from service.web.watching import EventStream
 
-PAGE = Success(200, str, ["Content-Security-Policy"], "text/html; charset=utf-8")
+HTML_PAGE = Success(200, str, ["Content-Security-Policy"], "text/html; charset=utf-8")
 
 # Every route, by path and method. HEAD is supported wherever GET is, except for streams.
 # Paths are matched in this order, so those with the most traffic come first.
@@ -201,7 +201,7 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
             health.show_metrics, successes=[Success(200, str, media_type=metrics.CONTENT_TYPE)]
         ),
     },
-    "/": {"GET": Endpoint(docs.show_index, successes=[PAGE])},
-    "/docs": {"GET": Endpoint(docs.show_docs, successes=[PAGE])},
+    "/": {"GET": Endpoint(docs.show_index, successes=[HTML_PAGE])},
+    "/docs": {"GET": Endpoint(docs.show_docs, successes=[HTML_PAGE])},
     "/openapi.json": {"GET": Endpoint(docs.show_openapi, successes=[Success(200, dict)])},
 }

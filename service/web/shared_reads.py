@@ -1,8 +1,8 @@
 """Shared reads: concurrent requests for events share one query.
 
 Requests that arrive while a query is running wait for the next one, which reads all of their
-events at once. None joins a running query: its snapshot could be older than a change that the
-caller already knows to be committed.
+events at once. A request never joins a query that is already running, because the query's snapshot
+could be older than a change that the client knows to be committed.
 """
 
 import asyncio

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from service.database.queries import Queries
 from service.logs import RequestLog
 from service.settings import Settings
-from service.web.leaving import Leaving
 from service.web.shared_reads import SharedReads
+from service.web.shutdown_delay import ShutdownDelay
 from service.web.watching import Watchers
 from service.write_path.path import WritePath
 
@@ -31,6 +31,6 @@ class Service:
     list_queries: Queries
     watchers: Watchers
     request_log: RequestLog
-    leaving: Leaving
+    shutdown_delay: ShutdownDelay
     # The OpenAPI description, encoded.
     openapi: bytes

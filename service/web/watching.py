@@ -52,8 +52,8 @@ class Message(NamedTuple):
 class Watcher:
     """A client that watches an event."""
 
-    # The last version that was put; older ones are not sent. The initial value holds back all
-    # versions until it is known which ones the stream begins with.
+    # The last version that was put, or that the stream begins with; only newer ones are put. It is
+    # the maximum until the stream's first messages are chosen, so that none is put before them.
     version: int = limits.MAX_BIGINT
     # When a message was put last, in the event loop's time.
     put_at: float = 0.0
@@ -71,7 +71,7 @@ class Watcher:
             self._waiting.set_result(None)
 
     async def get(self) -> bytes:
-        """Wait for the next message and return it; empty if woken because the service stops."""
+        """Wait for the next message and return it; b'' if the service is stopping."""
         if not self._message:
             self._waiting = asyncio.get_running_loop().create_future()
             await self._waiting
@@ -81,7 +81,7 @@ class Watcher:
 
 @dataclass(slots=True, eq=False)
 class WatchedEvent:
-    """The watchers of an event, and the newest version that was polled."""
+    """The watchers of an event, and the message with the newest version that was polled."""
 
     watchers: set[Watcher] = field(default_factory=set)
     newest: Message | None = None
@@ -150,18 +150,18 @@ class Watchers:
 
 
 def _notify(watched: WatchedEvent, now: float) -> None:
-    """Put the newest version, or a keep-alive, to every watcher that is due for it."""
-    remaining, gap = len(watched.watchers), limits.STREAM_GAP_SECONDS
-    if remaining > limits.STREAM_CROWD:
+    """Give the newest version, or a keep-alive, to each watcher that is due for one."""
+    quota, gap = len(watched.watchers), limits.STREAM_GAP_SECONDS
+    if quota > limits.STREAM_CROWD:
         gap = limits.STREAM_CROWD_GAP_SECONDS
-        # Notify a crowd in parts, so that buyers do not wait until all watchers are served.
-        remaining = math.ceil(remaining * limits.STREAM_POLL_SECONDS / gap)
+        # Notify only a part of a crowd at each poll: other requests would wait for all of it.
+        quota = math.ceil(quota * limits.STREAM_POLL_SECONDS / gap)
     for watcher in watched.watchers:
         if now - watcher.put_at < gap:
             continue
         if watched.newest and watcher.version < watched.newest.version:
-            if remaining:
-                remaining -= 1
+            if quota:
+                quota -= 1
                 watcher.version = watched.newest.version
                 watcher.put(watched.newest.encoded, now)
         elif now - watcher.put_at >= limits.STREAM_KEEP_ALIVE_SECONDS:
@@ -169,7 +169,10 @@ def _notify(watched: WatchedEvent, now: float) -> None:
 
 
 class EventStream(Response):
-    """A stream to one watcher: the versions it missed, then new ones, until it disconnects."""
+    """A stream to one watcher: the versions it missed, then new ones, until it disconnects.
+
+    Closing ``watching`` removes the watcher.
+    """
 
     media_type = "text/event-stream"
 
@@ -180,7 +183,7 @@ class EventStream(Response):
         missed: Sequence[Message],
         watching: ExitStack,
     ) -> None:
-        # Neither caches nor proxies may hold it back. X-Accel-Buffering is for nginx.
+        # Caches and proxies must not delay the messages. X-Accel-Buffering is for nginx.
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         super().__init__(headers=headers, media_type=self.media_type)
         del self.headers["content-length"]

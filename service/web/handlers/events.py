@@ -96,6 +96,7 @@ def _respond(call: Call, event: EncodedEvent) -> Response:
 
 async def update_event(call: Call) -> Response | Refusal:
     """Change the name, the date or the capacity of an event."""
+    # By their names in SQL.
     changes = {
         {"totalTickets": "total_tickets"}.get(name, name): value
         for name, value in call.body.items()
@@ -114,7 +115,7 @@ async def update_event(call: Call) -> Response | Refusal:
 
 
 def _date_range(since: datetime | None, until: datetime | None) -> str:
-    """Return a tstzrange in PostgreSQL's notation, from inclusive, to exclusive."""
+    """Return a range of times for PostgreSQL that includes ``since`` and excludes ``until``."""
     if since and until and since > until:
         return "empty"
     return f"[{since or ''},{until or ''})"

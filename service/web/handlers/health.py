@@ -29,7 +29,7 @@ async def check_health(call: Call) -> Response | Refusal:
         )
         return respond(response, 503)
     pending = [name for name in migration_names() if name not in applied]
-    is_ready = not pending and not call.service.leaving.has_begun
+    is_ready = not pending and not call.service.shutdown_delay.has_begun
     response = HealthResponse(
         "ok" if is_ready else "unavailable",
         DatabaseHealth("ok", version),

@@ -55,26 +55,30 @@ async def stream_event(call: Call) -> Response | Refusal:
         if event is None:
             return EVENT_NOT_FOUND
         missed = await _list_missed(call, watcher, event)
+        # From here on the stream removes the watcher, when it ends.
         return EventStream(watchers, watcher, missed, watching.pop_all())
 
 
 async def _list_missed(call: Call, watcher: Watcher, event: Event) -> list[Message]:
-    """Return the messages that a stream begins with, and release the watcher for later ones.
+    """Return the messages that a stream begins with; let the watcher get only later versions.
 
-    A client that sends the version it knows in Last-Event-ID gets each version since then, if they
+    A client that sends the version it knows in Last-Event-ID gets each version since then, if there
     are at most MAX_REPLAYED_VERSIONS. Any other client gets the current state.
     """
     text = call.headers[LAST_EVENT_ID.name] or ""
-    known = int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
-    if known == event.version:
-        watcher.version = known
+    is_version = text.isascii() and text.isdigit() and len(text) < 19  # less than 2**63
+    known_version = int(text) if is_version else None
+    if known_version == event.version:
+        watcher.version = known_version
         return []
     list_ledger = call.service.list_queries.list_ledger
-    if known is not None and event.version - limits.MAX_REPLAYED_VERSIONS <= known < event.version:
-        entries = await list_ledger(event.id, known, limits.MAX_REPLAYED_VERSIONS)
+    oldest = event.version - limits.MAX_REPLAYED_VERSIONS
+    if known_version is not None and oldest <= known_version < event.version:
+        entries = await list_ledger(event.id, known_version, limits.MAX_REPLAYED_VERSIONS)
         missed = [Message.of(event.as_of(entry), entry) for entry in entries]
     else:
         entries = await list_ledger(event.id, event.version - 1, 1)
         missed = [Message.of(event, entry) for entry in entries]
-    watcher.version = max(event.version, *(message.version for message in missed), 0)
+    # The ledger is read after the event, so it may have newer versions.
+    watcher.version = max([event.version, *(message.version for message in missed)])
     return missed

@@ -63,5 +63,5 @@ def _respond(
     if outcome.code == "granted":
         return respond(ReservationResponse.of(outcome.tickets, owner))
     refusal = refusals[outcome.code]
-    ticket = outcome.detail
-    return refusal.with_details(InTheWay(ticket)) if isinstance(ticket, str) else refusal
+    ticket_id = outcome.detail
+    return refusal.with_details(InTheWay(ticket_id)) if isinstance(ticket_id, str) else refusal

@@ -62,9 +62,10 @@ async def reserve_tickets(call: Call) -> Response | Refusal:
 
 async def find_ticket(call: Call) -> Response | Refusal:
     """Find a ticket; its fingerprint is shown only to a caller that sends the same one."""
-    for ticket in await call.service.lookup_queries.find_tickets([call.id]):
-        return respond(TicketResponse.of(ticket, call.headers[OPTIONAL_OWNER.name]))
-    return TICKET_NOT_FOUND
+    tickets = await call.service.lookup_queries.find_tickets([call.id])
+    if not tickets:
+        return TICKET_NOT_FOUND
+    return respond(TicketResponse.of(tickets[0], call.headers[OPTIONAL_OWNER.name]))
 
 
 async def list_user_tickets(call: Call) -> Response | Refusal:
