@@ -12,8 +12,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from service import limits
+from service import limits, refusals
 from service.settings import PACKAGE
+from tests.support.browser import Browser
 from tests.support.client import Client, code, send_crowd
 from tests.support.database import Database
 from tests.support.services import RunningService, Starter
@@ -38,6 +39,8 @@ class Proxy:
         self.text = (DEPLOY / self.path.name).read_text()
         self.log = folder / "log"
         self._client = f"127.0.0.1:{port}"
+        # Set by enable_http2().
+        self.https_origin = ""
 
     def change(self, old: str, new: str) -> None:
         """Change a line of the configuration, which must occur once."""
@@ -71,8 +74,38 @@ class Proxy:
                 ]
                 self.change(line, "\n".join(lines))
             self.change("log /dev/log local0", "log stderr format raw local0")
+        if self.https_origin:
+            self._configure_http2()
         if os.geteuid() != 0:  # it cannot change its user
             self.text = re.sub(r"^ *(user|group) .*$", "", self.text, flags=re.M)
+
+    def enable_http2(self) -> None:
+        """Use the lines for HTTP/2 that are comments in the docs, at another loopback address."""
+        self.https_origin = f"https://127.0.0.2:{self.port}"
+
+    def _configure_http2(self) -> None:
+        certificate, key = create_certificate(self.folder)
+        address = self.https_origin.removeprefix("https://")
+        if self.program == "haproxy":
+            both = self.folder / "both.pem"
+            both.write_text(certificate.read_text() + key.read_text())
+            line = "bind {} ssl crt {} alpn h2,http/1.1"
+            old = line.format(":443", "/etc/haproxy/shop.pem")
+            self.change(f"# {old}", line.format(address, both))
+            return
+        listen = f"listen {address} ssl http2;"
+        if self._nginx_version() >= (1, 25, 1):
+            listen = f"listen {address} ssl; http2 on;"
+        self.change("# listen 443 ssl http2;", listen)
+        for name, path in (("ssl_certificate", certificate), ("ssl_certificate_key", key)):
+            suffix = {"ssl_certificate": "pem", "ssl_certificate_key": "key"}[name]
+            self.change(f"# {name} /etc/nginx/shop.{suffix};", f"{name} {path};")
+
+    def _nginx_version(self) -> tuple[int, ...]:
+        process = subprocess.run(
+            [find_tool("nginx"), "-v"], capture_output=True, text=True, check=True
+        )
+        return tuple(map(int, process.stderr.rpartition("/")[2].split()[0].split(".")))
 
     @contextmanager
     def in_front_of(self, *addresses: str) -> Iterator[Client]:
@@ -107,6 +140,18 @@ class Proxy:
     def check_options(self) -> list[str]:
         """The options that only check the configuration."""
         return ["-t"] if self.program == "nginx" else ["-c"]
+
+
+def create_certificate(folder: Path) -> tuple[Path, Path]:
+    """Return the files of a new self-signed certificate and of its key."""
+    certificate, key = folder / "shop.pem", folder / "shop.key"
+    options = ("-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=127.0.0.2")
+    subprocess.run(
+        [find_tool("openssl"), "req", "-x509", *options, "-out", certificate, "-keyout", key],
+        capture_output=True,
+        check=True,
+    )
+    return certificate, key
 
 
 def accepts_connections(client: Client) -> bool:
@@ -184,6 +229,54 @@ def test_the_proxy_does_not_buffer_a_stream(proxy: Proxy, service: RunningServic
         wait_until(lambda: service.state.watchers.count == 0)
 
 
+def test_a_client_can_use_http2(proxy: Proxy, service: RunningService) -> None:
+    curl = find_tool("curl")
+    proxy.enable_http2()
+    with proxy.in_front_of(address(service)) as client:
+        event = client.create_event(tickets=2)
+
+        def send(version: str) -> list[str]:
+            """Reserve a ticket, and return the status and the version of HTTP."""
+            output = ("--output", "/dev/null", "--write-out", "%{http_code} %{http_version}")
+            body = '{"quantity": 1, "userFingerprint": "alice"}'
+            options = ("--silent", "--insecure", *output, "--json", body)
+            process = subprocess.run(
+                [curl, version, *options, f"{proxy.https_origin}/events/{event}/tickets"],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            return process.stdout.split()
+
+        assert send("--http2") == ["201", "2"]
+        assert send("--http1.1") == ["201", "1.1"]
+        assert send("--http2") == ["409", "2"]
+
+
+def test_a_browser_opens_more_than_six_streams_over_http2(
+    proxy: Proxy, service: RunningService, tmp_path: Path
+) -> None:
+    proxy.enable_http2()
+    with proxy.in_front_of(address(service)) as client, Browser(tmp_path) as page:
+        page.call("Security.setIgnoreCertificateErrors", ignore=True)
+        event = client.create_event()
+        opened = "streams.filter((stream) => stream.readyState === EventSource.OPEN).length"
+        for origin, expected in ((str(client.base_url).rstrip("/"), 6), (proxy.https_origin, 8)):
+            page.open(f"{origin}/health/live")
+            page.value(
+                "messages = 0; streams = Array.from({length: 8}, () => {"
+                f"const stream = new EventSource('/events/{event}/stream');"
+                "stream.onmessage = () => { messages += 1; };"
+                "return stream; }); 0"
+            )
+            page.wait_for(f"messages === {expected}")
+            client.hold(event)
+            page.wait_for(f"messages === {2 * expected}")
+            # The others wait for a connection.
+            assert page.value(opened) == expected
+            assert service.state.watchers.count == expected
+
+
 def test_a_slow_or_endless_header_does_not_reach_the_service(
     proxy: Proxy, service: RunningService
 ) -> None:
@@ -221,17 +314,19 @@ def test_a_body_that_is_too_large_gets_the_refusal_of_the_service(
 def test_a_client_over_the_rate_limit_gets_busy_and_others_are_served(
     proxy: Proxy, service: RunningService
 ) -> None:
-    # A slow machine would not reach the limit of the configuration.
-    limit = {"nginx": "burst=400", "haproxy": "sc_http_req_rate(0) gt 400"}[proxy.program]
-    assert proxy.text.count(limit) == 1
-    proxy.text = proxy.text.replace(limit, limit.replace("400", "20"))
+    # A slow machine would not reach the limits of the configuration.
+    limits_of = {"nginx": ["rate=100r/s", "burst=400"], "haproxy": ["sc_http_req_rate(0) gt 400"]}
+    for limit in limits_of[proxy.program]:
+        assert proxy.text.count(limit) == 1
+        proxy.text = proxy.text.replace(limit, limit.replace("400", "20").replace("100", "10"))
     with proxy.in_front_of(address(service)) as client:
         event = client.create_event()
         responses = [client.get(f"/events/{event}") for _ in range(300)]
-        refusals = [response for response in responses if response.status_code != 200]
-        assert refusals
-        assert {code(response) for response in refusals} == {(503, "BUSY")}
-        assert {response.headers["Retry-After"] for response in refusals} == {"1"}
+        refused = [response for response in responses if response.status_code != 200]
+        assert refused
+        assert {code(response) for response in refused} == {(503, "BUSY")}
+        assert {response.json()["error"] for response in refused} == {refusals.BUSY.error}
+        assert {response.headers["Retry-After"] for response in refused} == {"1"}
         other_address = httpx2.HTTPTransport(local_address="127.0.0.2")
         with Client(base_url=client.base_url, transport=other_address) as other:
             assert other.reserve(event).status_code == 201
@@ -283,6 +378,7 @@ def test_a_request_that_changes_anything_is_not_retried(proxy: Proxy) -> None:
                 with Client(base_url=client.base_url, timeout=WAIT_SECONDS) as own:
                     response = send(own, UNKNOWN)
                 assert code(response) == (503, "OUTCOME_UNKNOWN")
+                assert response.json()["error"] == refusals.OUTCOME_UNKNOWN.error
                 assert response.headers["Retry-After"] == "1"
     finally:
         for server in servers:
@@ -297,14 +393,14 @@ def test_a_sale_continues_while_one_of_two_services_stops(
     services = [start(database) for _ in range(2)]
     with proxy.in_front_of(*[address(service) for service in services]) as client:
         event = client.create_event(tickets=100)
-        refusals: list[tuple[int, str]] = []
+        codes: list[tuple[int, str]] = []
 
         def buy() -> None:
             with Client(base_url=client.base_url, timeout=WAIT_SECONDS) as buyer:
                 for _ in range(20):
                     response = buyer.reserve(event)
                     if response.status_code != 201:
-                        refusals.append(code(response))
+                        codes.append(code(response))
 
         def stop() -> None:
             wait_until(lambda: client.find_event(event)["allocatedTickets"] > 10)
@@ -312,10 +408,10 @@ def test_a_sale_continues_while_one_of_two_services_stops(
 
         at_once(stop, *[buy] * 4)
         # A request that the kernel had received, and the service had not, is refused.
-        assert set(refusals) <= {(503, "OUTCOME_UNKNOWN")}
-        assert len(refusals) <= 4
+        assert set(codes) <= {(503, "OUTCOME_UNKNOWN")}
+        assert len(codes) <= 4
     with services[1].client() as client:
-        assert client.find_event(event)["allocatedTickets"] >= 80 - len(refusals)
+        assert client.find_event(event)["allocatedTickets"] >= 80 - len(codes)
 
 
 def test_a_kept_alive_connection_is_served_during_shutdown(
