@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypedDict
@@ -37,7 +37,7 @@ class State(TypedDict):
 
 
 async def _update_gauges(
-    write_path: WritePath, watchers: Watchers, pools: dict[str, AsyncConnectionPool]
+    write_path: WritePath, watchers: Watchers, pools: Mapping[str, AsyncConnectionPool]
 ) -> None:
     """Update the gauges of the metrics until canceled."""
     while True:

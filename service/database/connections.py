@@ -4,6 +4,7 @@ import datetime
 import functools
 import re
 import select
+import time
 from typing import Any, NamedTuple
 
 import psycopg
@@ -139,9 +140,51 @@ def conninfo(
     return make_conninfo(dsn, **added)
 
 
+class Pool(AsyncConnectionPool):
+    """A pool that replaces a connection which the server has closed while it was idle.
+
+    The pool's own ``check`` would do so after a delay of a second, as long as a request waits for a
+    connection: idle connections that were cut, or a restart, cost the next requests a BUSY.
+    """
+
+    async def getconn(  # the pool's own signature
+        self,
+        timeout: float | None = None,  # noqa: ASYNC109
+    ) -> psycopg.AsyncConnection:
+        """Return a connection that was open a moment ago.
+
+        Args:
+            timeout: in seconds; None for that of the pool.
+
+        Raises:
+            PoolTimeout, TooManyRequests, PoolClosed: there is none.
+        """
+        deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
+        while True:
+            connection = await super().getconn(max(0.0, deadline - time.monotonic()))
+            if not _was_closed_by_server(connection):
+                return connection
+            await connection.close()
+            await self.putconn(connection)
+
+
+def _was_closed_by_server(connection: psycopg.AsyncConnection) -> bool:
+    """Return whether the server has closed an idle connection, without asking it.
+
+    A server that ends the connection leaves a message or an end of file on the socket, and nothing
+    else is to be read from an idle connection. So polling the socket is enough, and saves every
+    batch a round trip.
+    """
+    if connection.closed:
+        return True
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
+
+
 def create_pool(
     dsn: str, max_size: int, max_waiting: int, options: str = "", *, behind_pooler: bool = False
-) -> AsyncConnectionPool:
+) -> Pool:
     """Return a pool that is not open yet.
 
     Args:
@@ -151,7 +194,7 @@ def create_pool(
         options: options of libpq for its connections.
         behind_pooler: whether the DSN is that of a pooler.
     """
-    return AsyncConnectionPool(
+    return Pool(
         conninfo(dsn, options, behind_pooler=behind_pooler),
         kwargs={
             "autocommit": True,
@@ -160,7 +203,6 @@ def create_pool(
             "prepare_threshold": None if behind_pooler else 0,
             "context": ADAPTERS,
         },
-        check=_check,
         open=False,
         min_size=1,
         max_size=max_size,
@@ -168,21 +210,6 @@ def create_pool(
         timeout=limits.POOL_SECONDS,
         reconnect_timeout=limits.RECONNECT_SECONDS,
     )
-
-
-async def _check(connection: psycopg.AsyncConnection) -> None:
-    """Raise an error for a connection that was closed by the server while idle.
-
-    A server that ends the connection leaves a message or an end of file on the socket, and nothing
-    else is to be read from an idle connection. So polling the socket is enough, and saves every
-    batch the round trip of the pool's own check.
-    """
-    poll = select.poll()
-    poll.register(connection.fileno(), select.POLLIN)
-    if poll.poll(0):
-        # The pool would keep a connection that is not closed.
-        await connection.close()
-        raise psycopg.OperationalError("the server closed the connection while it was idle")
 
 
 # Errors of the pool: there was no connection, and nothing was sent.

@@ -5,8 +5,8 @@ as BUSY. If it was sent and has no outcome by the second, it is refused as OUTCO
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from service import limits
@@ -92,6 +92,61 @@ def take_batch(queue: deque[QueuedChange]) -> list[QueuedChange]:
                 break
         batch.append(queue.popleft())
     return batch
+
+
+def needs_reservations(batch: Sequence[QueuedChange]) -> bool:
+    """Whether a batch has changes of tickets and, of another kind, changes of reservations.
+
+    Then a ticket may belong to one of the reservations, which only the database knows.
+    """
+    of_tickets = {type(queued.change) for queued in batch if queued.change.ticket_id}
+    of_reservations = {type(queued.change) for queued in batch if queued.change.reservation_id}
+    return any(kind != other for kind in of_tickets for other in of_reservations)
+
+
+def keep_order(
+    batch: Sequence[QueuedChange], reservations: Mapping[Uuid, Uuid]
+) -> tuple[list[QueuedChange], list[QueuedChange]]:
+    """Split a batch so that of two changes of the same tickets the earlier one is decided first.
+
+    A transaction carries out its changes kind by kind. So two changes of different kinds never
+    share one if they are about the same ticket, the same reservation, or a ticket and its
+    reservation: the later one is set aside, and so are those that are about the same as that one.
+
+    Args:
+        batch: the changes, in the order of their arrival.
+        reservations: the reservation of each ticket of the batch that exists; needed only if
+            ``needs_reservations``.
+
+    Returns:
+        The changes that may share a transaction, and those that are set aside for the next one.
+    """
+    kept: list[QueuedChange] = []
+    aside: list[QueuedChange] = []
+    # What the earlier changes are about, and their kinds; None for a change that is set aside. A
+    # ticket also counts as a part of its reservation.
+    seen: defaultdict[tuple[str, Uuid], set[type[Change] | None]] = defaultdict(set)
+    for queued in batch:
+        change = queued.change
+        kind: type[Change] | None = type(change)
+        if change.ticket_id:
+            reservation = reservations.get(change.ticket_id, Uuid(""))
+            subject, others = ("ticket", change.ticket_id), ("whole", reservation)
+            also = ("part", reservation)
+        elif change.reservation_id:
+            subject = also = ("whole", change.reservation_id)
+            others = ("part", change.reservation_id)
+        else:
+            kept.append(queued)
+            continue
+        if (seen[subject] | seen[others]) - {kind}:
+            aside.append(queued)
+            kind = None
+        else:
+            kept.append(queued)
+        seen[subject].add(kind)
+        seen[also].add(kind)
+    return kept, aside
 
 
 def refuse_overdue(batch: Sequence[QueuedChange]) -> list[QueuedChange]:

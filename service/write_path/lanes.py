@@ -7,7 +7,7 @@ by the deadline, a second task carries out the next batches while the first stil
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from operator import attrgetter
 from typing import Any
@@ -24,6 +24,8 @@ from service.rows import Uuid
 from service.write_path.batches import (
     Deadline,
     QueuedChange,
+    keep_order,
+    needs_reservations,
     refuse_overdue,
     resolve_all,
     take_batch,
@@ -56,6 +58,8 @@ class Lane:
         move_to_event_lanes: moves the changes of a failed batch of the shared lane to the lanes of
             their events, and returns those that stay. Its second argument is True if a lock timed
             out.
+        find_reservations_of: returns the reservation of each ticket of a batch; None if the query
+            failed.
         on_idle: called when the queue has become empty. If the last batch had a lock timeout, the
             call comes STUCK_LANE_SECONDS later; the lane may not be idle any more by then.
     """
@@ -71,6 +75,9 @@ class Lane:
         move_to_event_lanes: Callable[
             [Sequence[QueuedChange], bool], Awaitable[list[QueuedChange]]
         ],
+        find_reservations_of: Callable[
+            [Sequence[QueuedChange]], Awaitable[Mapping[Uuid, Uuid] | None]
+        ],
         on_idle: Callable[["Lane"], None],
     ) -> None:
         self.key = key
@@ -79,6 +86,7 @@ class Lane:
         self._slot = slot
         self._spawn = spawn
         self._move_to_event_lanes = move_to_event_lanes
+        self._find_reservations_of = find_reservations_of
         self._on_idle = on_idle
         self._queue: deque[QueuedChange] = deque()
         # Identifies the task that carries out the batches; None if there is none.
@@ -125,7 +133,7 @@ class Lane:
         REQUEST_ID.set("")  # log lines of a batch belong to no single request
         while self._queue and self._runner is runner:
             async with self._slot:
-                if batch := take_batch(self._queue):
+                if batch := await self._take_batch():
                     # If PostgreSQL does not respond, this runner keeps waiting and another one
                     # takes over.
                     takeover = loop.call_later(limits.DEADLINE_SECONDS, self._start_runner)
@@ -141,6 +149,22 @@ class Lane:
                 loop.call_later(limits.STUCK_LANE_SECONDS, self._on_idle, self)
             else:
                 self._on_idle(self)
+
+    async def _take_batch(self) -> list[QueuedChange]:
+        """Take the next batch from the queue; what must wait for it stays at the head."""
+        batch = take_batch(self._queue)
+        reservations: Mapping[Uuid, Uuid] | None = {}
+        if needs_reservations(batch):
+            reservations = await self._find_reservations_of(batch)
+            batch = refuse_overdue(batch)
+        if reservations is None:
+            batch, aside = batch[:1], batch[1:]  # one change alone is always in order
+        else:
+            batch, aside = keep_order(batch, reservations)
+        self._queue.extendleft(reversed(aside))
+        if self._timer is None:
+            self._refuse_overdue()
+        return batch
 
     async def _carry_out(self, batch: Sequence[QueuedChange], tries: int = 1) -> None:
         """Run one transaction and resolve every change, even if the transaction fails."""

@@ -137,6 +137,7 @@ class WritePath:
                 slot=contextlib.nullcontext() if key == SHARED else self._event_lane_slots,
                 spawn=self._spawn,
                 move_to_event_lanes=self._move_to_event_lanes,
+                find_reservations_of=self._find_reservations_of,
                 on_idle=self._remove_lane,
             )
         return lane
@@ -185,6 +186,20 @@ class WritePath:
             else:
                 self._get_lane(event).add(queued)
         return staying
+
+    async def _find_reservations_of(self, batch: Sequence[QueuedChange]) -> dict[Uuid, Uuid] | None:
+        """Return the reservation of each ticket of a batch, which never changes.
+
+        Returns:
+            None if the query failed.
+        """
+        tickets = [queued.change.ticket_id for queued in batch if queued.change.ticket_id]
+        try:
+            rows = await self._queries.find_tickets(tickets, limits.EVENT_LOOKUP_SECONDS)
+        except (psycopg.OperationalError, *UNAVAILABLE):
+            log.warning("the query for the reservations of a batch failed")
+            return None
+        return {ticket.id: ticket.reservation_id for ticket in rows}
 
     async def _find_events(self, changes: Sequence[Change]) -> dict[Change, Uuid]:
         """Return the event of each change; leave out changes whose event is not found."""
