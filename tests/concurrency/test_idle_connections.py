@@ -31,11 +31,11 @@ def test_a_closed_idle_connection_costs_no_request_a_refusal(
 ) -> None:
     if end_connections is wait_until_ended:
         name = database.psql("select current_database()")[0]
-        database.psql(f"alter database {name} set idle_session_timeout = '300ms'")
+        database.psql(f"alter database {name} set idle_session_timeout = '2s'")
     service = start(database, sweeps=False)
     with service.client() as client:
         event = client.create_event(tickets=1000)
-        for _ in range(5):
+        for _ in range(4):
             reserved = at_once(*[lambda: client.reserve(event)] * 8)
             looked_up = at_once(*[lambda: client.get(f"/events/{event}")] * 8)
             listed = at_once(*[lambda: client.get("/events")] * 4)
