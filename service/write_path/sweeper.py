@@ -24,8 +24,12 @@ async def sweep(queries: Queries, write_path: WritePath) -> None:
     while True:
         has_expired = False
         try:
+            due = await queries.list_due_events(limits.SWEEP_EVENTS)
+            # Events that somebody has locked are left for the next time: waiting for one lock after
+            # another would delay all the others.
+            unlocked = await queries.find_unlocked_events(due) if due else set()
             # One at a time, so that few events are locked at once.
-            for event_id in await queries.list_due_events(limits.SWEEP_EVENTS):
+            for event_id in sorted(unlocked):
                 has_expired |= isinstance(await write_path.submit(Expire(event_id)), Outcome)
         except (psycopg.OperationalError, *UNAVAILABLE) as error:
             log.warning("the sweeper failed and will try again: %s", type(error).__name__)

@@ -110,3 +110,20 @@ def test_a_time_outside_pythons_range_is_shown_as_the_nearest(
     database.psql("update events set date = '0044-03-15 BC'")
     assert client.find_event(event)["date"] == "0001-01-01T00:00:00Z"
     assert client.get("/events").json()["meta"]["total"] == 1
+
+
+def test_the_sweeper_passes_over_locked_events(database: Database, start: Starter) -> None:
+    """Waiting for one lock after another would take longer than this test waits."""
+    with start(database, sweeps=False).client() as client:
+        events = [client.create_event(name=f"event {number}") for number in range(20)]
+        for event in events:
+            database.expire_hold(client.hold(event)[0])
+    status = f"select status from ticket_allocations where event_id = '{events[-1]}'"
+    with database.connect() as stranger:
+        stranger.execute("select from events where id <> %s for update", [events[-1]])
+        start(database)
+        wait_until(lambda: database.psql(status) == ["expired"])
+    # What was locked is swept as soon as it is not.
+    wait_until(
+        lambda: database.psql("select distinct status from ticket_allocations") == ["expired"]
+    )
