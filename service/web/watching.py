@@ -29,10 +29,13 @@ from service.web.responses import WatchedEventResponse, encode
 
 log = logging.getLogger(__name__)
 
+# Neither of these lines has a blank line after it: some clients take every blank line for the end
+# of a message, also of one without data. They belong to the block of the next message.
+#
 # How long a browser waits before it reconnects.
-RETRY = f"retry: {limits.STREAM_RETRY_MILLISECONDS}\n\n".encode()
+RETRY = f"retry: {limits.STREAM_RETRY_MILLISECONDS}\n".encode()
 # A comment, so that proxies do not close a quiet connection.
-KEEP_ALIVE = b":\n\n"
+KEEP_ALIVE = b":\n"
 
 
 class Message(NamedTuple):

@@ -235,6 +235,31 @@ def test_comments_keep_a_quiet_stream_open(client: Client, monkeypatch: pytest.M
         assert ":" in [next(lines) for _ in range(10)]
 
 
+def test_a_strict_client_sees_no_empty_event(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some clients, such as httpx-sse, dispatch an event for each blank line, also without data."""
+    monkeypatch.setattr(limits, "STREAM_KEEP_ALIVE_SECONDS", 0.01)
+    event = client.create_event()
+    with client.stream("GET", f"/events/{event}/stream") as response:
+        lines = response.iter_lines()
+        block: list[str] = []
+        blocks: list[list[str]] = []
+        comments = 0
+        while len(blocks) < 3:
+            line = next(lines)
+            if line:
+                block.append(line)
+                comments += line == ":"
+                if comments == 2 * len(blocks):
+                    client.hold(event)  # after a comment or two, the next message
+                continue
+            blocks.append(block)
+            block = []
+    assert comments > 0
+    assert all(any(line.startswith("data: ") for line in block) for block in blocks)
+
+
 def test_a_closed_browser_releases_all_its_resources(
     service: RunningService, client: Client
 ) -> None:

@@ -14,11 +14,10 @@ class Stream:
     def __init__(self, lines: Iterator[str]) -> None:
         self._lines = lines
         self.retry = next(self._lines)
-        assert next(self._lines) == ""
 
     def next_message(self) -> dict[str, Any]:
         """Return the next message; its id must be its version."""
-        id_ = next(self._lines)
+        id_ = next(line for line in self._lines if line != ":")
         data = next(self._lines)
         assert next(self._lines) == ""
         message: dict[str, Any] = json.loads(data.removeprefix("data: "))
