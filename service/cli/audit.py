@@ -35,7 +35,7 @@ class Audit:
 
 
 def audit(dsn: str, statements: Statements) -> Iterator[Audit]:
-    """Check all events, and yield one ``Audit``, updated, after each batch.
+    """Check all events in batches; after each, update one ``Audit`` and yield it again.
 
     Raises:
         psycopg.Error: when the connection or a statement fails.
@@ -70,14 +70,17 @@ def _snapshot(dsn: str, statements: Statements) -> Iterator[psycopg.Connection]:
         yield connection
 
 
-def finish_audit(batches: Iterable[Audit]) -> Audit:
-    """Run an audit to its end, with a progress bar if stderr is a terminal; return the result."""
+def finish_audit(updates: Iterable[Audit]) -> Audit:
+    """Run an audit to its end and return its last update.
+
+    It shows a progress bar if stderr is a terminal.
+    """
     result = Audit()
     with Progress(
         console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
     ) as progress:
         bar = progress.add_task("events", total=None)
-        for result in batches:
+        for result in updates:
             progress.update(bar, completed=result.events, total=result.events + result.remaining)
     return result
 

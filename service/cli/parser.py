@@ -18,8 +18,9 @@ from typing import Any, NoReturn, TypeAlias
 from service.cli.help import EXIT_CODES, dedent, epilog
 
 GLOBAL_OPTIONS = ("-h", "--help", "--version")
-# Commands whose arguments may begin with a dash: psql's options, and any fingerprint.
-WITHOUT_OPTIONS = ("psql", "forget")
+# Commands that have no options of their own, so that arguments may begin with a dash: psql passes
+# its arguments on, and a fingerprint may begin with anything.
+WITHOUT_OWN_OPTIONS = ("psql", "forget")
 # The environment variables that a command reads, for its help.
 DATABASE = "DATABASE_URL, DATA_DIR (see holdfast serve --help)"
 DATABASE_AND_SQL = "DATABASE_URL, DATA_DIR, SQL_DIR (see holdfast serve --help)"
@@ -73,7 +74,7 @@ def parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
     parsed, rest = parser.parse_known_args(words or [command])
     if rest:
         parsed.parser.error(_unknown_argument(rest[0], parsed.parser))
-    if command in WITHOUT_OPTIONS and list(words[1:]) == ["--help"]:
+    if command in WITHOUT_OWN_OPTIONS and list(words[1:]) == ["--help"]:
         parsed.parser.print_help()
         parser.exit()
     return parsed
@@ -230,8 +231,8 @@ def build_parser() -> Parser:
         """,
         DATABASE,
         {
-            0: "done; all exit codes except 1 are those of psql",
-            1: "psql had a fatal error, or the database could not be started",
+            0: "done; psql's exit code is passed on",
+            1: "psql had a fatal error, or holdfast failed before it ran psql",
             2: "psql could not connect, or lost the connection",
             3: "a script had an error, with -v ON_ERROR_STOP=1",
         },
@@ -339,14 +340,14 @@ def _add(
     exit_codes: Mapping[int, str] = EXIT_CODES,
 ) -> Parser:
     """Add a command with its help."""
-    takes_options = name not in WITHOUT_OPTIONS
+    has_own_options = name not in WITHOUT_OWN_OPTIONS
     command = commands.add_parser(
         name,
         help=summary,
         description=f"{summary[0].upper()}{summary[1:]}.\n\n{dedent(description)}",
         epilog=epilog(examples, environment, exit_codes),
-        prefix_chars="-" if takes_options else "\0",
-        add_help=takes_options,
+        prefix_chars="-" if has_own_options else "\0",  # no argument can contain NUL
+        add_help=has_own_options,
     )
     command.set_defaults(command=name, parser=command)
     return command

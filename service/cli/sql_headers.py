@@ -50,21 +50,21 @@ def _parse(statement: Statement) -> Header:
     name, lines = statement.name, statement.header.splitlines()
     if lines[:2] != [f"-- {name}", "--"]:
         raise BrokenHeader(f"must begin with its own name: -- {name} in line 1 and -- in line 2")
-    sections = [line for section in SECTIONS if (line := _find(lines, f"-- {section}:"))]
-    if sections != sorted(sections):
+    starts = [start for section in SECTIONS if (start := _find(lines, f"-- {section}:"))]
+    if starts != sorted(starts):
         raise BrokenHeader(f"does not have {', '.join(SECTIONS)} in this order")
     if not _find(lines, "-- returns:"):
         raise BrokenHeader("does not have a line -- returns:")
-    types = _parameters(lines[2 : sections[0]])
+    types = _parameters(lines[2 : starts[0]])
     if types != statement.types:
         raise BrokenHeader(
             f"has parameters {types} in its header and {dict(statement.types)} in its statement"
         )
-    example = _example(lines[sections[-1] :], name)
+    example = _example(lines[starts[-1] :], name)
     if set(example) != set(types):
         difference = ", ".join(sorted(set(example) ^ set(types)))
         raise BrokenHeader(f"must set each parameter, and no other, in its psql line: {difference}")
-    prose = " ".join(line.removeprefix("--").strip() for line in lines[2 : sections[0]])
+    prose = " ".join(line.removeprefix("--").strip() for line in lines[2 : starts[0]])
     return Header(re.split(r"(?<=\.)\s", prose.strip())[0], types, example)
 
 
@@ -84,11 +84,11 @@ def psql_line(statement: Statement, folder: Path, values: Mapping[str, str]) -> 
 
 
 def _find(lines: list[str], prefix: str) -> int:
-    """Return the number of the only line with a prefix; 0 if there is no such line."""
-    numbers = [number for number, line in enumerate(lines) if line.startswith(prefix)]
-    if len(numbers) > 1:
-        raise BrokenHeader(f"has {len(numbers)} lines {prefix}")
-    return numbers[0] if numbers else 0
+    """Return the index of the only line with a prefix; 0 if there is no such line."""
+    indexes = [index for index, line in enumerate(lines) if line.startswith(prefix)]
+    if len(indexes) > 1:
+        raise BrokenHeader(f"has {len(indexes)} lines {prefix}")
+    return indexes[0] if indexes else 0
 
 
 def _parameters(lines: list[str]) -> dict[str, str]:

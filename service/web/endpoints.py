@@ -50,6 +50,7 @@ class Header:
 
 
 IDEMPOTENCY_KEY = Header("Idempotency-Key", visible_ascii(limits.MAX_KEY, "order-1"))
+# One header, which some routes require and others do not: OWNER.name is the name of both.
 OWNER = Header("X-User-Fingerprint", FINGERPRINT, required=True)
 OPTIONAL_OWNER = Header("X-User-Fingerprint", FINGERPRINT)
 IF_NONE_MATCH = Header("If-None-Match", ANY_TEXT, is_list=True)

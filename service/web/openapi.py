@@ -17,7 +17,7 @@ import msgspec
 from service import limits
 from service.refusals import BAD_REQUEST, BadField, Details, Refusal
 from service.settings import Settings
-from service.web.endpoints import OPTIONAL_OWNER, Endpoint, Success
+from service.web.endpoints import OWNER, Endpoint, Success
 from service.web.examples import EXAMPLES
 from service.web.fields import ANY_TEXT, UUID, Reader
 from service.web.responses import EventResponse, ReservationResponse, TicketResponse, refuse
@@ -273,8 +273,8 @@ class _Description:
             for target in targets:
                 parameters = {"path.id": f"$response.body#{pointer}"}
                 link: Json = {"operationId": _operation_id(target), "parameters": parameters}
-                if has_owner and OPTIONAL_OWNER.name in [header.name for header in target.headers]:
-                    parameters[f"header.{OPTIONAL_OWNER.name}"] = owner
+                if has_owner and OWNER.name in [header.name for header in target.headers]:
+                    parameters[f"header.{OWNER.name}"] = owner
                 if has_owner and list(target.fields(self._settings) or {}) == ["userFingerprint"]:
                     link["requestBody"] = {"userFingerprint": owner}
                 yield _operation_id(target), link

@@ -80,8 +80,8 @@ class UvicornConnection(HttpToolsProtocol):
     """The operations on a connection that need private attributes of uvicorn."""
 
     @property
-    def is_kept_alive(self) -> bool:
-        """Whether the last request has its response and the connection stays open."""
+    def has_responded(self) -> bool:
+        """Whether the response to the last request is complete; not before the first request."""
         return self.cycle is not None and self.cycle.response_complete
 
     @property
@@ -122,10 +122,10 @@ class UvicornConnection(HttpToolsProtocol):
         return b"\r\n".join([*lines, b"\r\n"])
 
     def close_after_response(self, refusal: bytes = b"") -> None:
-        """Close the connection once the outstanding responses are sent.
+        """Close the connection, after the last response if that has not begun.
 
-        The refusal is sent only if no response is outstanding: the client would take it for that
-        response. A response that has begun is cut off.
+        A last response that has begun is cut off. The refusal is sent only if no response is
+        outstanding. Otherwise the client would take it for the outstanding response.
         """
         if self.cycle is None or self.cycle.response_complete:
             if refusal:
@@ -211,7 +211,7 @@ class Protocol(UvicornConnection):
         super().on_response_complete()
         if self._unparsed or self.has_queued_requests:
             self._parse_next()
-        elif not self._expects_header and self.is_kept_alive:
+        elif not self._expects_header and self.has_responded:
             # The response was sent before the body arrived. Read and discard the body for a while:
             # a client that is still sending when the connection closes can lose the response.
             self._start_timer(limits.BODY_SECONDS)
@@ -223,7 +223,7 @@ class Protocol(UvicornConnection):
         the lifespan of the application. Streams must end here, or it would wait for them.
         """
         self.end_streams()
-        if self.is_kept_alive:
+        if self.has_responded:
             # The client may already have sent another request. Wait a moment to respond to it.
             self._closes_after_next = True
             self._loop.call_later(limits.IDLE_CLOSE_SECONDS, super().shutdown)

@@ -55,8 +55,9 @@ class Message(NamedTuple):
 class Watcher:
     """A client that watches an event."""
 
-    # The last version that was put, or that the stream begins with; only newer ones are put. It is
-    # the maximum until the stream's first messages are chosen, so that none is put before them.
+    # Only newer versions than this are put. It begins as the highest possible number, so that none
+    # is put until the stream's first messages are chosen. Then it is the version that they bring the
+    # client to, and after that the version that was put last.
     version: int = limits.MAX_BIGINT
     # When a message was put last, in the event loop's time.
     put_at: float = 0.0
@@ -172,7 +173,7 @@ def _notify(watched: WatchedEvent, now: float) -> None:
 
 
 class EventStream(Response):
-    """A stream to one watcher: the versions it missed, then new ones, until it disconnects.
+    """A stream to one watcher: its first messages, then new ones, until it disconnects.
 
     Closing ``watching`` removes the watcher.
     """
@@ -183,7 +184,7 @@ class EventStream(Response):
         self,
         watchers: Watchers,
         watcher: Watcher,
-        missed: Sequence[Message],
+        first_messages: Sequence[Message],
         watching: ExitStack,
     ) -> None:
         # Caches and proxies must not delay the messages. X-Accel-Buffering is for nginx.
@@ -192,7 +193,7 @@ class EventStream(Response):
         del self.headers["content-length"]
         self._watchers = watchers
         self._watcher = watcher
-        self._missed = missed
+        self._first_messages = first_messages
         self._watching = watching
 
     async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
@@ -217,7 +218,9 @@ class EventStream(Response):
                 "headers": self.raw_headers,
             }
         )
-        await _send_part(send, RETRY + b"".join(message.encoded for message in self._missed))
+        await _send_part(
+            send, RETRY + b"".join(message.encoded for message in self._first_messages)
+        )
         while not self._watchers.closed:
             if message := await self._watcher.get():
                 await _send_part(send, message)

@@ -30,8 +30,8 @@ from service.embedded.parent import stop_with_parent
 from service.embedded.postgres import EmbeddedPostgres
 from service.settings import Settings
 
-# For each event: its tickets per second of the demo (20 s: 400 tickets), and how many people arrive
-# per second.
+# For each event: its tickets for each second of --seconds (a demo of 20 s has 20 * 20 = 400), and
+# how many people arrive per second.
 EVENTS = {"Opening night": (20, 100), "Matinee": (20, 40), "Last night": (17, 20)}
 MAX_HOLD_SECONDS = 3
 UPDATE_SECONDS = 0.25

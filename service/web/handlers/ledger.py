@@ -54,12 +54,12 @@ async def stream_event(call: Call) -> Response | Refusal:
         event = await call.service.lookup_queries.find_event(call.id)
         if event is None:
             return EVENT_NOT_FOUND
-        missed = await _list_missed(call, watcher, event)
+        first_messages = await _list_first_messages(call, watcher, event)
         # From here on the stream removes the watcher, when it ends.
-        return EventStream(watchers, watcher, missed, watching.pop_all())
+        return EventStream(watchers, watcher, first_messages, watching.pop_all())
 
 
-async def _list_missed(call: Call, watcher: Watcher, event: Event) -> list[Message]:
+async def _list_first_messages(call: Call, watcher: Watcher, event: Event) -> list[Message]:
     """Return the messages that a stream begins with; let the watcher get only later versions.
 
     A client that sends the version it knows in Last-Event-ID gets each version since then, if there
@@ -75,10 +75,10 @@ async def _list_missed(call: Call, watcher: Watcher, event: Event) -> list[Messa
     oldest = event.version - limits.MAX_REPLAYED_VERSIONS
     if known_version is not None and oldest <= known_version < event.version:
         entries = await list_ledger(event.id, known_version, limits.MAX_REPLAYED_VERSIONS)
-        missed = [Message.of(event.as_of(entry), entry) for entry in entries]
+        first_messages = [Message.of(event.as_of(entry), entry) for entry in entries]
     else:
         entries = await list_ledger(event.id, event.version - 1, 1)
-        missed = [Message.of(event, entry) for entry in entries]
+        first_messages = [Message.of(event, entry) for entry in entries]
     # The ledger is read after the event, so it may have newer versions.
-    watcher.version = max([event.version, *(message.version for message in missed)])
-    return missed
+    watcher.version = max([event.version, *(message.version for message in first_messages)])
+    return first_messages
