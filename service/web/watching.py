@@ -56,8 +56,8 @@ class Watcher:
     """A client that watches an event."""
 
     # Only newer versions than this are put. It begins as the highest possible number, so that none
-    # is put until the stream's first messages are chosen. Then it is the version that they bring the
-    # client to, and after that the version that was put last.
+    # is put until the stream's first messages are chosen. Then it is the version that they bring
+    # the client to, and after that the version that was put last.
     version: int = limits.MAX_BIGINT
     # When a message was put last, in the event loop's time.
     put_at: float = 0.0
