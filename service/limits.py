@@ -77,11 +77,12 @@ HEADER_SECONDS = 10.0
 MAX_BODY_BYTES = 64 * 1024
 # How long a request's body may take to arrive. DEADLINE_SECONDS begin after that.
 BODY_SECONDS = 5.0
-# How much of a body, including its chunk framing, is read. After that, all input of the connection
-# is ignored.
+# After an early refusal, the rest of the request's body is read and discarded, so that the client
+# receives the response. After this many bytes of one body, including its chunk framing, all input
+# of the connection is ignored.
 MAX_DISCARDED_BYTES = 1024 * 1024
-# Bytes parsed from one connection before its outstanding responses must be sent; bounds
-# pipelining to about 200 requests.
+# How many bytes of one connection are parsed at once. No more are parsed while a request waits for
+# the response to an earlier one, which bounds pipelining to about 200 requests.
 PIPELINE_BYTES = 4096
 # An idle keep-alive connection is closed after this.
 KEEP_ALIVE_SECONDS = 30
@@ -104,8 +105,8 @@ FINGERPRINT_BYTES = 32
 
 # Streams
 
-# Interval between two queries for changed events. It is a little longer than the gap, so that each
-# query's news can be sent at once.
+# Interval between two queries for changed events. It is a little longer than STREAM_GAP_SECONDS, so
+# that what a query finds can be sent at once.
 STREAM_POLL_SECONDS = 0.26
 # Minimum time between two messages to one watcher.
 STREAM_GAP_SECONDS = 0.25

@@ -96,8 +96,8 @@ class RequestLog:
     def flush(self) -> None:
         """Write the collected lines.
 
-        A write is at most PIPE_BUF bytes, unless one line is longer: if stderr is a pipe, such a
-        write is never mixed with the writes of other workers.
+        If stderr is a pipe, a write of at most PIPE_BUF bytes is never mixed with the writes of
+        other workers. So no write is larger, unless a single line is.
         """
         lines, self._lines = self._lines, []
         chunk = bytearray()

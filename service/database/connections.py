@@ -143,8 +143,9 @@ def conninfo(
 class Pool(AsyncConnectionPool):
     """A pool that replaces a connection which the server has closed while it was idle.
 
-    The pool's own ``check`` would do so after a delay of a second, as long as a request waits for a
-    connection: idle connections that were cut, or a restart, cost the next requests a BUSY.
+    The pool's own ``check`` would do so too, but it pauses for about a second after the first
+    closed connection that it finds. A request waits only POOL_SECONDS for a connection, so after a
+    restart of the server the next requests would be refused as BUSY.
     """
 
     async def getconn(  # the pool's own signature
@@ -220,11 +221,11 @@ UNAVAILABLE = (*NOT_CONNECTED, TimeoutError)
 
 
 def leaves_outcome_unknown(error: psycopg.Error) -> bool:
-    """Whether it is unknown, after this error, if the transaction was committed.
+    """Whether this error leaves open if the transaction was committed or rolled back.
 
-    An error with an SQLSTATE was reported by PostgreSQL, which has rolled the transaction back.
-    This is not certain if the error ended the connection: class 08, and 57P01 to 57P05 (Appendix A
-    of PostgreSQL's manual).
+    An error without an SQLSTATE does, because PostgreSQL did not report it. After an error that it
+    reported, the transaction is rolled back, but this is not certain if the error ended the
+    connection: class 08, and 57P01 to 57P05 (Appendix A of PostgreSQL's manual).
     """
     return error.sqlstate is None or error.sqlstate.startswith(("08", "57P"))
 

@@ -100,6 +100,8 @@ def migrate(dsn: str, statements: Statements) -> Sequence[str]:
                             migration.process_steps(backend, "apply")
                             backend.mark_one(migration)
                     else:
+                        # It builds indexes concurrently, which a transaction may not contain. It
+                        # can run again if it is killed before its record is written.
                         backend.apply_one(migration)
         return [migration.id for migration in pending]
 

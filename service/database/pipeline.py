@@ -66,8 +66,8 @@ class Pipeline:
     def __init__(self, statements: Sequence[Statement], *, unprepared: bool = False) -> None:
         self._statements = statements
         self._unprepared = unprepared
-        # The connections that are ready for use. Each has a list of warnings: in its current
-        # transaction, a standby did not confirm the commit.
+        # For each connection that is prepared: the warnings in its current transaction that a
+        # standby did not confirm the commit.
         self._warnings: WeakKeyDictionary[AsyncConnection, list[Diagnostic]] = WeakKeyDictionary()
 
     async def run(

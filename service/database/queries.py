@@ -209,7 +209,11 @@ class Queries:
     async def _run_in_transaction(
         self, statement: Statement, parameters: dict[str, Any]
     ) -> list[Row]:
-        """Run a statement in a transaction that sets timeouts: a pooler drops the connection's."""
+        """Run a statement through the pipeline, in a transaction that sets its own timeouts.
+
+        Queries behind a pooler need this because a pooler drops the connection's timeouts. Writes
+        need it because only the pipeline notices that the standby did not confirm a commit.
+        """
         async with self._pool.connection() as connection:
             _, rows = await self._pipeline.run(
                 connection, [(self._limit_waits, _TIMEOUTS), (statement, parameters)]

@@ -42,7 +42,8 @@ class EmbeddedPostgres:
     """
 
     def __init__(self, data_dir: Path) -> None:
-        # As installed. ``start`` sets ``_programs``: those that the account can run.
+        # The programs where they are installed. ``start`` sets ``_programs``: the same, or a copy
+        # if PostgreSQL's account cannot enter that folder.
         self._installed = find_programs()
         self._data_dir = data_dir
         self._server: subprocess.Popen[bytes] | None = None
@@ -69,7 +70,7 @@ class EmbeddedPostgres:
         for name in [name for name in os.environ if name.startswith("PG")]:
             del os.environ[name]  # libpq would apply settings of another database to this one
         with self._lock():
-            # A server that is starting or stopping may become ready or end.
+            # Wait until a server that is starting is ready, or one that is stopping has ended.
             if self._wait_while(lambda status: status not in (None, "ready")) is None:
                 self._refuse_other_versions()
                 self._programs = self._installed.make_accessible(self._data_dir)
@@ -77,13 +78,13 @@ class EmbeddedPostgres:
                     self._initialize()
                 self._launch()
                 self._create_database()
-            if (status := self._status()) is not None:
-                self._last_socket_folder = Path(status[0])
+            if (running := self._socket_and_status()) is not None:
+                self._last_socket_folder = Path(running[0])
 
     @property
     def dsn(self) -> str | None:
         """The URL of the server that runs on this data, whichever process started it; or None."""
-        socket_folder, status = self._status() or (None, None)
+        socket_folder, status = self._socket_and_status() or (None, None)
         if status != "ready":
             return None
         return f"postgresql://{SUPERUSER}@/{DATABASE}?host={quote(socket_folder or '', safe='/')}"
@@ -92,7 +93,8 @@ class EmbeddedPostgres:
     def keep_running(self) -> Iterator[None]:
         """Restart the server whenever it has stopped, while the block runs.
 
-        It stops when it crashes. If another process started it, it also stops with that process.
+        The server stops when it crashes. If another process had started it, and this one only
+        attached to it, it also stops when that process ends.
         """
         done = threading.Event()
 
@@ -234,7 +236,7 @@ class EmbeddedPostgres:
         return next(iter([*reversed(errors), *reversed(lines)]), "it gave no reason")
 
     def _create_database(self) -> None:
-        socket_folder, _ = self._status() or ("", "")
+        socket_folder, _ = self._socket_and_status() or ("", "")
         libpq = {"PGHOST": socket_folder, "PGUSER": SUPERUSER}
         databases = self._programs.run(
             "psql", "--no-psqlrc", "--list", "--tuples-only", "--no-align", "postgres", env=libpq
@@ -265,13 +267,13 @@ class EmbeddedPostgres:
         """
         deadline = time.monotonic() + START_SECONDS
         while True:
-            _, status = self._status() or (None, None)
+            _, status = self._socket_and_status() or (None, None)
             ended = server is not None and server.poll() is not None
             if ended or not keep_waiting(status) or time.monotonic() > deadline:
                 return status
             time.sleep(0.01)
 
-    def _status(self) -> tuple[str, str] | None:
+    def _socket_and_status(self) -> tuple[str, str] | None:
         """Return the socket's folder and the status from the running server's postmaster.pid.
 
         The file has the pid in line 1, the folder in line 5 and the status in line 8

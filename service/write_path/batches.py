@@ -95,9 +95,10 @@ def take_batch(queue: deque[QueuedChange]) -> list[QueuedChange]:
 
 
 def needs_reservations(batch: Sequence[QueuedChange]) -> bool:
-    """Whether a batch has changes of tickets and, of another kind, changes of reservations.
+    """Whether a batch has a change of a ticket and a change of a reservation of different kinds.
 
-    Then a ticket may belong to one of the reservations, which only the database knows.
+    The ticket may belong to that reservation, which only the database knows, and then the two
+    changes must not share a transaction (``keep_order``).
     """
     of_tickets = {type(queued.change) for queued in batch if queued.change.ticket_id}
     of_reservations = {type(queued.change) for queued in batch if queued.change.reservation_id}
@@ -111,7 +112,7 @@ def keep_order(
 
     A transaction carries out its changes kind by kind. So two changes of different kinds never
     share one if they are about the same ticket, the same reservation, or a ticket and its
-    reservation: the later one is set aside, and so are those that are about the same as that one.
+    reservation. The later one is set aside, and so is every change after it that is about the same.
 
     Args:
         batch: the changes, in the order of their arrival.
@@ -123,23 +124,24 @@ def keep_order(
     """
     kept: list[QueuedChange] = []
     aside: list[QueuedChange] = []
-    # What the earlier changes are about, and their kinds; None for a change that is set aside. A
-    # ticket also counts as a part of its reservation.
+    # The kinds of the earlier changes; None stands for one that is set aside. A change of a ticket
+    # is recorded under ("ticket", its id) and ("ticket of", its reservation), and a change of a
+    # reservation under ("reservation", its id).
     seen: defaultdict[tuple[str, Uuid], set[type[Change] | None]] = defaultdict(set)
     for queued in batch:
         change = queued.change
         kind: type[Change] | None = type(change)
         if change.ticket_id:
             reservation = reservations.get(change.ticket_id, Uuid(""))
-            subject, others = ("ticket", change.ticket_id), ("whole", reservation)
-            also = ("part", reservation)
+            subject, overlapping = ("ticket", change.ticket_id), ("reservation", reservation)
+            also = ("ticket of", reservation)
         elif change.reservation_id:
-            subject = also = ("whole", change.reservation_id)
-            others = ("part", change.reservation_id)
+            subject = also = ("reservation", change.reservation_id)
+            overlapping = ("ticket of", change.reservation_id)
         else:
             kept.append(queued)
             continue
-        if (seen[subject] | seen[others]) - {kind}:
+        if (seen[subject] | seen[overlapping]) - {kind}:  # any of another kind, or set aside
             aside.append(queued)
             kind = None
         else:

@@ -194,7 +194,7 @@ class Update(Change, frozen=True, gc=False):
 
     @property
     def tickets_needed(self) -> int:
-        """All expired holds are released first: the new total may need every one of them."""
+        """The largest integer: all due holds expire first, or a smaller total might be refused."""
         return MAX_INTEGER
 
     @classmethod

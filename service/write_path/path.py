@@ -175,7 +175,9 @@ class WritePath:
             log.warning("the query for the events of a batch failed")
             events = {change: change.event_id for change in changes if change.event_id}
         if unlocked >= set(events.values()):
-            unlocked = set()  # no event is locked any more: move all, as after any other error
+            # No event is locked now: the lock was released, or it was that of a ticket. Move all
+            # changes, or the shared lane could time out for the same ticket again.
+            unlocked = set()
         staying: list[QueuedChange] = []
         for queued in refuse_overdue(batch):
             event = events.get(queued.change)

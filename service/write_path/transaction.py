@@ -97,7 +97,7 @@ class Transactions:
         )
         try:
             rows = {name: result for (name, _), result in zip(steps, results, strict=True)}
-            outcomes = _read_outcomes(changes, kinds, rows)
+            outcomes = _collect_outcomes(changes, kinds, rows)
             _update_metrics(changes, outcomes, rows)
         except Exception as error:
             # The batch is committed: the changes must not be reported as not done.
@@ -123,7 +123,7 @@ def _update_metrics(
     )
 
 
-def _read_outcomes(
+def _collect_outcomes(
     changes: Sequence[Change],
     kinds: Mapping[type[Change], Sequence[int]],
     rows: Mapping[str, list[Row]],
@@ -132,12 +132,12 @@ def _read_outcomes(
     # An Expire has no statement of its own: expire_tickets has done it.
     outcomes = {n: Outcome("granted") for n, change in enumerate(changes) if type(change) is Expire}
     for kind, indexes in kinds.items():
-        for n, outcome in kind.read_outcomes(rows[kind.statement]):
-            outcomes[indexes[n]] = outcome
+        for index_in_kind, outcome in kind.read_outcomes(rows[kind.statement]):
+            outcomes[indexes[index_in_kind]] = outcome
     # For a replay, reserve_tickets returns no tickets; find_replays has them, or a refusal.
-    for n, outcome in read_outcomes(rows.get("find_replays", ())):
-        if outcomes[kinds[Reserve][n]].code == "replayed":
-            outcomes[kinds[Reserve][n]] = outcome
+    for index_in_kind, outcome in read_outcomes(rows.get("find_replays", ())):
+        if outcomes[kinds[Reserve][index_in_kind]].code == "replayed":
+            outcomes[kinds[Reserve][index_in_kind]] = outcome
     if updated := rows.get("find_events"):
         outcomes[0] = replace(outcomes[0], event=Event(*updated[0]))  # an update runs alone
     return [outcomes[n] for n in range(len(changes))]  # a KeyError if a statement left one out
