@@ -1,13 +1,15 @@
 -- Create the four indexes of the schema document, by its names and columns.
 --
 -- They are built concurrently, without a lock on the tickets, and so outside a transaction. Each
--- is dropped first: an interrupted build leaves an invalid index of the same name.
+-- is dropped first: an interrupted build leaves an invalid index of the same name. A build waits
+-- for every transaction that is older, and no other session queues behind that wait, so it may
+-- take minutes.
 --
 -- Runs while the version before it serves: yes.
 -- depends: 0002_create_ticket_allocations
 -- transactional: false
 
-set lock_timeout = '2s';
+set lock_timeout = '10min';
 set statement_timeout = '1h';
 
 drop index concurrently if exists idx_ticket_allocations_user_fingerprint_status;

@@ -10,7 +10,7 @@
 -- depends: 0009_functions_of_the_write_path
 -- transactional: false
 
-set lock_timeout = '2s';
+set lock_timeout = '10min';
 set statement_timeout = '1h';
 
 drop index concurrently if exists idx_ticket_allocations_held;

@@ -1,5 +1,6 @@
-"""Holdfast: hands out a limited number of tickets to a crowd, never one too many.
+"""Holdfast sells a limited number of tickets to a crowd, and never one too many.
 
-A request goes down once and comes up once: ``app`` (the map of routes), ``handlers`` (parse,
-call, answer), ``write_path`` or ``queries``, a file of ``sql/``, a row, JSON.
+``app`` builds the application. A request goes through ``web`` (route, validation, handler), then
+``write_path`` for a change of tickets or ``database.queries`` for anything else, to a statement of
+``sql/``. Its rows come back as the types of ``rows``, and ``web.responses`` renders them as JSON.
 """

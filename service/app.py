@@ -1,9 +1,9 @@
-"""The app: what a process opens at its start and then closes."""
+"""The application of one process: what it opens at startup and closes at shutdown."""
 
 import asyncio
 import gc
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypedDict
@@ -12,17 +12,17 @@ from psycopg_pool import AsyncConnectionPool
 from starlette.applications import Starlette
 
 from service import limits, metrics
-from service.database.connections import PLAIN, Environment, open_pool
+from service.database.connections import PLAIN_POSTGRES, Environment, create_pool
 from service.database.queries import Queries
 from service.database.statements import load_statements
 from service.logs import RequestLog
 from service.settings import Settings
-from service.web.leaving import Leaving
 from service.web.openapi import describe
 from service.web.resources import build_application
 from service.web.responses import encode
 from service.web.routes import ROUTES
 from service.web.shared_reads import SharedReads
+from service.web.shutdown_delay import ShutdownDelay
 from service.web.state import Service
 from service.web.watching import Watchers
 from service.write_path.path import WritePath
@@ -31,87 +31,95 @@ from service.write_path.transaction import Transactions
 
 
 class State(TypedDict):
-    """What the lifespan hands to every request."""
+    """What the lifespan adds to the scope of every request."""
 
     service: Service
 
 
-async def _report(
-    write_path: WritePath, watchers: Watchers, pools: dict[str, AsyncConnectionPool]
+async def _update_gauges(
+    write_path: WritePath, watchers: Watchers, pools: Mapping[str, AsyncConnectionPool]
 ) -> None:
-    """Take down for ever how things stand, for whoever asks for the metrics."""
+    """Update the gauges of the metrics until canceled."""
     while True:
-        metrics.QUEUE.set(write_path.accepted)
-        metrics.TURNED_AWAY.set(write_path.turned_away)
+        metrics.PENDING_CHANGES.set(write_path.pending_changes)
+        metrics.DELAYED_REFUSALS.set(write_path.delayed_refusals)
         metrics.WATCHERS.set(watchers.count)
         metrics.observe_pools({name: pool.get_stats() for name, pool in pools.items()})
-        await asyncio.sleep(limits.REPORT_SECONDS)
+        await asyncio.sleep(limits.GAUGE_INTERVAL_SECONDS)
 
 
-def create_app(settings: Settings, dsn: str, environment: Environment = PLAIN) -> Starlette:
-    """Return the application; its lifespan opens the database.
+def create_app(
+    settings: Settings, dsn: str, environment: Environment = PLAIN_POSTGRES
+) -> Starlette:
+    """Return the application; its lifespan opens the connections to the database.
 
     Args:
-        settings: what can be set from outside.
-        dsn: where the database is.
-        environment: what it is, as the check at the start has found.
+        settings: the service's settings.
+        dsn: the address of the database.
+        environment: whether the database is behind a pooler, and whether it is Citus.
 
     Raises:
-        BrokenStatement: when a file of ``sql/`` breaks a rule.
+        BrokenStatement: a file of ``sql/`` is missing or breaks a rule of ``load_statements``.
     """
     statements = load_statements(settings.sql_dir)
-    pooled = environment.is_pooled
+    behind_pooler = environment.is_behind_pooler
     description = encode(describe(ROUTES, settings))
     request_log = RequestLog(
-        settings.log_level in ("debug", "info"), settings.log_format == "json", sys.stderr
+        is_enabled=settings.log_level in ("debug", "info"),
+        as_json=settings.log_format == "json",
+        out=sys.stderr,
     )
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[State]:
-        pool = partial(open_pool, dsn, pooled=pooled)
-        ask = partial(Queries, statements=statements, pooled=pooled)
-        reading = pool(limits.READ_CONNECTIONS, limits.READS_WAITING)
-        writing = pool(limits.WRITE_CONNECTIONS, settings.queue_limit, environment.write_options)
-        watching = pool(limits.WATCH_CONNECTIONS, limits.READS_WAITING)
-        listing = pool(limits.LIST_CONNECTIONS, limits.READS_WAITING)
-        pools = {"reads": reading, "writes": writing, "watching": watching, "lists": listing}
-        async with reading, writing, watching, listing:
-            queries = ask(reading)
+        make_pool = partial(create_pool, dsn, behind_pooler=behind_pooler)
+        make_queries = partial(Queries, statements=statements, behind_pooler=behind_pooler)
+        reads = make_pool(limits.READ_CONNECTIONS, limits.MAX_WAITING_READS)
+        writes = make_pool(
+            limits.WRITE_CONNECTIONS, settings.queue_limit, environment.write_options
+        )
+        watching = make_pool(limits.WATCH_CONNECTIONS, limits.MAX_WAITING_READS)
+        lists = make_pool(limits.LIST_CONNECTIONS, limits.MAX_WAITING_READS)
+        pools = {"reads": reads, "writes": writes, "watching": watching, "lists": lists}
+        async with reads, writes, watching, lists:
+            lookup_queries = make_queries(reads)
+            watch_queries = make_queries(watching)
             write_path = WritePath(
-                writing,
-                Transactions(statements, settings.hold_seconds, pooled=pooled),
-                queries,
+                writes,
+                Transactions(statements, settings.hold_seconds, behind_pooler=behind_pooler),
+                lookup_queries,
                 across_events=settings.batch_across_events,
                 queue_limit=settings.queue_limit,
             )
-            apart = ask(watching)
-            watchers = Watchers(apart)
-            always = [
-                asyncio.create_task(sweep(queries, write_path)),
+            watchers = Watchers(watch_queries)
+            background_tasks = [
+                asyncio.create_task(sweep(lookup_queries, write_path)),
                 asyncio.create_task(watchers.run()),
-                asyncio.create_task(_report(write_path, watchers, pools)),
+                asyncio.create_task(_update_gauges(write_path, watchers, pools)),
             ]
-            leaving = Leaving()
-            leaving.watch()
+            shutdown_delay = ShutdownDelay()
+            shutdown_delay.catch_sigterm()
+            # The garbage collector never searches the objects that exist by now.
             gc.freeze()
-            gc.set_threshold(*limits.GARBAGE_THRESHOLDS)
+            gc.set_threshold(*limits.GC_THRESHOLDS)
             try:
+                # Handlers use the yielded state; tests also read the application's.
                 app.state.service = Service(
                     settings,
                     write_path,
-                    queries,
-                    apart,
-                    SharedReads(queries),
-                    ask(listing),
+                    lookup_queries,
+                    watch_queries,
+                    SharedReads(lookup_queries),
+                    make_queries(lists),
                     watchers,
                     request_log,
-                    leaving,
+                    shutdown_delay,
                     description,
                 )
                 yield {"service": app.state.service}
             finally:
                 watchers.close()
-                for task in always:
+                for task in background_tasks:
                     task.cancel()
                 await write_path.close()
                 request_log.flush()

@@ -1,130 +1,155 @@
-"""How long and how much: every bound of the service, and how they add up.
+"""Every limit of the service: timeouts, sizes and intervals.
 
-No request waits longer than its deadline. It is spent so: at most QUEUE_SECONDS until the
-request is sent to PostgreSQL, and there at most STATEMENT_SECONDS for each statement, of which
-LOCK_SECONDS for the event's lock. Whoever still waits when the deadline comes is told then.
-Units stand last in each name.
+A request gets its response within DEADLINE_SECONDS. A change may be queued for QUEUE_SECONDS of
+that time before its batch is sent to PostgreSQL. There, each statement may take STATEMENT_SECONDS,
+of which it may wait LOCK_SECONDS for an event's lock. A change that was sent and has no outcome by
+the deadline is refused as OUTCOME_UNKNOWN.
 """
 
+# Changes
+
+# How long a change may take, from its acceptance to its response.
 DEADLINE_SECONDS = 5.0
+# How long a change may be queued. If it is not sent by then it is refused as BUSY.
 QUEUE_SECONDS = 2.5
-"""A change that could not be sent by then is BUSY, and PostgreSQL never hears of it."""
+# How long to wait for a connection from the pool.
 POOL_SECONDS = 1.0
-"""For a connection, once it is a batch's or a read's turn."""
+# PostgreSQL's lock_timeout in a batch for one event.
 LOCK_SECONDS = 1.5
+# The same in a batch across events: short, because its changes can be moved to lanes of their own.
 SHARED_LOCK_SECONDS = 0.1
-"""For the locks of a batch over many events: it would rather be dealt out than hold them up."""
+# PostgreSQL's statement_timeout.
 STATEMENT_SECONDS = 2.0
+# The header Retry-After of BUSY and OUTCOME_UNKNOWN.
 RETRY_AFTER_SECONDS = 1
-TURN_AWAY_SECONDS = 2.0
-"""Until somebody is told that the queue is full, which those who come at once again would
-otherwise hear ten thousand times a second, and the queue would not be served. For each half as
-much more or less, so that they do not all come back at once."""
-TURNED_AWAY = 10_000
-"""How many may wait to hear it; whoever comes then hears it at once."""
-
-BATCH_REQUESTS = 500
-BATCH_TICKETS = 5000
-"""What one transaction may move: well within STATEMENT_SECONDS."""
+# Delay before answering BUSY when the queue is full, with ±50 % jitter: clients that ignore
+# Retry-After would otherwise starve the queue.
+BUSY_DELAY_SECONDS = 2.0
+# Refusals that may be delayed at once; further ones are sent immediately.
+MAX_DELAYED_REFUSALS = 10_000
+# The most changes, and tickets, in one transaction. It finishes well within STATEMENT_SECONDS.
+MAX_BATCH_CHANGES = 500
+MAX_BATCH_TICKETS = 5000
+# How often a batch is tried when PostgreSQL asks for a retry (SQLSTATE 40001 and 40P01).
 BATCH_TRIES = 3
-"""Of a batch that PostgreSQL asks to be tried again: 40P01 and 40001."""
-WRITE_CONNECTIONS = 4
-"""One is always left for the shared lane, however many events are apart."""
-READ_CONNECTIONS = 4
-LIST_CONNECTIONS = 2
-"""For lists and audits, which may read many rows."""
-WATCH_CONNECTIONS = 1
-"""For the health check and the streams."""
-CONNECTIONS = WRITE_CONNECTIONS + READ_CONNECTIONS + LIST_CONNECTIONS + WATCH_CONNECTIONS
-"""What a worker has at most."""
-CLOCK_SECONDS = 2.0
-"""How far the server's clock may be from ours before we mention it."""
-READ_SECONDS = 4.0
-"""For a read, the wait for its connection included."""
-SHARED_READ_SECONDS = 2.2
-"""For a read that many share; who comes too late for one waits for the next, and so twice."""
-LOOK_UP_SECONDS = 1.0
-"""For finding the event of a ticket, before the ticket's change is lined up."""
-HEALTH_SECONDS = 2.0
-STUCK_SECONDS = 10.0
-"""How long an event stays apart after its lock was not to be had, while nobody asks."""
-READS_WAITING = 500
-"""Reads that may wait for a connection at once."""
-SETTLE_SECONDS = 10
-"""For the requests under way when the service stops."""
+# How long an event whose lock timed out keeps its own lane after the lane is empty.
+STUCK_LANE_SECONDS = 10.0
+# How long a query for the events of tickets and reservations may take.
+EVENT_LOOKUP_SECONDS = 1.0
 
-MAX_HEAD_BYTES = 32 * 1024
-"""Of a request's header, its path included: what nginx takes, and more than most."""
-HEAD_SECONDS = 10.0
-"""For a header to arrive, and for a new connection to send one."""
+# Connections of each worker to PostgreSQL
+
+# One of these is reserved for the shared lane, however many events have lanes of their own.
+WRITE_CONNECTIONS = 4
+READ_CONNECTIONS = 4
+# For lists and audits, which may read many rows.
+LIST_CONNECTIONS = 2
+# For the health check and the streams.
+WATCH_CONNECTIONS = 1
+WORKER_CONNECTIONS = WRITE_CONNECTIONS + READ_CONNECTIONS + LIST_CONNECTIONS + WATCH_CONNECTIONS
+# How long to wait for a connection at the start. The whole start may take 20 s.
+CONNECT_SECONDS = 10
+# After each failed attempt to connect, the pool doubles its delay; after this time, it begins
+# again with a short delay.
+RECONNECT_SECONDS = 3
+# A larger difference between PostgreSQL's clock and the clock of this machine logs a warning.
+MAX_CLOCK_SKEW_SECONDS = 2.0
+
+# Reads
+
+# How long a query may take, including the wait for its connection.
+READ_SECONDS = 4.0
+# How long a query that several requests share may take. A request that arrives while one runs
+# waits for it and for the next one, so for up to twice as long.
+SHARED_READ_SECONDS = 2.2
+# How long the queries of the health check may take.
+HEALTH_CHECK_SECONDS = 2.0
+# How many reads may wait for a connection of one pool at once.
+MAX_WAITING_READS = 500
+
+# HTTP
+
+# The size of a request's headers and path; nginx accepts as much.
+MAX_HEADER_BYTES = 32 * 1024
+# How long a request's headers may take to arrive, from their first byte; for the first request,
+# from the opening of the connection.
+HEADER_SECONDS = 10.0
 MAX_BODY_BYTES = 64 * 1024
+# How long a request's body may take to arrive. DEADLINE_SECONDS begin after that.
 BODY_SECONDS = 5.0
-"""For a body to arrive; the deadline begins when it is there."""
-MAX_DROPPED_BYTES = 1024 * 1024
-"""Of a body, with what frames its parts, until nobody looks at it any more."""
-PIECE_BYTES = 4096
-"""Of what a connection sends, until the answers are gone that it has already to get: the
-requests that fit into a piece, some two hundred, are the most that wait behind one another."""
+# After an early refusal, the rest of the request's body is read and discarded, so that the client
+# receives the response. After this many bytes of one body, including its chunk framing, all input
+# of the connection is ignored.
+MAX_DISCARDED_BYTES = 1024 * 1024
+# How many bytes of one connection are parsed at once. No more are parsed while a request waits for
+# the response to an earlier one, which bounds pipelining to about 200 requests.
+PIPELINE_BYTES = 4096
+# An idle keep-alive connection is closed after this.
+KEEP_ALIVE_SECONDS = 30
+# TCP closes a connection when data that was sent is not acknowledged for this long.
+TCP_USER_TIMEOUT_SECONDS = 20
+
+# Values from clients; texts in characters
+
 MAX_EVENT_NAME = 255
 MAX_FINGERPRINT = 512
 MAX_KEY = 255
 MAX_REQUEST_ID = 128
-FINGERPRINT_BYTES = 32
-"""Of a fingerprint that we make: 256 random bits."""
-MAX_INTEGER = 2_147_483_647
-"""The largest value of PostgreSQL's integer."""
-MAX_BIGINT = 9_223_372_036_854_775_807
-"""The largest value of PostgreSQL's bigint."""
 MAX_PAGE_SIZE = 100
 MAX_LEDGER_PAGE_SIZE = 1000
+# The largest values of PostgreSQL's integer and bigint.
+MAX_INTEGER = 2_147_483_647
+MAX_BIGINT = 9_223_372_036_854_775_807
+# Random bytes in a fingerprint that the service creates.
+FINGERPRINT_BYTES = 32
 
-SWEEP_SECONDS = 1.0
-SWEEP_EVENTS = 100
-SWEEP_TICKETS = 1000
-"""How many holds one batch frees in one event, at the least."""
+# Streams
 
-FORGET_SECONDS = 30
-"""For the lock of an event whose tickets are to forget whose they are."""
-
-GARBAGE_THRESHOLDS = (20_000, 20, 100)
-"""How much is made before Python looks for cycles: a request leaves none, and a look costs most
-when a crowd is there."""
-
-LOG_SECONDS = 0.2
-"""How long a request's line waits for others, to be written with them."""
-REPORT_SECONDS = 1.0
-"""How old the gauges of the metrics may be."""
-
-STREAM_LOOK_SECONDS = 0.26
-"""How often a process looks for news; longer than the gap, so that four fit into a second."""
+# Interval between two queries for changed events. It is a little longer than STREAM_GAP_SECONDS, so
+# that what a query finds can be sent at once.
+STREAM_POLL_SECONDS = 0.26
+# Minimum time between two messages to one watcher.
 STREAM_GAP_SECONDS = 0.25
-"""Between two messages to one watcher."""
+# An event with more than STREAM_CROWD watchers uses the longer gap.
 STREAM_CROWD = 100
 STREAM_CROWD_GAP_SECONDS = 1.0
-"""The same when more than a crowd watches one event."""
-STREAM_QUIET_SECONDS = 15.0
-"""After so much silence a comment keeps the connection open."""
+# After this time without a message, a comment is sent to keep the connection open.
+STREAM_KEEP_ALIVE_SECONDS = 15.0
+# Delay before a browser reconnects.
 STREAM_RETRY_MILLISECONDS = 1000
-"""After this a browser that lost its stream comes back."""
-MAX_REPLAY = 1000
-"""Versions that a stream replays; who has missed more is told the current state."""
+# How many missed versions a stream sends; a client that has missed more gets the current state.
+MAX_REPLAYED_VERSIONS = 1000
+# How many watchers one process accepts.
 MAX_WATCHERS = 10_000
-"""Of one process."""
-STALL_SECONDS = 20
-"""Who takes nothing of what is sent to them for so long has their connection ended by TCP."""
-AUDIT_EVENTS = 2000
-"""How many events the audit goes through between two looks at its progress bar."""
 
-RECONNECT_SECONDS = 3
-"""The pool waits twice as long after each failure, and begins anew after this."""
-CONNECT_SECONDS = 10
-"""For reaching the database at the start; the contract allows 20 in all."""
-KEEP_ALIVE_SECONDS = 30
-"""For an idle connection of a client."""
-LEAVE_SECONDS = 1.0
-"""From SIGTERM on, for a proxy's health check to learn that no more is to be sent."""
-LAST_SECONDS = 0.2
-"""For a request that was on its way, on a connection that was kept, when the service was told
-to stop."""
-DRAIN_SECONDS = 7
-"""For what was accepted before the service was told to stop."""
+# Background work and commands
+
+# Pause of the sweeper when nothing is due.
+SWEEP_INTERVAL_SECONDS = 1.0
+# How many events the sweeper finds with one query.
+SWEEP_EVENTS = 100
+# How many holds one batch expires in one event. If its changes need more tickets, it expires more.
+SWEEP_TICKETS = 1000
+# How long `holdfast forget` waits for the lock of an event, and for each statement.
+FORGET_LOCK_SECONDS = 30
+# How many events an audit checks with one query; its progress bar advances by as many.
+AUDIT_BATCH_EVENTS = 2000
+
+# The process
+
+# Thresholds of Python's cyclic garbage collector, far above the defaults: a request leaves no
+# cycles, and a collection costs most under load.
+GC_THRESHOLDS = (20_000, 20, 100)
+# How long log lines of requests are collected before they are written together.
+LOG_FLUSH_SECONDS = 0.2
+# Interval at which the gauges of the metrics are updated.
+GAUGE_INTERVAL_SECONDS = 1.0
+# Time from SIGTERM until the listening socket is closed. Meanwhile a proxy's health check fails,
+# and the proxy stops sending requests.
+SHUTDOWN_DELAY_SECONDS = 1.0
+# How long idle connections stay open during shutdown, for requests that are already on their way.
+IDLE_CLOSE_SECONDS = 0.2
+# How long a graceful shutdown waits for the responses to accepted requests.
+GRACEFUL_SHUTDOWN_SECONDS = 7
+# How long it then waits for transactions that are still under way.
+FINISH_WRITES_SECONDS = 10

@@ -1,7 +1,8 @@
-"""The logs: a line for each request, and one for whatever else is worth saying, on stderr.
+"""The logs, on stderr: a line for each request, and the messages of the service.
 
-For people or, with LOG_FORMAT=json, for machines. Of a request a line has the route and the id
-in its path, and nothing else that the client has written: a fingerprint may stand anywhere.
+Lines are text or, with LOG_FORMAT=json, JSON. The line of a request contains the route, the id in
+its path and its request ID, and nothing else from the client, because a fingerprint may be
+anywhere in a request.
 """
 
 import asyncio
@@ -23,54 +24,52 @@ import msgspec
 from service import limits
 from service.rows import Uuid
 
+# The request ID of the current request; '' outside of requests.
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
-"""Of the request that is being answered."""
 
-_GIVEN = re.compile(rb"[\x21-\x7e]{1,%d}" % limits.MAX_REQUEST_ID)
-_OURS = b"%x-%s" % (os.getpid(), os.urandom(4).hex().encode())
-_numbers = itertools.count(1)
+_VALID_ID = re.compile(rb"[\x21-\x7e]{1,%d}" % limits.MAX_REQUEST_ID)
+_ID_PREFIX = b"%x-%s" % (os.getpid(), os.urandom(4).hex().encode())
+_id_numbers = itertools.count(1)
 
 encode = msgspec.json.Encoder().encode
 
 
-def request_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Return the id that came with a request, or one that no other request has."""
+def choose_request_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return the request ID in the headers if it is valid, else a new unique one."""
     for name, value in headers:
-        if name == b"x-request-id" and _GIVEN.fullmatch(value):
+        if name == b"x-request-id" and _VALID_ID.fullmatch(value):
             return value
-    return b"%s-%x" % (_OURS, next(_numbers))
+    return b"%s-%x" % (_ID_PREFIX, next(_id_numbers))
 
 
 class RequestLine(msgspec.Struct, omit_defaults=True, gc=False):
-    """What is told of a request."""
+    """The log line of a request."""
 
     time: str
     level: str
-    request: str
+    request: str  # the request ID
     method: str
     route: str
     status: int
     ms: float
-    id: str = ""
-    """In the path, where it is one."""
-    code: str = ""
-    """Of a refusal."""
+    id: str = ""  # the valid id in the path, if any
+    code: str = ""  # of a refusal
 
     def text(self) -> bytes:
-        """Return the line for people."""
-        shown = f" {self.id}" if self.id else ""
-        why = f" {self.code}" if self.code else ""
+        """Return the line as text."""
+        id_ = f" {self.id}" if self.id else ""
+        code = f" {self.code}" if self.code else ""
         return (
-            f"{self.time} INFO {self.request}: {self.method} {self.route}{shown} "
-            f"{self.status}{why} {self.ms} ms"
+            f"{self.time} INFO {self.request}: {self.method} {self.route}{id_} "
+            f"{self.status}{code} {self.ms} ms"
         ).encode()
 
 
 class RequestLog:
-    """Writes a line for each request, many at a time: a crowd's requests share a write."""
+    """Collects the lines of requests for LOG_FLUSH_SECONDS and writes them together."""
 
-    def __init__(self, is_on: bool, as_json: bool, out: TextIO) -> None:
-        self.is_on = is_on
+    def __init__(self, is_enabled: bool, as_json: bool, out: TextIO) -> None:
+        self.is_enabled = is_enabled  # callers check it before they call ``add``
         self._render: Callable[[RequestLine], bytes] = encode if as_json else RequestLine.text
         self._out = out
         self._lines: list[bytes] = []
@@ -78,52 +77,63 @@ class RequestLog:
     def add(
         self, method: str, route: str, id_: Uuid, status: int, code: str, seconds: float
     ) -> None:
-        """Take down a request that was answered."""
+        """Add the line of a request whose response is ready."""
         if not self._lines:
-            asyncio.get_running_loop().call_later(limits.LOG_SECONDS, self.flush)
+            asyncio.get_running_loop().call_later(limits.LOG_FLUSH_SECONDS, self.flush)
         line = RequestLine(
-            *(_shown(time.time()), "info", REQUEST_ID.get(), method, route, status),
-            *(round(seconds * 1000, 1), id_, code),
+            _format_time(time.time()),
+            "info",
+            REQUEST_ID.get(),
+            method,
+            route,
+            status,
+            round(seconds * 1000, 1),
+            id_,
+            code,
         )
         self._lines.append(self._render(line))
 
     def flush(self) -> None:
-        """Write what there is, in pieces that a pipe takes whole beside those of other workers."""
-        lines, self._lines = self._lines, []
-        piece = bytearray()
-        for line in lines:
-            if piece and len(piece) + len(line) >= select.PIPE_BUF:
-                self._write(piece)
-                piece.clear()
-            piece += line
-            piece += b"\n"
-        if piece:
-            self._write(piece)
+        """Write the collected lines.
 
-    def _write(self, piece: bytes | bytearray) -> None:
-        view = memoryview(bytes(piece))
+        If stderr is a pipe, a write of at most PIPE_BUF bytes is never mixed with the writes of
+        other workers. So no write is larger, unless a single line is.
+        """
+        lines, self._lines = self._lines, []
+        chunk = bytearray()
+        for line in lines:
+            if chunk and len(chunk) + len(line) >= select.PIPE_BUF:
+                self._write(chunk)
+                chunk.clear()
+            chunk += line
+            chunk += b"\n"
+        if chunk:
+            self._write(chunk)
+
+    def _write(self, chunk: bytes | bytearray) -> None:
+        view = memoryview(bytes(chunk))
         while view:
             view = view[os.write(self._out.fileno(), view) :]
 
 
 def configure_logs(level: str, as_json: bool) -> None:
-    """Set up the logs of a process."""
+    """Configure the logging of a process."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler])
-    for chatty in ("psycopg", "psycopg.pool", "yoyo", "uvicorn"):
-        logging.getLogger(chatty).setLevel(logging.ERROR)
+    for name in ("psycopg", "psycopg.pool", "yoyo", "uvicorn"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 class TextFormatter(logging.Formatter):
-    """A line for people, with the request it belongs to."""
+    """Formats a message as text, with the request ID."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002, N802
-        """Return the time as the lines of requests have it."""
-        return _shown(record.created)
+        """Return the time in the format of the lines of requests."""
+        return _format_time(record.created)
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -132,12 +142,12 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """A line of JSON."""
+    """Formats a message as JSON, with the request ID."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
         line = {
-            "time": _shown(record.created),
+            "time": _format_time(record.created),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
@@ -149,12 +159,12 @@ class JsonFormatter(logging.Formatter):
         return encode(line).decode()
 
 
-def _shown(seconds: float) -> str:
-    """Return a time as RFC 3339 has it, to the millisecond."""
+def _format_time(seconds: float) -> str:
+    """Return a Unix time in the format of RFC 3339, with milliseconds."""
     whole = int(seconds)
-    return f"{_shown_second(whole)}.{int((seconds - whole) * 1000):03}Z"
+    return f"{_format_second(whole)}.{int((seconds - whole) * 1000):03}Z"
 
 
-@functools.lru_cache(maxsize=2)  # a crowd's requests have their second in common
-def _shown_second(second: int) -> str:
+@functools.lru_cache(maxsize=2)  # under load many requests share a second
+def _format_second(second: int) -> str:
     return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")

@@ -1,8 +1,8 @@
-"""The metrics: what each process counts, in the terms of Prometheus.
+"""The Prometheus metrics of the service.
 
-With several workers each counts in a file of its own, and whoever is asked adds all of them up
-(prometheus_client's multiprocess mode); ``collecting`` makes the folder before the workers begin.
-Every label comes from a closed list: routes and not paths, codes and not texts.
+With several workers each writes files of its own, and the worker that gets the request for
+``/metrics`` adds them up (prometheus_client's multiprocess mode). The values of all labels are from
+closed lists: routes, not paths; codes, not texts.
 """
 
 import os
@@ -22,8 +22,9 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+# The environment variable by which prometheus_client finds the files of all workers.
+_FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+_BUCKETS_IN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -31,50 +32,48 @@ REGISTRY = CollectorRegistry()
 
 REQUEST_SECONDS = Histogram(
     "holdfast_request_seconds",
-    "Requests, and how long until their answer was ready.",
+    "Time until the response to a request was ready.",
     ["method", "route", "status"],
     registry=REGISTRY,
-    buckets=_SECONDS,
+    buckets=_BUCKETS_IN_SECONDS,
 )
-REFUSALS = Counter(
-    "holdfast_refusals", "Requests that were refused, by code.", ["code"], registry=REGISTRY
-)
+REFUSALS = Counter("holdfast_refusals", "Refused requests by code.", ["code"], registry=REGISTRY)
 TICKETS = Counter(
-    "holdfast_tickets", "Tickets moved, by what became of them.", ["change"], registry=REGISTRY
+    "holdfast_tickets", "Tickets moved, by their new status.", ["change"], registry=REGISTRY
 )
 BATCH_REQUESTS = Histogram(
     "holdfast_batch_requests",
-    "Requests that were carried out in one transaction.",
+    "Requests in one transaction.",
     registry=REGISTRY,
     buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500),
 )
 BATCH_SECONDS = Histogram(
     "holdfast_batch_seconds",
-    "From sending a transaction to its commit.",
+    "Time from sending a transaction to its commit.",
     registry=REGISTRY,
-    buckets=_SECONDS,
+    buckets=_BUCKETS_IN_SECONDS,
 )
-LOCK_SECONDS = Histogram(
+LOCK_WAIT_SECONDS = Histogram(
     "holdfast_lock_wait_seconds",
-    "How long a transaction waited for the locks of its events.",
+    "Time that a transaction waited for the locks of its events.",
     registry=REGISTRY,
-    buckets=_SECONDS,
+    buckets=_BUCKETS_IN_SECONDS,
 )
 BATCHES_FAILED = Counter(
     "holdfast_batches_failed",
-    "Transactions that were undone, by SQLSTATE class; lost: nobody knows whether.",
+    "Failed transactions by SQLSTATE class; lost: the outcome is unknown.",
     ["reason"],
     registry=REGISTRY,
 )
-QUEUE = Gauge(
+PENDING_CHANGES = Gauge(
     "holdfast_queue_requests",
-    "Changes that wait for their answer.",
+    "Changes that are accepted and not yet resolved.",
     registry=REGISTRY,
     multiprocess_mode="livesum",
 )
-TURNED_AWAY = Gauge(
+DELAYED_REFUSALS = Gauge(
     "holdfast_turned_away_requests",
-    "Requests for which the queue had no room, and which are about to hear it.",
+    "Requests that a full queue refused, and whose response BUSY is delayed.",
     registry=REGISTRY,
     multiprocess_mode="livesum",
 )
@@ -83,54 +82,54 @@ WATCHERS = Gauge(
 )
 CONNECTIONS = Gauge(
     "holdfast_pool_connections",
-    "Connections to PostgreSQL, by pool and by whether they work or wait for work.",
+    "Connections to PostgreSQL by pool and state: working or idle.",
     ["pool", "state"],
     registry=REGISTRY,
     multiprocess_mode="livesum",
 )
 
-if _FOLDER not in os.environ:
+# The metrics of one process, such as its memory, cannot be added up.
+if _FOLDER_VARIABLE not in os.environ:
     ProcessCollector(registry=REGISTRY)
 
-
-# From 0, so that the first of them is an increase.
+# Create these series with the value 0, so that Prometheus sees the first occurrence as an increase.
 for change in ("reserved", "purchased", "expired", "user_cancelled", "refunded"):
     TICKETS.labels(change)
 BATCHES_FAILED.labels("lost")
 
 
 @contextmanager
-def collecting() -> Iterator[None]:
-    """Give the workers that are started in the block a folder to count in."""
+def multiprocess_mode() -> Iterator[None]:
+    """Create the folder for the metrics of the workers that are started in the block."""
     with tempfile.TemporaryDirectory(prefix="holdfast-metrics-") as folder:
-        os.environ[_FOLDER] = folder
+        os.environ[_FOLDER_VARIABLE] = folder
         try:
             yield
         finally:
-            del os.environ[_FOLDER]
+            del os.environ[_FOLDER_VARIABLE]
 
 
 def observe_pools(stats: Mapping[str, Mapping[str, int]]) -> None:
-    """Take down how many connections each pool has, from its ``get_stats()``."""
-    for name, told in stats.items():
-        idle = told.get("pool_available", 0)
+    """Set the gauges of connections from each pool's ``get_stats()``."""
+    for name, pool in stats.items():
+        idle = pool.get("pool_available", 0)
         CONNECTIONS.labels(name, "idle").set(idle)
-        CONNECTIONS.labels(name, "working").set(told.get("pool_size", 0) - idle)
+        CONNECTIONS.labels(name, "working").set(pool.get("pool_size", 0) - idle)
 
 
-def exposition() -> bytes:
-    """Return all figures, of all workers, in Prometheus's text format."""
-    folder = os.environ.get(_FOLDER)
+def render() -> bytes:
+    """Return the metrics of all workers in Prometheus's text format."""
+    folder = os.environ.get(_FOLDER_VARIABLE)
     if folder is None:
         return generate_latest(REGISTRY)
-    _forget_the_dead(folder)
-    everybody = CollectorRegistry()
-    MultiProcessCollector(everybody, folder)  # type: ignore[no-untyped-call]
-    return generate_latest(everybody)
+    _remove_gauges_of_ended_workers(folder)
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, folder)  # type: ignore[no-untyped-call]
+    return generate_latest(registry)
 
 
-def _forget_the_dead(folder: str) -> None:
-    """Leave out what a worker that has ended said of its last moment; its counts stay."""
+def _remove_gauges_of_ended_workers(folder: str) -> None:
+    """Delete the gauges of workers that have ended; their counters stay."""
     for name in os.listdir(folder):
         pid = name.removesuffix(".db").rpartition("_")[2]
         if name.startswith("gauge_live") and pid.isdigit() and not os.path.exists(f"/proc/{pid}"):

@@ -1,7 +1,7 @@
-"""The refusals: a closed list of values, each with its status, its code and its text.
+"""The refusals: a closed list, each with its HTTP status, its code and its text.
 
-A refusal is returned, not raised; ``answers`` renders it. The statements of ``sql/`` speak of
-the same things in one word each; the tables at the end say, verb by verb, which word is which.
+A refusal is returned, not raised; ``web.responses`` renders it. The mappings at the end translate
+the outcome codes of ``sql/`` into refusals, one mapping for each operation.
 """
 
 from dataclasses import dataclass, field, replace
@@ -13,26 +13,26 @@ from service.rows import Id, Uuid
 
 
 class BadField(Struct, gc=False):
-    """A field, parameter or id that cannot be used, and why."""
+    """A field, parameter or id that is invalid, and the reason."""
 
     field: str
     message: str
 
 
 class Available(Struct, rename="camel", gc=False):
-    """How many tickets are left."""
+    """The number of tickets that are available."""
 
     available_tickets: int
 
 
 class Allocated(Struct, rename="camel", gc=False):
-    """How many tickets are allocated."""
+    """The number of tickets that are allocated."""
 
     allocated_tickets: int
 
 
 class InTheWay(Struct, rename="camel", gc=False):
-    """The first ticket of a reservation that stands in the way."""
+    """The ticket of a reservation that caused the refusal of a request about the reservation."""
 
     ticket_id: Id
 
@@ -42,17 +42,17 @@ Details = list[BadField] | Available | Allocated | InTheWay
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why something was not done. ``error`` is for people, ``code`` for programs."""
+    """Why a request was not carried out: ``error`` for people, ``code`` for programs."""
 
     status: int
     code: str
     error: str
     details: Details | None = None
     headers: dict[str, str] = field(default_factory=dict)
-    such_as: Details | None = None
-    """An example of the details that it may have, and so their type."""
+    # Example details for the OpenAPI description, which derives the schema from their type.
+    example_details: Details | None = None
 
-    def because(self, details: Details) -> "Refusal":
+    def with_details(self, details: Details) -> "Refusal":
         """Return the same refusal with its details."""
         return replace(self, details=details)
 
@@ -62,8 +62,8 @@ _RETRY = {"Retry-After": str(limits.RETRY_AFTER_SECONDS)}
 BAD_REQUEST = Refusal(
     400,
     "BAD_REQUEST",
-    "The request is not understood",
-    such_as=[BadField("id", "must be a UUID")],
+    "The request is invalid",
+    example_details=[BadField("id", "must be a UUID")],
 )
 UNAUTHORIZED = Refusal(
     401, "UNAUTHORIZED", "The organizer's token is required", headers={"WWW-Authenticate": "Bearer"}
@@ -79,58 +79,63 @@ PAYLOAD_TOO_LARGE = Refusal(
 UNSUPPORTED_MEDIA_TYPE = Refusal(415, "UNSUPPORTED_MEDIA_TYPE", "The body must be application/json")
 WRONG_FINGERPRINT = Refusal(403, "WRONG_FINGERPRINT", "Invalid user fingerprint")
 IDEMPOTENCY_KEY_REUSED = Refusal(
-    422, "IDEMPOTENCY_KEY_REUSED", "The idempotency key stands for another quantity"
+    422, "IDEMPOTENCY_KEY_REUSED", "The idempotency key was used for another quantity"
 )
 HOLD_EXPIRED = Refusal(410, "HOLD_EXPIRED", "Ticket allocation has expired")
 TICKETS_SOLD_OUT = Refusal(
-    409, "TICKETS_SOLD_OUT", "Not enough tickets available", such_as=Available(0)
+    409, "TICKETS_SOLD_OUT", "Not enough tickets available", example_details=Available(0)
 )
 NOT_ENOUGH_TICKETS = Refusal(
-    409, "NOT_ENOUGH_TICKETS", "Not enough tickets available", such_as=Available(2)
+    409, "NOT_ENOUGH_TICKETS", "Not enough tickets available", example_details=Available(2)
 )
-EVENT_EXISTS = Refusal(409, "EVENT_EXISTS", "There is an event of this name on this date")
+EVENT_EXISTS = Refusal(409, "EVENT_EXISTS", "An event with this name and date already exists")
 CAPACITY_BELOW_ALLOCATED = Refusal(
     409,
     "CAPACITY_BELOW_ALLOCATED",
-    "More tickets than that are allocated",
-    such_as=Allocated(100),
+    "More tickets are allocated than the new total",
+    example_details=Allocated(100),
 )
 NOT_PURCHASED = Refusal(409, "NOT_PURCHASED", "Can only refund purchased tickets")
-ALREADY_REFUNDED = Refusal(409, "ALREADY_REFUNDED", "Ticket is refunded already")
-BUSY = Refusal(503, "BUSY", "Too busy right now, nothing was done: try again", headers=_RETRY)
+ALREADY_REFUNDED = Refusal(409, "ALREADY_REFUNDED", "Ticket is already refunded")
+BUSY = Refusal(
+    503,
+    "BUSY",
+    "The service is busy and did nothing: send the same request again",
+    headers=_RETRY,
+)
 OUTCOME_UNKNOWN = Refusal(
     503,
     "OUTCOME_UNKNOWN",
-    "No answer came from the database: repeat it with its key, or look at the ticket first",
+    "The outcome is unknown: send the same request again, with its key",
     headers=_RETRY,
 )
 INTERNAL_SERVER_ERROR = Refusal(500, "INTERNAL_SERVER_ERROR", "Internal server error")
 
-UNSURE = (BUSY, OUTCOME_UNKNOWN)
-"""What may become of a write."""
+# Refusals that every write may get.
+WRITE_REFUSALS = (BUSY, OUTCOME_UNKNOWN)
 
-_ENDED = ("already_purchased", "already_cancelled", "already_refunded")
+_NOT_RESERVED = ("already_purchased", "already_cancelled", "already_refunded")
 CANNOT_PAY = {
     "not_found": TICKET_NOT_FOUND,
     "wrong_fingerprint": WRONG_FINGERPRINT,
     "hold_expired": HOLD_EXPIRED,
-    **{word: Refusal(409, word.upper(), "Invalid allocation status") for word in _ENDED},
+    **{code: Refusal(409, code.upper(), "Invalid allocation status") for code in _NOT_RESERVED},
     "busy": BUSY,
 }
 CANNOT_CANCEL = CANNOT_PAY | {
-    word: Refusal(409, word.upper(), "Can only cancel reserved tickets") for word in _ENDED
+    code: Refusal(409, code.upper(), "Can only cancel reserved tickets") for code in _NOT_RESERVED
 }
 _IN_THE_WAY = InTheWay(Uuid("01a20215-b4f6-76a2-94fd-e3bce2dcb5c5"))
 CANNOT_PAY_RESERVATION = {
-    word: refusal if refusal is BUSY else replace(refusal, such_as=_IN_THE_WAY)
-    for word, refusal in CANNOT_PAY.items()
+    code: refusal if refusal is BUSY else replace(refusal, example_details=_IN_THE_WAY)
+    for code, refusal in CANNOT_PAY.items()
 } | {"not_found": RESERVATION_NOT_FOUND}
 CANNOT_CANCEL_RESERVATION = {
-    word: refusal if refusal is BUSY else replace(refusal, such_as=_IN_THE_WAY)
-    for word, refusal in CANNOT_CANCEL.items()
+    code: refusal if refusal is BUSY else replace(refusal, example_details=_IN_THE_WAY)
+    for code, refusal in CANNOT_CANCEL.items()
 } | {"not_found": RESERVATION_NOT_FOUND}
 CANNOT_FIND_RESERVATION = {
-    word: CANNOT_PAY_RESERVATION[word] for word in ("not_found", "wrong_fingerprint")
+    code: CANNOT_PAY_RESERVATION[code] for code in ("not_found", "wrong_fingerprint")
 }
 CANNOT_REFUND = {
     "not_found": TICKET_NOT_FOUND,

@@ -1,6 +1,6 @@
-"""The rows: what the tables hold, in Python's types, column for column.
+"""The rows of the tables and statements as Python types, column for column.
 
-``tests/operations/test_rows.py`` holds them to the database's catalog: names, order, types,
+``tests/operations/test_rows.py`` compares them with the database's catalog: names, order, types,
 nullability.
 """
 
@@ -10,10 +10,10 @@ from typing import Annotated, Literal, NewType
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
+# A UUID in its canonical text form: ids are only compared and passed on, so text is enough.
 Uuid = NewType("Uuid", str)
-"""A UUID in its canonical text: what is looked up and shown is never calculated with."""
+# A Uuid in the body of a request or a response: OpenAPI describes its format.
 Id = Annotated[Uuid, Meta(extra_json_schema={"format": "uuid"})]
-"""The same, where a client is told that it is one."""
 
 AllocationStatus = Literal["reserved", "purchased", "expired", "user_cancelled", "refunded"]
 EventChange = Literal[
@@ -29,7 +29,7 @@ EventChange = Literal[
 
 
 class LastEvent(Struct, frozen=True, gc=False):
-    """The columns of ``event_ledger`` that tell what happened last."""
+    """The columns of ``event_ledger`` that describe an event's last change."""
 
     last_event: EventChange
     actor: str | None
@@ -37,7 +37,7 @@ class LastEvent(Struct, frozen=True, gc=False):
 
 
 class Check(Struct, frozen=True, gc=False):
-    """A rule of the books, and what it says of an event."""
+    """The result of one of the audit's checks, for one event."""
 
     event_id: Uuid
     name: str
@@ -47,7 +47,7 @@ class Check(Struct, frozen=True, gc=False):
 
 
 class Event(Struct, frozen=True, gc=False):
-    """A row of ``events``. The reads give the counts as they are worth now, lapsed holds off."""
+    """A row of ``events``. Queries leave expired holds out of ``allocated_tickets``."""
 
     id: Uuid
     name: str
@@ -60,7 +60,10 @@ class Event(Struct, frozen=True, gc=False):
     version: int
 
     def as_of(self, entry: "EventLedger") -> "Event":
-        """Return the event with the counts that a row of its ledger tells; the rest as now."""
+        """Return this event with the counts, version and time of a row of its ledger.
+
+        The ledger has no other values: the name and the date stay the current ones.
+        """
         return replace(
             self,
             total_tickets=entry.total_tickets,
@@ -72,7 +75,7 @@ class Event(Struct, frozen=True, gc=False):
 
 
 class TicketAllocation(Struct, frozen=True, gc=False):
-    """A row of ``ticket_allocations``: one ticket that was handed out."""
+    """A row of ``ticket_allocations``: one ticket that was reserved."""
 
     id: Uuid
     event_id: Uuid
@@ -86,7 +89,10 @@ class TicketAllocation(Struct, frozen=True, gc=False):
 
 
 class EventPrivate(Struct, frozen=True, gc=False):
-    """A row of ``event_private``: an event's secret."""
+    """A row of ``event_private``.
+
+    The ledger's actors, and the reservation ids of idempotency keys, are derived from the secret.
+    """
 
     event_id: Uuid
     secret: Uuid

@@ -1,4 +1,4 @@
-"""The settings: environment variables, read once, each understood or refused by name."""
+"""The settings: environment variables, read and validated once at the start."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from psycopg.conninfo import conninfo_to_dict
 T = TypeVar("T")
 
 _ORIGIN = re.compile(
-    r"(?!https://\S*:443$|http://\S*:80$)"  # browsers leave a default port out
+    r"(?!https://\S*:443$|http://\S*:80$)"  # browsers omit a default port
     r"[a-z][a-z0-9+.-]*://(?:[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:]+\])(?::[1-9]\d{0,4})?"
 )
 
@@ -21,47 +21,40 @@ PACKAGE = Path(__file__).parent
 
 
 def resource(name: str) -> Path:
-    """Return the folder ``sql`` or ``migrations``: of the checkout, or carried in the wheel."""
-    beside = PACKAGE.parent / name
-    return beside if beside.is_dir() else PACKAGE / name
+    """Return the folder ``sql`` or ``migrations`` of the checkout, or else of the wheel."""
+    in_checkout = PACKAGE.parent / name
+    return in_checkout if in_checkout.is_dir() else PACKAGE / name
 
 
 class SettingsError(Exception):
-    """A setting has a value that is not understood. The text is one line for its owner."""
+    """A setting has an invalid value. The message is one line that says what is expected."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What can be set from outside. Each field is the variable of the same name, in capitals."""
+    """The settings. Each field is the environment variable of the same name, in capitals."""
 
-    database_url: str | None
-    """An existing PostgreSQL; None: an embedded one under ``data_dir``."""
+    database_url: str | None  # an existing PostgreSQL; None: an embedded one in data_dir
     data_dir: Path
     host: str
     port: int
     workers: int
     hold_seconds: int
     max_tickets_per_request: int
-    organizer_token: str | None
-    """When set, the organiser's routes ask for it."""
-    cors_origins: tuple[str, ...]
-    """Whose pages a browser lets call the service; ``*`` for any."""
-    log_format: str
-    """``text`` for people, ``json`` for machines."""
+    organizer_token: str | None  # if set, the organizer's routes require it
+    cors_origins: tuple[str, ...]  # websites that may call the service; "*": all
+    log_format: str  # "text" or "json"
     log_level: str
-    batch_across_events: bool
-    """Whether one transaction may carry requests for several events."""
-    queue_limit: int
-    """How many requests of one worker may wait for the write path at once."""
-    sql_dir: Path
-    """Where the statements are read from."""
+    batch_across_events: bool  # whether one transaction may contain changes of several events
+    queue_limit: int  # how many changes one worker may have pending; more are refused
+    sql_dir: Path  # the folder of the statements
 
 
 def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
     """Read the settings from environment variables; an empty one counts as unset.
 
     Raises:
-        SettingsError: for the first value that is not understood.
+        SettingsError: for the first invalid value.
     """
 
     def read(name: str, parse: Callable[[str], T], default: T) -> T:
@@ -71,7 +64,7 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         try:
             return parse(text)
         except ValueError as error:
-            raise SettingsError(f"{name}={text} is not understood: {error}") from None
+            raise SettingsError(f"{name}={text} is invalid: {error}") from None
 
     return Settings(
         database_url=_database_url(environ.get("DATABASE_URL", "").strip()),
@@ -85,14 +78,14 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         cors_origins=read("CORS_ORIGINS", _origins, ()),
         log_format=read("LOG_FORMAT", _one_of("text", "json"), "text"),
         log_level=read("LOG_LEVEL", _one_of("debug", "info", "warning", "error"), "info"),
-        batch_across_events=read("BATCH_ACROSS_EVENTS", _yes_or_no, True),
+        batch_across_events=read("BATCH_ACROSS_EVENTS", _boolean, True),
         queue_limit=read("QUEUE_LIMIT", _integer(1, 1_000_000), 5000),
         sql_dir=read("SQL_DIR", lambda text: Path(text).expanduser(), resource("sql")),
     )
 
 
 def _state_dir() -> Path:
-    """Return the folder for state that outlives the process (XDG base directories)."""
+    """Return the default of ``DATA_DIR`` (XDG Base Directory Specification)."""
     if os.geteuid() == 0:
         return Path("/var/lib/holdfast")
     state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
@@ -100,39 +93,48 @@ def _state_dir() -> Path:
 
 
 def _database_url(text: str) -> str | None:
-    """Return the URL in libpq's form; yoyo's names the driver in its scheme."""
+    """Return the URL for libpq; yoyo's scheme ``postgresql+psycopg`` is accepted too."""
     if not text:
         return None
     scheme, found, rest = text.partition("://")
     if not found or scheme not in ("postgresql", "postgres", "postgresql+psycopg"):
-        # The value may hold a password: it is not repeated.
-        raise SettingsError("DATABASE_URL is not understood: it begins with postgresql://")
+        # The message does not repeat the value, which may contain a password.
+        raise SettingsError(
+            "DATABASE_URL is invalid: expected a URL that begins with postgresql://"
+        )
     try:
         conninfo_to_dict(f"postgresql://{rest}")
     except ProgrammingError:
-        raise SettingsError("DATABASE_URL is not understood by libpq") from None
+        raise SettingsError(
+            "DATABASE_URL is invalid: libpq cannot parse it; "
+            "write @, / and % in a password as %40, %2F and %25"
+        ) from None
     return f"postgresql://{rest}"
 
 
 def _token(text: str) -> str | None:
-    """Return a token that a header can carry; it is not repeated when it cannot be."""
+    """Return the token if a header can contain it; the error does not repeat a secret."""
     if not all("!" <= character <= "~" for character in text):
-        raise SettingsError("ORGANIZER_TOKEN is not understood: visible ASCII without spaces is")
+        raise SettingsError(
+            "ORGANIZER_TOKEN is invalid: expected visible ASCII characters without spaces"
+        )
     return text or None
 
 
 def _origins(text: str) -> tuple[str, ...]:
-    """Read origins as browsers send them (RFC 6454, section 6.2)."""
+    """Parse origins in the form in which browsers send them (RFC 6454, section 6.2)."""
     origins = tuple(origin.strip() for origin in text.split(","))
     if not all(origin == "*" or _ORIGIN.fullmatch(origin) for origin in origins):
-        raise ValueError("* is, or origins such as https://shop.example,https://www.shop.example")
+        raise ValueError(
+            "expected *, or origins such as https://shop.example,https://www.shop.example"
+        )
     return origins
 
 
 def _integer(lowest: int, highest: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         if not (text.isascii() and text.isdigit() and lowest <= int(text) <= highest):
-            raise ValueError(f"a whole number from {lowest} to {highest} is")
+            raise ValueError(f"expected a whole number from {lowest} to {highest}")
         return int(text)
 
     return parse
@@ -141,11 +143,11 @@ def _integer(lowest: int, highest: int) -> Callable[[str], int]:
 def _one_of(*words: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text.lower() not in words:
-            raise ValueError(f"one of {', '.join(words)} is")
+            raise ValueError(f"expected {', '.join(words[:-1])} or {words[-1]}")
         return text.lower()
 
     return parse
 
 
-def _yes_or_no(text: str) -> bool:
+def _boolean(text: str) -> bool:
     return _one_of("true", "false")(text) == "true"

@@ -1,24 +1,24 @@
 -- cancel_tickets
 --
 -- Cancels holds, for a batch of requests, each about one ticket or one reservation. Only the owner
--- can cancel, and only while the hold lasts; the tickets are available again at once. Of a
--- reservation every ticket that is held is cancelled, and those that came back before are passed
--- over; if one of them is purchased, none is cancelled.
+-- can cancel, and only before the hold expires; the tickets are available again at once. Cancelling
+-- a reservation cancels all its held tickets, or none if one of its tickets is purchased; tickets
+-- that were cancelled or refunded, or have expired, are passed over.
 --
 -- parameters: one element of each array for a request, in the order of arrival
 --   ticket_ids         uuid[]  the ticket to cancel; null in a request about a reservation
 --   reservation_ids    uuid[]  the reservation to cancel; null in a request about a ticket
 --   user_fingerprints  text[]  who cancels
 --
--- returns: for each request that is granted one row for each of its tickets, else one row without
---   a ticket
+-- returns: for a granted request one row for each ticket that it is about and that its sender owns;
+--   for another one row without a ticket
 --   request             from 1, in the order of arrival
 --   outcome             granted, not_found, wrong_fingerprint, hold_expired, already_purchased,
---                       already_cancelled, already_refunded; busy when somebody changed the ticket
---                       in psql meanwhile
---   deciding_ticket_id  the ticket by which the outcome was decided
---   tickets_moved       how many tickets this request moved
---   id, …               the ticket, as it is now
+--                       already_cancelled, already_refunded; busy if its tickets were changed
+--                       meanwhile by hand, without lock_events
+--   deciding_ticket_id  the ticket that decided the outcome
+--   tickets_moved       how many tickets this request itself cancelled
+--   id, …               the ticket, also one that was passed over, as it is now
 --
 -- locks: the tickets that it cancels; their events are locked already (lock_events)
 --
@@ -36,7 +36,7 @@ with requests as (
         user_fingerprint
     from unnest(
         :'ticket_ids'::uuid[], :'reservation_ids'::uuid[], :'user_fingerprints'::text[]
-    ) with ordinality as requests (ticket_id, reservation_id, user_fingerprint, request)
+    ) with ordinality as arrivals (ticket_id, reservation_id, user_fingerprint, request)
 ),
 
 -- Every ticket that a request is about.
@@ -62,7 +62,11 @@ judged as (
     select
         asked.request,
         tickets.user_fingerprint = asked.user_fingerprint as is_owner,
-        hold_outcome(tickets.status, tickets.expires_at, statement_timestamp()) as outcome,
+        -- granted for a hold that lasts; else what the ticket is instead. The clock is later than
+        -- the lock.
+        hold_outcome(
+            tickets.status, tickets.expires_at, statement_timestamp()
+        ) as ticket_outcome,
         tickets.id,
         tickets.event_id,
         tickets.user_fingerprint,
@@ -74,12 +78,13 @@ judged as (
         tickets.position
     from asked
     inner join ticket_allocations as tickets on asked.ticket_id = tickets.id
-    -- Not only by the join: then each ticket is looked up by its id, whatever the planner expects.
+    -- The ids once more, as an array: then each is looked up by index, whatever the planner
+    -- expects.
     where tickets.id = any(array(select asked.ticket_id from asked))
 ),
 
--- One ticket decides each request: one of its owner's before any other's; of those a purchase
--- before a live hold before a lapsed one; else the first by position.
+-- One ticket decides each request. In this order: the sender's own; a purchase, which refuses the
+-- whole request, then a live hold, then an expired one, then any other; the first by position.
 decided as (
     select distinct on (requests.request)
         requests.request,
@@ -87,7 +92,7 @@ decided as (
         case
             when judged.id is null then 'not_found'
             when not judged.is_owner then 'wrong_fingerprint'
-            else judged.outcome
+            else judged.ticket_outcome
         end as outcome
     from requests
     left join judged on requests.request = judged.request
@@ -96,20 +101,20 @@ decided as (
         not judged.is_owner,
         case
             when judged.is_owner then array_position(
-                '{already_purchased, granted, hold_expired}'::text[], judged.outcome
+                '{already_purchased, granted, hold_expired}'::text[], judged.ticket_outcome
             )
         end,
         judged.position
 ),
 
--- The held tickets of the granted requests, each for the first request that asks for it.
+-- The held tickets of the granted requests, each for the first granted request that is about it.
 cancelable as (
     select distinct on (judged.id)
         judged.id,
         judged.request
     from decided
     inner join judged on decided.request = judged.request
-    where decided.outcome = 'granted' and judged.outcome = 'granted' and judged.is_owner
+    where decided.outcome = 'granted' and judged.ticket_outcome = 'granted' and judged.is_owner
     order by judged.id, judged.request
 ),
 
@@ -118,8 +123,8 @@ cancelled as (
     set status = 'user_cancelled'
     where
         tickets.id = any(array(select cancelable.id from cancelable))
-        -- Again: a row that somebody has changed in psql meanwhile is read anew here. `is true`
-        -- keeps the planner from searching an index for all that is reserved.
+        -- Once more: if a row was changed by hand since `judged` read it, the update checks its
+        -- newest version. `is true` keeps the planner from looking up all that is reserved.
         and (tickets.status = 'reserved') is true
     returning
         tickets.id, tickets.event_id, tickets.user_fingerprint, tickets.status, tickets.updated_at
@@ -128,7 +133,7 @@ cancelled as (
 counted as (
     select
         cancelled.event_id,
-        count(*)::integer as tickets,
+        count(*)::integer as ticket_count,
         (array_agg(cancelled.user_fingerprint order by cancelable.request desc))[1] as last_owner
     from cancelled
     inner join cancelable on cancelled.id = cancelable.id
@@ -138,7 +143,7 @@ counted as (
 changed_events as (
     update events
     set
-        allocated_tickets = events.allocated_tickets - counted.tickets,
+        allocated_tickets = events.allocated_tickets - counted.ticket_count,
         version = events.version + 1
     from counted
     where
@@ -146,7 +151,7 @@ changed_events as (
         and events.id = counted.event_id
     returning
         events.id, events.version, events.updated_at, events.total_tickets,
-        events.allocated_tickets, events.purchased_tickets, counted.tickets, counted.last_owner
+        events.allocated_tickets, events.purchased_tickets, counted.ticket_count, counted.last_owner
 ),
 
 recorded as (
@@ -161,7 +166,7 @@ recorded as (
         changed_events.total_tickets,
         changed_events.allocated_tickets,
         changed_events.purchased_tickets,
-        changed_events.tickets as cancelled,
+        changed_events.ticket_count as cancelled,
         'user_cancelled' as last_event,
         actor_name(secrets.secret, changed_events.last_owner) as actor
     from changed_events
@@ -169,11 +174,11 @@ recorded as (
     where secrets.event_id = any(array(select changed_events.id from changed_events))
 ),
 
--- How many tickets each of those requests got.
+-- How many tickets each request got.
 moved as (
     select
         cancelable.request,
-        count(cancelled.id)::integer as tickets
+        count(cancelled.id)::integer as ticket_count
     from cancelable
     left join cancelled on cancelable.id = cancelled.id
     group by cancelable.request
@@ -183,13 +188,14 @@ outcomes as (
     select
         decided.request,
         decided.deciding_ticket_id,
-        moved.tickets as tickets_moved,
+        moved.ticket_count as tickets_moved,
         case
             when decided.outcome <> 'granted' then decided.outcome
-            -- Its held tickets all went to earlier requests of this batch.
-            when moved.tickets is null then 'already_cancelled'
-            when moved.tickets = 0 then 'busy'
-            else 'granted'
+            when moved.ticket_count > 0 then 'granted'
+            -- An earlier request of this batch was first.
+            when decided.deciding_ticket_id in (select cancelled.id from cancelled)
+                then 'already_cancelled'
+            else 'busy'
         end as outcome
     from decided
     left join moved on decided.request = moved.request
@@ -200,23 +206,23 @@ select
     outcomes.outcome,
     outcomes.deciding_ticket_id,
     outcomes.tickets_moved,
-    tickets.id,
-    tickets.event_id,
-    tickets.user_fingerprint,
+    judged.id,
+    judged.event_id,
+    judged.user_fingerprint,
     coalesce(
         cancelled.status,
-        status_at(tickets.status, tickets.expires_at, statement_timestamp())
+        status_at(judged.status, judged.expires_at, statement_timestamp())
     ) as status,
-    tickets.expires_at,
-    tickets.created_at,
-    coalesce(cancelled.updated_at, tickets.updated_at) as updated_at,
-    tickets.reservation_id,
-    tickets.position
+    judged.expires_at,
+    judged.created_at,
+    coalesce(cancelled.updated_at, judged.updated_at) as updated_at,
+    judged.reservation_id,
+    judged.position
 from outcomes
-left join judged as tickets
+left join judged
     on
-        outcomes.request = tickets.request
+        outcomes.request = judged.request
         and outcomes.outcome = 'granted'
-        and tickets.is_owner
-left join cancelled on tickets.id = cancelled.id
-order by outcomes.request, tickets.position;
+        and judged.is_owner
+left join cancelled on judged.id = cancelled.id
+order by outcomes.request, judged.position;

@@ -1,24 +1,24 @@
 -- pay_tickets
 --
 -- Turns holds into purchases, for a batch of requests, each about one ticket or one reservation.
--- Only the owner can pay, and only while the hold lasts. Of a reservation every ticket that is held
--- is paid for, and those that were purchased, cancelled or refunded before are passed over; if one
--- of them has lapsed, none is paid for.
+-- Only the owner can pay, and only before the hold expires. Paying for a reservation pays for all
+-- its held tickets, or for none if one of its holds has expired; tickets that were purchased,
+-- cancelled or refunded before are passed over.
 --
 -- parameters: one element of each array for a request, in the order of arrival
 --   ticket_ids         uuid[]  the ticket to pay for; null in a request about a reservation
 --   reservation_ids    uuid[]  the reservation to pay for; null in a request about a ticket
 --   user_fingerprints  text[]  who pays
 --
--- returns: for each request that is granted one row for each of its tickets, else one row without
---   a ticket
+-- returns: for a granted request one row for each ticket that it is about and that its sender owns;
+--   for another one row without a ticket
 --   request             from 1, in the order of arrival
 --   outcome             granted, not_found, wrong_fingerprint, hold_expired, already_purchased,
---                       already_cancelled, already_refunded; busy when somebody changed the ticket
---                       in psql meanwhile
---   deciding_ticket_id  the ticket by which the outcome was decided
---   tickets_moved       how many tickets this request moved
---   id, …               the ticket, as it is now
+--                       already_cancelled, already_refunded; busy if its tickets were changed
+--                       meanwhile by hand, without lock_events
+--   deciding_ticket_id  the ticket that decided the outcome
+--   tickets_moved       how many tickets this request itself paid for
+--   id, …               the ticket, also one that was passed over, as it is now
 --
 -- locks: the tickets that it pays for; their events are locked already (lock_events)
 --
@@ -37,7 +37,7 @@ with requests as (
         user_fingerprint
     from unnest(
         :'ticket_ids'::uuid[], :'reservation_ids'::uuid[], :'user_fingerprints'::text[]
-    ) with ordinality as requests (ticket_id, reservation_id, user_fingerprint, request)
+    ) with ordinality as arrivals (ticket_id, reservation_id, user_fingerprint, request)
 ),
 
 -- Every ticket that a request is about.
@@ -63,7 +63,11 @@ judged as (
     select
         asked.request,
         tickets.user_fingerprint = asked.user_fingerprint as is_owner,
-        hold_outcome(tickets.status, tickets.expires_at, statement_timestamp()) as outcome,
+        -- granted for a hold that lasts; else what the ticket is instead. The clock is later than
+        -- the lock.
+        hold_outcome(
+            tickets.status, tickets.expires_at, statement_timestamp()
+        ) as ticket_outcome,
         tickets.id,
         tickets.event_id,
         tickets.user_fingerprint,
@@ -75,12 +79,13 @@ judged as (
         tickets.position
     from asked
     inner join ticket_allocations as tickets on asked.ticket_id = tickets.id
-    -- Not only by the join: then each ticket is looked up by its id, whatever the planner expects.
+    -- The ids once more, as an array: then each is looked up by index, whatever the planner
+    -- expects.
     where tickets.id = any(array(select asked.ticket_id from asked))
 ),
 
--- One ticket decides each request: one of its owner's before any other's; of those a lapsed hold
--- before a live one before a purchase; else the first by position.
+-- One ticket decides each request. In this order: the sender's own; an expired hold, which refuses
+-- the whole request, then a live one, then a purchase, then any other; the first by position.
 decided as (
     select distinct on (requests.request)
         requests.request,
@@ -88,7 +93,7 @@ decided as (
         case
             when judged.id is null then 'not_found'
             when not judged.is_owner then 'wrong_fingerprint'
-            else judged.outcome
+            else judged.ticket_outcome
         end as outcome
     from requests
     left join judged on requests.request = judged.request
@@ -97,20 +102,20 @@ decided as (
         not judged.is_owner,
         case
             when judged.is_owner then array_position(
-                '{hold_expired, granted, already_purchased}'::text[], judged.outcome
+                '{hold_expired, granted, already_purchased}'::text[], judged.ticket_outcome
             )
         end,
         judged.position
 ),
 
--- The held tickets of the granted requests, each for the first request that asks for it.
+-- The held tickets of the granted requests, each for the first granted request that is about it.
 payable as (
     select distinct on (judged.id)
         judged.id,
         judged.request
     from decided
     inner join judged on decided.request = judged.request
-    where decided.outcome = 'granted' and judged.outcome = 'granted' and judged.is_owner
+    where decided.outcome = 'granted' and judged.ticket_outcome = 'granted' and judged.is_owner
     order by judged.id, judged.request
 ),
 
@@ -121,8 +126,8 @@ paid as (
         expires_at = null
     where
         tickets.id = any(array(select payable.id from payable))
-        -- Again: a row that somebody has changed in psql meanwhile is read anew here. `is true`
-        -- keeps the planner from searching an index for all that is reserved.
+        -- Once more: if a row was changed by hand since `judged` read it, the update checks its
+        -- newest version. `is true` keeps the planner from looking up all that is reserved.
         and (tickets.status = 'reserved') is true
     returning
         tickets.id, tickets.event_id, tickets.user_fingerprint, tickets.status, tickets.updated_at
@@ -131,7 +136,7 @@ paid as (
 counted as (
     select
         paid.event_id,
-        count(*)::integer as tickets,
+        count(*)::integer as ticket_count,
         (array_agg(paid.user_fingerprint order by payable.request desc))[1] as last_buyer
     from paid
     inner join payable on paid.id = payable.id
@@ -141,7 +146,7 @@ counted as (
 changed_events as (
     update events
     set
-        purchased_tickets = events.purchased_tickets + counted.tickets,
+        purchased_tickets = events.purchased_tickets + counted.ticket_count,
         version = events.version + 1
     from counted
     where
@@ -149,7 +154,7 @@ changed_events as (
         and events.id = counted.event_id
     returning
         events.id, events.version, events.updated_at, events.total_tickets,
-        events.allocated_tickets, events.purchased_tickets, counted.tickets, counted.last_buyer
+        events.allocated_tickets, events.purchased_tickets, counted.ticket_count, counted.last_buyer
 ),
 
 recorded as (
@@ -164,7 +169,7 @@ recorded as (
         changed_events.total_tickets,
         changed_events.allocated_tickets,
         changed_events.purchased_tickets,
-        changed_events.tickets as purchased,
+        changed_events.ticket_count as purchased,
         'purchased' as last_event,
         actor_name(secrets.secret, changed_events.last_buyer) as actor
     from changed_events
@@ -172,11 +177,11 @@ recorded as (
     where secrets.event_id = any(array(select changed_events.id from changed_events))
 ),
 
--- How many tickets each of those requests got.
+-- How many tickets each request got.
 moved as (
     select
         payable.request,
-        count(paid.id)::integer as tickets
+        count(paid.id)::integer as ticket_count
     from payable
     left join paid on payable.id = paid.id
     group by payable.request
@@ -186,13 +191,14 @@ outcomes as (
     select
         decided.request,
         decided.deciding_ticket_id,
-        moved.tickets as tickets_moved,
+        moved.ticket_count as tickets_moved,
         case
             when decided.outcome <> 'granted' then decided.outcome
-            -- Its held tickets all went to earlier requests of this batch.
-            when moved.tickets is null then 'already_purchased'
-            when moved.tickets = 0 then 'busy'
-            else 'granted'
+            when moved.ticket_count > 0 then 'granted'
+            -- An earlier request of this batch was first.
+            when decided.deciding_ticket_id in (select paid.id from paid)
+                then 'already_purchased'
+            else 'busy'
         end as outcome
     from decided
     left join moved on decided.request = moved.request
@@ -203,20 +209,21 @@ select
     outcomes.outcome,
     outcomes.deciding_ticket_id,
     outcomes.tickets_moved,
-    tickets.id,
-    tickets.event_id,
-    tickets.user_fingerprint,
-    coalesce(paid.status, tickets.status) as status,
-    case when paid.id is null then tickets.expires_at end as expires_at,
-    tickets.created_at,
-    coalesce(paid.updated_at, tickets.updated_at) as updated_at,
-    tickets.reservation_id,
-    tickets.position
+    judged.id,
+    judged.event_id,
+    judged.user_fingerprint,
+    coalesce(paid.status, judged.status) as status,
+    -- A purchase does not expire.
+    case when paid.id is null then judged.expires_at end as expires_at,
+    judged.created_at,
+    coalesce(paid.updated_at, judged.updated_at) as updated_at,
+    judged.reservation_id,
+    judged.position
 from outcomes
-left join judged as tickets
+left join judged
     on
-        outcomes.request = tickets.request
+        outcomes.request = judged.request
         and outcomes.outcome = 'granted'
-        and tickets.is_owner
-left join paid on tickets.id = paid.id
-order by outcomes.request, tickets.position;
+        and judged.is_owner
+left join paid on judged.id = paid.id
+order by outcomes.request, judged.position;

@@ -5,65 +5,73 @@
 --
 -- parameters: one element of each array for a request, in the order of arrival
 --   event_ids          uuid[]
---   quantities         integer[]
---   user_fingerprints  text[]
---   idempotency_keys   text[]    '' for none
---   hold               interval  how long the tickets are held
+--   quantities         integer[]  at least 1, which the service checks
+--   user_fingerprints  text[]     who asks
+--   idempotency_keys   text[]     '' for none; the service never puts one key with two quantities
+--                                 into one batch
+--   hold               interval   how long the tickets are held
 --
--- returns: for each request one row for each ticket that it reserved, or one row without a ticket
+-- returns: one row for each ticket of a request that has tickets, or one row without a ticket
 --   request            from 1, in the order of arrival
 --   outcome            granted, replayed, not_found, not_enough_tickets, tickets_sold_out
 --   available_tickets  how many were available to this request, after those before it
---   id, …              the ticket. find_replays reads those of a replayed request.
+--   id, …              the ticket. For a key that has reserved in an earlier batch there is none
+--                      here: find_replays reads them.
 --
--- locks: no further row. lock_events has locked the events, so nobody else changes what is read
---   here until the commit.
+-- locks: nothing beyond the events, which lock_events has locked in an earlier statement of the
+--   same transaction. This statement's snapshot and clock are later than the lock, so it sees every
+--   ticket that was handed out before, and nobody hands out another until the commit.
 --
--- never oversells: a request is granted only what the window in `line` finds available under the
---   lock, after the requests before it, and allocated_tickets grows by the number of rows inserted.
---   If both were wrong, the constraint events_never_oversold refuses the whole batch.
+-- never oversells: allocated_tickets counts what is held or purchased. A request is granted only
+--   if what is available under the lock, less what the requests before it got, is enough; and the
+--   count grows by the number of rows inserted. If too much were granted, the constraint
+--   events_never_oversold would refuse the batch.
 --
 -- What the intermediate values mean:
 --
---   wanted     null  its key has reserved before this batch: a replay, which takes nothing
---              0     an earlier request of this batch has the same key: the same, a replay
---              n     it wants n tickets
---   available  null  there is no such event
---              n     of the event, before this batch
---   available_tickets, as above: what `wanted` is compared with
+--   available          null  there is no such event
+--                      n     n tickets of the event are available before this batch
+--   wanted             null  the request's key has reserved in an earlier batch: a replay
+--                      0     the request's key occurs earlier in this batch: it has whatever the
+--                            first one gets, and is refused if that is
+--                      n     the request wants n tickets
+--   available_tickets  n     n are available to the request, after those before it
+--   is_granted         true  it gets the tickets that it wants
 --
 -- holdfast psql -v event_ids='{018f0000-0000-7000-8000-000000000001}' -v quantities='{2}' \
 --   -v user_fingerprints='{bob}' -v idempotency_keys='{k}' -v hold=1h -f sql/reserve_tickets.sql
 
-with locked_events as (
+with batch_events as (
     select
         events.id,
         events.total_tickets - events.allocated_tickets as available,
         secrets.secret
     from events
     inner join event_private as secrets on events.id = secrets.event_id
-    -- Not only by the join: then both tables are read by index, whatever the planner expects.
+    -- The ids once more, as an array: then both tables are read by index, whatever the planner
+    -- expects. The other statements do the same.
     where
         events.id = any(:'event_ids'::uuid[])
         and secrets.event_id = any(:'event_ids'::uuid[])
 ),
 
--- Each request with the id that its reservation has or will have. A key always gives the same
--- id, so that a replay finds its tickets by it; without a key it is a new one.
+-- Each request with the id that its reservation has or will have. The same key always gives the
+-- same id, by which a replay finds its tickets. Without a key the id is new.
 requests as (
     select
-        requests.request,
-        requests.event_id,
-        requests.quantity,
-        requests.user_fingerprint,
-        requests.idempotency_key,
+        arrivals.request,
+        arrivals.event_id,
+        arrivals.quantity,
+        arrivals.user_fingerprint,
+        arrivals.idempotency_key,
         seeds.seed,
-        locked_events.available,
-        locked_events.secret,
-        case requests.idempotency_key
-            when '' then derived_id(seeds.seed, requests.request, 0)
+        batch_events.available,
+        batch_events.secret,
+        case arrivals.idempotency_key
+            -- 0 is the reservation; its tickets are numbered from 1.
+            when '' then derived_id(seeds.seed, arrivals.request, 0)
             else reservation_id_for_key(
-                locked_events.secret, requests.user_fingerprint, requests.idempotency_key
+                batch_events.secret, arrivals.user_fingerprint, arrivals.idempotency_key
             )
         end as reservation_id
     from unnest(
@@ -71,15 +79,15 @@ requests as (
         :'quantities'::integer[],
         :'user_fingerprints'::text[],
         :'idempotency_keys'::text[]
-    ) with ordinality as requests (
+    ) with ordinality as arrivals (
         event_id, quantity, user_fingerprint, idempotency_key, request
     )
-    left join locked_events on requests.event_id = locked_events.id
-    -- One random id for the whole batch, from which all others are derived.
+    left join batch_events on arrivals.event_id = batch_events.id
+    -- One random id for the whole batch; all other new ids are derived from it.
     cross join time_ordered_uuid() as seeds (seed)
 ),
 
--- The reservations that keys of this batch have made before it.
+-- Which of the keys' reservations exist already, from earlier batches.
 replayed as (
     select distinct reservation_id
     from ticket_allocations
@@ -91,7 +99,6 @@ replayed as (
         ))
 ),
 
--- How many tickets each request still wants: a key reserves once.
 wants as (
     select
         *,
@@ -103,8 +110,10 @@ wants as (
     from requests
 ),
 
--- The line in front of each event: what is available to each request after those before it.
-line as (
+-- The queue for each event. available_after goes through it in order: a request that fits what is
+-- available takes it, and one that does not fit takes nothing from those behind it. The first in
+-- the queue has nobody before it: hence the coalesce.
+queue as (
     select
         *,
         coalesce(
@@ -118,42 +127,51 @@ line as (
     from wants
 ),
 
--- One row for each ticket of each request that gets what it wants. The hold begins now: the clock
--- of this statement is read after the lock was granted.
-reserved as (
+decided as (
+    select
+        *,
+        wanted between 1 and available_tickets as is_granted
+    from queue
+),
+
+-- One row for each ticket of each granted request. Its hold begins now.
+new_tickets as (
     insert into ticket_allocations (
         id, event_id, user_fingerprint, expires_at, reservation_id, position
     )
     select
-        derived_id(line.seed, line.request, positions.position) as id,
-        line.event_id,
-        line.user_fingerprint,
+        derived_id(decided.seed, decided.request, positions.position) as id,
+        decided.event_id,
+        decided.user_fingerprint,
         statement_timestamp() + :'hold'::interval as expires_at,
-        line.reservation_id,
+        decided.reservation_id,
         positions.position
-    from line
-    cross join generate_series(1, line.wanted) as positions (position)
-    where line.wanted <= line.available_tickets
+    from decided
+    cross join generate_series(1, decided.wanted) as positions (position)
+    where decided.is_granted
     returning
         id, event_id, user_fingerprint, status, expires_at, created_at, updated_at,
         reservation_id, position
 ),
 
--- What was inserted for each event, and the last buyer, for the ledger.
+-- How many rows were inserted for each event, and the last buyer, for the ledger.
 counted as (
     select
-        reserved.event_id,
-        count(*)::integer as tickets,
-        (array_agg(line.user_fingerprint order by line.request desc))[1] as last_buyer
-    from reserved
-    inner join line on reserved.reservation_id = line.reservation_id and line.wanted > 0
-    group by reserved.event_id
+        new_tickets.event_id,
+        count(*)::integer as ticket_count,
+        (array_agg(decided.user_fingerprint order by decided.request desc))[1] as last_buyer
+    from new_tickets
+    -- Granted: another request with the same key has the same reservation, and would count its
+    -- tickets twice.
+    inner join decided
+        on new_tickets.reservation_id = decided.reservation_id and decided.is_granted
+    group by new_tickets.event_id
 ),
 
 changed_events as (
     update events
     set
-        allocated_tickets = events.allocated_tickets + counted.tickets,
+        allocated_tickets = events.allocated_tickets + counted.ticket_count,
         version = events.version + 1
     from counted
     where
@@ -161,7 +179,8 @@ changed_events as (
         and events.id = counted.event_id
     returning
         events.id, events.version, events.updated_at, events.total_tickets,
-        events.allocated_tickets, events.purchased_tickets, counted.tickets, counted.last_buyer
+        events.allocated_tickets, events.purchased_tickets, counted.ticket_count,
+        counted.last_buyer
 ),
 
 recorded as (
@@ -176,25 +195,25 @@ recorded as (
         changed_events.total_tickets,
         changed_events.allocated_tickets,
         changed_events.purchased_tickets,
-        changed_events.tickets as reserved,
+        changed_events.ticket_count as reserved,
         'reserved' as last_event,
-        actor_name(locked_events.secret, changed_events.last_buyer) as actor
+        actor_name(batch_events.secret, changed_events.last_buyer) as actor
     from changed_events
-    inner join locked_events on changed_events.id = locked_events.id
+    inner join batch_events on changed_events.id = batch_events.id
 )
 
 select
-    line.request,
+    decided.request,
     case
-        when line.available is null then 'not_found'
-        when line.wanted between 1 and line.available_tickets then 'granted'
-        -- Of two requests with the same key, the second has the tickets that the first reserved.
-        when line.wanted is null or reserved.id is not null then 'replayed'
-        when line.available_tickets > 0 then 'not_enough_tickets'
+        when decided.available is null then 'not_found'
+        when decided.is_granted then 'granted'
+        -- By its key it has the tickets of an earlier batch, or of an earlier request of this one.
+        when decided.wanted is null or new_tickets.id is not null then 'replayed'
+        when decided.available_tickets > 0 then 'not_enough_tickets'
         else 'tickets_sold_out'
     end as outcome,
-    line.available_tickets,
-    reserved.*
-from line
-left join reserved on line.reservation_id = reserved.reservation_id
-order by line.request, reserved.position;
+    decided.available_tickets,
+    new_tickets.*
+from decided
+left join new_tickets on decided.reservation_id = new_tickets.reservation_id
+order by decided.request, new_tickets.position;

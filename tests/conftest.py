@@ -1,4 +1,4 @@
-"""The fixtures: one PostgreSQL for all tests, a database cloned from a template for each."""
+"""Fixtures: one PostgreSQL for all tests, and for each test a database from a template."""
 
 import os
 import signal
@@ -18,21 +18,22 @@ from service import limits
 from service.database.grants import grant
 from service.database.migrations import migrate
 from service.database.statements import load_statements
-from service.embedded.parent import ending_with
+from service.embedded.parent import stop_with_parent
 from service.embedded.postgres import EmbeddedPostgres
 from service.embedded.programs import find_programs
 from service.settings import resource
-from tests.support.citus import CITUS, runs_on_citus, schema_on_citus
-from tests.support.client import SEEN, Client
-from tests.support.database import PGBOUNCER, POOLER_PORT, SERVICE_ROLE, Database, created
-from tests.support.described import undescribed
+from tests.support.api_description import find_undocumented
+from tests.support.citus import CITUS, create_schema, runs_on_citus
+from tests.support.client import SEEN_RESPONSES, Client
+from tests.support.database import PGBOUNCER, POOLER_PORT, SERVICE_ROLE, Database, create_database
 from tests.support.run_log import RUN_LOG
 from tests.support.services import RunningService, Starter, settings_for_tests
+from tests.support.tools import report_missing
 from tests.support.waiting import wait_until
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """With ``-m core`` import only the modules that have such tests: it saves seconds."""
+    """Import only modules that contain tests to run: saves seconds with ``-m core``."""
     if CITUS and collection_path.match("test_*.py"):
         return not runs_on_citus(collection_path) or None
     if config.option.markexpr != "core" or not collection_path.match("test_*.py"):
@@ -40,30 +41,38 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return "pytest.mark.core" not in collection_path.read_text() or None
 
 
-@pytest.hookimpl(tryfirst=True)  # before -m chooses
+@pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """On Citus only what runs there was collected: ``-m citus`` chooses it, less what is slow."""
+    """Mark what runs on Citus: everything that was collected for it, except slow tests."""
     for item in items if CITUS else ():
         if not item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.citus)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test whose tool is missing, or fail it in CI."""
+    for mark in item.iter_markers("needs"):
+        is_available, reason = mark.args
+        if not is_available:
+            report_missing(reason)
+
+
 def pytest_sessionfinish() -> None:
-    """Leave no log behind."""
+    """Delete the log of the test run."""
     RUN_LOG.path.unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def whole_run() -> Iterator[None]:
-    """What is to hold of all that the tests of this process have logged and been answered."""
+def check_whole_run() -> Iterator[None]:
+    """Check after all tests: no fingerprint was logged, and every response is documented."""
     yield
-    assert RUN_LOG.shown() == set()
-    assert undescribed(SEEN) == []
+    assert RUN_LOG.leaked_fingerprints() == set()
+    assert find_undocumented(SEEN_RESPONSES) == []
 
 
 @pytest.fixture(scope="session")
 def data_dir() -> Iterator[Path]:
-    """A folder that the account of PostgreSQL may enter, unlike pytest's own."""
+    """A folder that PostgreSQL's account may enter, unlike the temporary folder of pytest."""
     with tempfile.TemporaryDirectory(prefix="holdfast-tests-", dir="/tmp") as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)
@@ -71,19 +80,19 @@ def data_dir() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def server(data_dir: Path) -> Iterator[str]:
-    """The URL of a PostgreSQL that all tests share, as it comes: with fsync."""
+    """The URL of the PostgreSQL that all tests share, with its default settings, so with fsync."""
     if CITUS:
         yield CITUS
         return
     with EmbeddedPostgres(data_dir) as postgres:
         assert postgres.dsn is not None
-        with pooled(data_dir) if PGBOUNCER else nullcontext():
+        with run_pgbouncer(data_dir) if PGBOUNCER else nullcontext():
             yield postgres.dsn
 
 
 @contextmanager
-def pooled(data_dir: Path) -> Iterator[None]:
-    """Run PgBouncer, as docs/how-to/pgbouncer.md has it, before the server of a folder."""
+def run_pgbouncer(data_dir: Path) -> Iterator[None]:
+    """Run PgBouncer in front of a server, configured as in docs/how-to/pgbouncer.md."""
     folder = data_dir / "pooler"
     folder.mkdir()
     users = "".join(f'"{user}" ""\n' for user in ("holdfast", SERVICE_ROLE))
@@ -103,14 +112,14 @@ def pooled(data_dir: Path) -> Iterator[None]:
         """.replace("\n        ", "\n")
     )
     programs = find_programs()
-    programs.give_away(folder)
+    programs.chown(folder)
     with (data_dir / "pooler.log").open("wb") as log:
         process = subprocess.Popen(
             [PGBOUNCER, str(folder / "pgbouncer.ini")],
             stderr=log,
             stdout=log,
-            preexec_fn=ending_with(os.getpid(), signal.SIGINT),
-            **programs.as_account(),
+            preexec_fn=stop_with_parent(os.getpid(), signal.SIGINT),
+            **programs.account_options(),
         )
     try:
         wait_until((folder / f".s.PGSQL.{POOLER_PORT}").exists)
@@ -122,9 +131,9 @@ def pooled(data_dir: Path) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def template(server: str) -> str:
-    """The name of a database that has every migration and no row."""
+    """The name of a database that has all migrations and no rows."""
     if CITUS:
-        return "a schema is not copied: each is migrated"
+        return "a schema cannot be cloned, so each is migrated"
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute("create database template_of_tests")
     dsn = make_conninfo(server, dbname="template_of_tests")
@@ -135,45 +144,49 @@ def template(server: str) -> str:
     return "template_of_tests"
 
 
-def made(server: str, template: str = "") -> AbstractContextManager[Database]:
-    """Make a database, empty or of a template; on Citus a schema, empty or migrated."""
-    if CITUS:
-        return schema_on_citus(migrated=bool(template))
-    return created(server, template) if template else created(server)
+def create_empty(server: str) -> AbstractContextManager[Database]:
+    """Create a database without tables, or on Citus a schema."""
+    return create_schema(is_migrated=False) if CITUS else create_database(server)
+
+
+def create_migrated(server: str, template: str) -> AbstractContextManager[Database]:
+    """Create a database from a template, or on Citus a schema with all migrations."""
+    return create_schema(is_migrated=True) if CITUS else create_database(server, template)
 
 
 @pytest.fixture
 def empty_database(server: str) -> Iterator[Database]:
-    """A database with nothing in it."""
-    with made(server) as database:
+    """A database without any tables."""
+    with create_empty(server) as database:
         yield database
 
 
 @pytest.fixture
 def database(server: str, template: str) -> Iterator[Database]:
-    """A migrated database. When its test is done, all its books must be level."""
-    with made(server, template) as database:
+    """A migrated database. After the test, its counters, rows and ledger must agree."""
+    with create_migrated(server, template) as database:
         yield database
-        database.adds_up()
+        database.check_books()
 
 
 @pytest.fixture
 def unbalanced_database(server: str, template: str) -> Iterator[Database]:
-    """A migrated database for a test that sets out to leave its books in disorder."""
-    with made(server, template) as database:
+    """A migrated database for a test after which counters, rows and ledger may disagree."""
+    with create_migrated(server, template) as database:
         yield database
 
 
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Starter]:
-    """Starts services on a database, with settings by name; all are stopped after the test.
+    """A function that starts a service on a database; all are stopped after the test.
 
-    ``sweeps=False`` leaves lapsed holds lying, so that a test sees who else frees them.
+    With ``sweeps=False`` the sweeper sleeps for an hour, so that expired holds are expired only
+    by other requests. Further arguments are settings.
     """
     running: list[RunningService] = []
 
     def start(database: Database, *, sweeps: bool = True, **settings: Any) -> RunningService:
-        monkeypatch.setattr(limits, "SWEEP_SECONDS", 0.05 if sweeps else 3600)
+        monkeypatch.setattr(limits, "SWEEP_INTERVAL_SECONDS", 0.05 if sweeps else 3600)
         service = RunningService(database, settings_for_tests(**settings))
         service.start()
         running.append(service)
@@ -186,20 +199,20 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Starter]:
 
 @pytest.fixture
 def service(database: Database, start: Starter) -> RunningService:
-    """A service of the test's own, whose sweeper sleeps."""
+    """A running service for one test, whose sweeper sleeps."""
     return start(database, sweeps=False)
 
 
 @pytest.fixture
 def client(service: RunningService) -> Iterator[Client]:
-    """A client of that service."""
+    """A client of the fixture ``service``."""
     with service.client() as client:
         yield client
 
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A DATA_DIR of the test's own, which everybody may enter."""
+    """A DATA_DIR for one test, which every account may enter."""
     with tempfile.TemporaryDirectory(prefix="holdfast-test-", dir="/tmp") as name:
         Path(name).chmod(0o755)
         yield Path(name)
@@ -207,7 +220,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def unused_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    """A free port."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        return int(unused.getsockname()[1])

@@ -1,182 +1,196 @@
 /**
- * A shop's checkout in the browser: reserves with a key, shows the time left, pays, and tells every
- * refusal. It needs nothing but fetch and EventSource; checkout.html is a page around it.
+ * A shop's checkout in the browser: reserves with a key, shows the time left, pays, and has a
+ * message for every refusal. It needs only fetch and EventSource; checkout.html is a page around it.
  */
 
-/** For one try. The service answers within 5 s, once it has the body. */
+/** One try. The service responds within 5 s, once it has the body. */
 const TIMEOUT_MILLISECONDS = 10_000;
-/** For all tries of one request. After that the order can be taken up again. */
-const PATIENCE_MILLISECONDS = 60_000;
-/** What the header Date may be behind: it has no fractions, and is renewed once a second. */
+/** All tries of one request. After that the order is kept and can be continued. */
+const GIVE_UP_MILLISECONDS = 60_000;
+/** How far the header Date may be behind: it has no fractions, and is renewed once a second. */
 const CLOCK_MILLISECONDS = 2_000;
-/** Until a stream that was refused is asked for again; up to twice as long. */
+/** Delay before a refused stream is opened again; up to twice as long. */
 const STREAM_MILLISECONDS = 5_000;
 
-/** The refusals that are not the end: the same request is sent again. */
-const AGAIN = new Set(["BUSY", "OUTCOME_UNKNOWN"]);
+/** After these refusals the same request is sent again. */
+const RETRIED = new Set(["BUSY", "OUTCOME_UNKNOWN"]);
 
-/** What the buyer is told, for every code that the routes below can give. */
-export const TOLD = {
-  BAD_REQUEST: "This order is not taken as it is: see the event and the number of tickets.",
+/** The message to the buyer for every code that the routes below can return. */
+export const MESSAGES = {
+  BAD_REQUEST: "This order is invalid: check the event and the number of tickets.",
   NOT_FOUND: "There is no such event, or no such order.",
   PAYLOAD_TOO_LARGE: "The shop has made a mistake: it sent too much.",
   UNSUPPORTED_MEDIA_TYPE: "The shop has made a mistake: it did not send JSON.",
-  IDEMPOTENCY_KEY_REUSED: "This order was begun with another number of tickets.",
-  TICKETS_SOLD_OUT: "Sold out. What others hold and do not pay for comes back: look again.",
-  NOT_ENOUGH_TICKETS: "There are not so many left: take fewer.",
-  WRONG_FINGERPRINT: "This order is somebody else's.",
-  HOLD_EXPIRED: "The time is up, and the tickets are free again: begin a new order.",
-  ALREADY_PURCHASED: "A part of this order is paid for already.",
+  IDEMPOTENCY_KEY_REUSED: "This order was started with another number of tickets.",
+  TICKETS_SOLD_OUT: "Sold out. Tickets that others hold and do not pay for come back: try again later.",
+  NOT_ENOUGH_TICKETS: "There are not enough tickets for that: take fewer.",
+  WRONG_FINGERPRINT: "This order belongs to somebody else.",
+  HOLD_EXPIRED: "The time is up, and the tickets are available to others: start a new order.",
+  ALREADY_PURCHASED: "Tickets of this order are paid for already.",
   ALREADY_CANCELLED: "Tickets of this order were given back.",
   ALREADY_REFUNDED: "Tickets of this order were refunded.",
-  BUSY: "Very many want tickets just now. Nothing is done yet, and it is not sold out.",
-  OUTCOME_UNKNOWN: "No answer came. The next one will show; nothing is done twice.",
+  BUSY: "Very many people want tickets right now. Nothing is done yet, and it is not sold out.",
+  OUTCOME_UNKNOWN: "There was no response. Asking again is safe: nothing is done twice.",
   INTERNAL_SERVER_ERROR: "The service has failed. Your order is kept: try again later.",
 };
 
-/** What is told of an order that is found in such a state. */
-const ENDED = {
+/** The code to report for an order that is found in this status. */
+const CODES_OF_ENDED = {
   expired: "HOLD_EXPIRED",
   user_cancelled: "ALREADY_CANCELLED",
   refunded: "ALREADY_REFUNDED",
 };
 
-/** The service has refused. The message is for the buyer. */
-export class Refused extends Error {
+/** The service has refused a request. The message is for the buyer. */
+export class Refusal extends Error {
   constructor(code, retryAfterSeconds = 1) {
-    super(TOLD[code]);
+    super(MESSAGES[code]);
     this.code = code;
     this.retryAfterSeconds = retryAfterSeconds;
   }
 }
 
-/** An unguessable token: visible ASCII, of 256 random bits. */
-function token() {
+/**
+ * Return what the checkout needs to know of a reservation: reserved while any ticket is held, then
+ * purchased if any was bought, else the status of the first ticket.
+ */
+function summarize(tickets) {
+  const statuses = tickets.map((ticket) => ticket.status);
+  const held = tickets.filter((ticket) => ticket.status === "reserved");
+  return {
+    id: tickets[0].reservationId,
+    status: ["reserved", "purchased"].find((status) => statuses.includes(status)) ?? statuses[0],
+    expiresAt: held.map((ticket) => ticket.expiresAt).sort()[0] ?? null,
+  };
+}
+
+/** Return an unguessable token: visible ASCII, of 256 random bits. */
+function createToken() {
   const bytes = crypto.getRandomValues(new Uint8Array(32));
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 /**
- * An order on its way: reserved, then paid for or given back.
+ * An order: reserved, then paid for or cancelled.
  *
- * Each request of it may be sent again as it is: the reservation has its key, and a payment or a
- * cancel that has happened is refused the second time (ALREADY_…).
+ * Each of its requests can be sent again as it is: the reservation has its key, and a payment or
+ * a cancel that was done before is refused with ALREADY_….
  */
 export class Checkout {
   #service;
   #event;
   #storage;
-  #waiting;
-  #ahead = Date.now() - performance.now();
+  #onRetry;
+  /** What to add to performance.now() for the time of the service's clock. */
+  #clockOffset = Date.now() - performance.now();
 
-  /** As the service has told it last: id, status, expiresAt. */
+  /** The latest known state of the reservation: id, status, expiresAt. */
   reservation = null;
 
   /**
-   * @param {string} service where it is, "" for where the page is from
+   * @param {string} service its origin; "" if the page comes from it
    * @param {string} event its id
-   * @param {Storage} storage what survives a reload, such as localStorage
-   * @param {(refused: Refused) => void} waiting hears why it takes longer
+   * @param {Storage} storage survives a reload, such as localStorage
+   * @param {(refusal: Refusal) => void} onRetry is called before each retry
    */
-  constructor(service, event, storage, waiting = () => {}) {
+  constructor(service, event, storage, onRetry = () => {}) {
     this.#service = service;
     this.#event = event;
     this.#storage = storage;
-    this.#waiting = waiting;
+    this.#onRetry = onRetry;
   }
 
-  /** The order of this event that was begun and not ended: {quantity, key}, else null. */
+  /** The order of this event that was started and not ended: {quantity, key}, or null. */
   get order() {
     return JSON.parse(this.#storage.getItem(`order ${this.#event}`));
   }
 
   /**
-   * Reserve tickets, or find those that the order has reserved before. The order is written down
-   * before anything is sent: after a reload, or in another tab, this goes on with it, and the
-   * quantity is the one with which it was begun.
+   * Reserve tickets, or find those that this order has reserved before. The order is stored before
+   * anything is sent. After a reload, or in another tab, this continues it with its own quantity.
    *
-   * @throws {Refused} also when they were had, and are no longer
+   * @throws {Refusal} also if the order had tickets and has none any more
    */
   async reserve(wanted) {
-    const { quantity, key } = this.order ?? this.#begin(wanted);
+    const { quantity, key } = this.order ?? this.#createOrder(wanted);
     const tickets = await this.#send("POST", `/events/${this.#event}/tickets`, {
       headers: { "Content-Type": "application/json", "Idempotency-Key": key },
       body: JSON.stringify({ quantity, userFingerprint: this.#fingerprint }),
     });
-    // A repeat answers 201 with the tickets as they are now: perhaps paid for, perhaps lapsed.
-    const statuses = new Set(tickets.map((ticket) => ticket.status));
-    const held = tickets.filter((ticket) => ticket.status === "reserved");
-    this.reservation = {
-      id: tickets[0].reservationId,
-      status: statuses.size === 1 ? tickets[0].status : "mixed",
-      expiresAt: held.map((ticket) => ticket.expiresAt).sort()[0] ?? null,
-    };
-    this.#refuseWhatHasEnded();
+    // A replay is 201 with the tickets as they are now: perhaps purchased, perhaps expired.
+    this.reservation = summarize(tickets);
+    this.#throwIfEnded();
   }
 
   /**
-   * How long the tickets are held, by the service's clock: two seconds less, rather than one more.
-   * At 0 look: whether the time is up, the service says.
+   * Return for how long the tickets are still held, by the service's clock: up to two seconds too
+   * few, never too many. At 0 call refresh(): only the service knows whether the hold has expired.
    */
   secondsLeft() {
-    const ends = Date.parse(this.reservation.expiresAt ?? 0);
-    return Math.max(0, ends - (performance.now() + this.#ahead)) / 1000;
+    const end = Date.parse(this.reservation.expiresAt ?? 0);
+    return Math.max(0, end - (performance.now() + this.#clockOffset)) / 1000;
   }
 
   /**
-   * Ask how it stands with the reservation.
-   * @throws {Refused} when nothing is held any more
+   * Read the state of the reservation.
+   * @throws {Refusal} if nothing is held any more
    */
-  async look() {
-    this.reservation = await this.#send("GET", this.#path, { headers: this.#owner });
-    this.#refuseWhatHasEnded();
+  async refresh() {
+    this.reservation = await this.#find();
+    this.#throwIfEnded();
   }
 
   /**
-   * Pay for all tickets, or find that an earlier try has.
-   * @throws {Refused} nothing is paid for now; with a code of AGAIN it is not known
+   * Pay for all held tickets, or find that an earlier try has.
+   * @throws {Refusal} nothing was paid for; with a code of RETRIED that is not known
    */
   async pay() {
-    await this.#settle("purchased", "POST", `${this.#path}/payment`, {
+    await this.#change("purchased", "POST", `${this.#path}/payment`, {
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify({ userFingerprint: this.#fingerprint }),
     });
   }
 
   /**
-   * Give all tickets back, or find that an earlier try has.
-   * @throws {Refused} nothing is given back now; with a code of AGAIN it is not known
+   * Cancel all held tickets, or find that an earlier try has.
+   * @throws {Refusal} nothing was cancelled; with a code of RETRIED that is not known
    */
-  async giveBack() {
-    await this.#settle("user_cancelled", "DELETE", this.#path, { headers: this.#owner });
+  async cancel() {
+    await this.#change("user_cancelled", "DELETE", this.#path, { headers: this.#owner });
   }
 
-  /** Let the next reserve() be a new order. The fingerprint stays: it proves what was bought. */
+  /** Let the next reserve() start a new order. The fingerprint stays: it proves what was bought. */
   end() {
     this.#storage.removeItem(`order ${this.#event}`);
     this.reservation = null;
   }
 
-  #begin(quantity) {
-    this.#storage.setItem(`order ${this.#event}`, JSON.stringify({ quantity, key: token() }));
+  #createOrder(quantity) {
+    this.#storage.setItem(`order ${this.#event}`, JSON.stringify({ quantity, key: createToken() }));
     return this.order;
   }
 
-  /** Bring it about that the reservation has a status, by however many tries. */
-  async #settle(status, method, path, request) {
+  async #find() {
+    const { tickets } = await this.#send("GET", this.#path, { headers: this.#owner });
+    return summarize(tickets);
+  }
+
+  /** Send a change; if it is refused as done already, compare the reservation's status. */
+  async #change(status, method, path, request) {
     try {
-      this.reservation = await this.#send(method, path, request);
-    } catch (refused) {
-      if (!refused.code?.startsWith("ALREADY_")) throw refused;
-      const found = await this.#send("GET", this.#path, { headers: this.#owner });
-      if (found.status !== status) throw refused;
-      this.reservation = found;
+      const { tickets } = await this.#send(method, path, request);
+      this.reservation = summarize(tickets);
+    } catch (refusal) {
+      if (!refusal.code?.startsWith("ALREADY_")) throw refusal;
+      const reservation = await this.#find();
+      if (reservation.status !== status) throw refusal;
+      this.reservation = reservation;
     }
   }
 
-  #refuseWhatHasEnded() {
-    const code = ENDED[this.reservation.status];
-    if (code) throw new Refused(code);
+  #throwIfEnded() {
+    const code = CODES_OF_ENDED[this.reservation.status];
+    if (code) throw new Refusal(code);
   }
 
   get #path() {
@@ -187,72 +201,85 @@ export class Checkout {
     return { "X-User-Fingerprint": this.#fingerprint };
   }
 
-  /** This browser's: whoever knows it can pay, and give back. */
+  /** This browser's fingerprint. Who knows it can pay and cancel. */
   get #fingerprint() {
-    if (!this.#storage.getItem("fingerprint")) this.#storage.setItem("fingerprint", token());
+    if (!this.#storage.getItem("fingerprint")) this.#storage.setItem("fingerprint", createToken());
     return this.#storage.getItem("fingerprint");
   }
 
-  /** Send a request until it is answered, and return the answer's body. */
+  /** Send a request until its outcome is known, and return the response's body. */
   async #send(method, path, request) {
-    const giveUp = performance.now() + PATIENCE_MILLISECONDS;
+    const deadline = performance.now() + GIVE_UP_MILLISECONDS;
     for (;;) {
-      let refused;
+      let refusal;
       try {
-        return await this.#try(method, path, request);
+        return await this.#sendOnce(method, path, request);
       } catch (error) {
-        // What is no refusal is no answer: the network, the time limit.
-        refused = error instanceof Refused ? error : new Refused("OUTCOME_UNKNOWN");
+        // Any other error means that there was no response: the network, the timeout.
+        refusal = error instanceof Refusal ? error : new Refusal("OUTCOME_UNKNOWN");
       }
-      // Not all at the same moment.
-      const pause = refused.retryAfterSeconds * 1000 * (1 + Math.random());
-      if (!AGAIN.has(refused.code) || performance.now() + pause > giveUp) throw refused;
-      this.#waiting(refused);
-      await new Promise((done) => setTimeout(done, pause));
+      // With jitter, so that buyers do not all come back at once.
+      const delay = refusal.retryAfterSeconds * 1000 * (1 + Math.random());
+      if (!RETRIED.has(refusal.code) || performance.now() + delay > deadline) throw refusal;
+      this.#onRetry(refusal);
+      await new Promise((resolve) => setTimeout(resolve, delay));
     }
   }
 
-  async #try(method, path, request) {
-    const answer = await fetch(this.#service + path, {
+  async #sendOnce(method, path, request) {
+    const response = await fetch(this.#service + path, {
       ...request,
       method,
       cache: "no-store",
       signal: AbortSignal.timeout(TIMEOUT_MILLISECONDS),
     });
-    // The service's clock: the buyer's may be anything.
-    const at = Date.parse(answer.headers.get("Date"));
-    if (at) this.#ahead = at + CLOCK_MILLISECONDS - performance.now();
-    // What is no JSON, such as a proxy's page, is thrown here, and tells nothing of what was done.
-    const told = await answer.json();
-    if (answer.ok) return told;
-    const after = Number.parseInt(answer.headers.get("Retry-After"), 10);
-    throw new Refused(Object.hasOwn(TOLD, told?.code) ? told.code : "OUTCOME_UNKNOWN", after || 1);
+    // The buyer's clock may be wrong: use the service's.
+    const serviceTime = Date.parse(response.headers.get("Date"));
+    if (serviceTime) this.#clockOffset = serviceTime + CLOCK_MILLISECONDS - performance.now();
+    // Throws if the body is not JSON, such as a proxy's error page: the outcome is unknown.
+    const body = await response.json();
+    if (response.ok) return body;
+    const seconds = Number.parseInt(response.headers.get("Retry-After"), 10) || 1;
+    throw new Refusal(Object.hasOwn(MESSAGES, body?.code) ? body.code : "OUTCOME_UNKNOWN", seconds);
   }
 }
 
 /**
- * Watch an event: tell is called with it as it is, and whenever it has changed.
+ * Watch an event: call onEvent with its state, and again whenever it changes.
  *
- * @param {string} service where it is
+ * While the page is hidden the stream is closed: over HTTP/1.1 a browser opens six connections to
+ * one origin, and each stream occupies one of them, in all tabs together.
+ *
+ * @param {string} service its origin
  * @param {string} event its id
- * @param {(event: object) => void} tell
- * @returns {() => void} ends it
+ * @param {(event: object) => void} onEvent
+ * @returns {() => void} stops watching
  */
-export function watch(service, event, tell) {
+export function watch(service, event, onEvent) {
+  const page = globalThis.document; // undefined in Node
   let source;
-  let again;
+  let retry;
+  const close = () => {
+    clearTimeout(retry);
+    source?.close();
+  };
   const open = () => {
     source = new EventSource(`${service}/events/${event}/stream`);
-    source.onmessage = (message) => tell(JSON.parse(message.data));
-    // A stream that breaks comes back by itself. One that is refused (BUSY) does not.
+    source.onmessage = (message) => onEvent(JSON.parse(message.data));
+    // The browser reopens a stream that breaks, but not one that was refused (BUSY).
     source.onerror = () => {
       if (source.readyState !== EventSource.CLOSED) return;
-      again = setTimeout(open, STREAM_MILLISECONDS * (1 + Math.random()));
+      retry = setTimeout(open, STREAM_MILLISECONDS * (1 + Math.random()));
     };
   };
-  open();
+  const restart = () => {
+    close();
+    if (!page?.hidden) open();
+  };
+  page?.addEventListener("visibilitychange", restart);
+  restart();
   return () => {
-    clearTimeout(again);
-    source.close();
+    page?.removeEventListener("visibilitychange", restart);
+    close();
   };
 }

@@ -1,10 +1,9 @@
-"""A shop's checkout: reserves with a key, shows the time left, pays, and tells every refusal.
+"""A shop's checkout: reserves with a key, shows the time left, pays, explains every refusal.
 
     python docs/examples/checkout.py EVENT --quantity 2 --order order-1.json
 
-Enter pays, Ctrl-C gives the tickets back. What a run that was killed has begun, the same command
-goes on with: the order is written down before anything is sent. Here it is a file; in a shop it
-is a row of its database.
+Enter pays, Ctrl-C gives the tickets back. The order is saved before anything is sent, so the same
+command continues one that was killed. Here it is saved in a file; a shop saves it in its database.
 """
 
 import argparse
@@ -26,70 +25,77 @@ from typing import Any
 
 import httpx2
 
+# One try. The service responds within 5 s, once it has the body; a retry before that only makes
+# the queue longer.
 TIMEOUT_SECONDS = 10.0
-"""For one try. The service answers within 5 s, once it has the body; who asks again before that
-only makes the line longer."""
-PATIENCE_SECONDS = 60.0
-"""For all tries of one request. After that the order can be taken up again."""
+# All tries of one request. After that the order is kept and can be continued.
+GIVE_UP_SECONDS = 60.0
+# How far the header Date may be behind: it has no fractions, and is renewed once a second.
 CLOCK_SECONDS = 2.0
-"""What the header Date may be behind: it has no fractions, and is renewed once a second."""
 
-AGAIN = {"BUSY", "OUTCOME_UNKNOWN"}
-"""The refusals that are not the end: the same request is sent again."""
+# After these refusals the same request is sent again.
+RETRIED = {"BUSY", "OUTCOME_UNKNOWN"}
 
-TOLD = {
-    "BAD_REQUEST": "This order is not taken as it is: see the event and the number of tickets.",
+# The message to the buyer for every code that the routes below can return.
+MESSAGES = {
+    "BAD_REQUEST": "This order is invalid: check the event and the number of tickets.",
     "NOT_FOUND": "There is no such event, or no such order.",
     "PAYLOAD_TOO_LARGE": "The shop has made a mistake: it sent too much.",
     "UNSUPPORTED_MEDIA_TYPE": "The shop has made a mistake: it did not send JSON.",
-    "IDEMPOTENCY_KEY_REUSED": "This order was begun with another number of tickets.",
-    "TICKETS_SOLD_OUT": "Sold out. What others hold and do not pay for comes back: look again.",
-    "NOT_ENOUGH_TICKETS": "There are not so many left: take fewer.",
-    "WRONG_FINGERPRINT": "This order is somebody else's.",
-    "HOLD_EXPIRED": "The time is up, and the tickets are free again: begin a new order.",
-    "ALREADY_PURCHASED": "A part of this order is paid for already.",
+    "IDEMPOTENCY_KEY_REUSED": "This order was started with another number of tickets.",
+    "TICKETS_SOLD_OUT": (
+        "Sold out. Tickets that others hold and do not pay for come back: try again later."
+    ),
+    "NOT_ENOUGH_TICKETS": "There are not enough tickets for that: take fewer.",
+    "WRONG_FINGERPRINT": "This order belongs to somebody else.",
+    "HOLD_EXPIRED": "The time is up, and the tickets are available to others: start a new order.",
+    "ALREADY_PURCHASED": "Tickets of this order are paid for already.",
     "ALREADY_CANCELLED": "Tickets of this order were given back.",
     "ALREADY_REFUNDED": "Tickets of this order were refunded.",
-    "BUSY": "Very many want tickets just now. Nothing is done yet, and it is not sold out.",
-    "OUTCOME_UNKNOWN": "No answer came. The next one will show; nothing is done twice.",
+    "BUSY": "Very many people want tickets right now. Nothing is done yet, and it is not sold out.",
+    "OUTCOME_UNKNOWN": "There was no response. Asking again is safe: nothing is done twice.",
     "INTERNAL_SERVER_ERROR": "The service has failed. Your order is kept: try again later.",
 }
-"""What the buyer is told, for every code that the routes below can give."""
 
-ENDED = {
+# The code to report for an order that is found in this status.
+CODES_OF_ENDED = {
     "expired": "HOLD_EXPIRED",
     "user_cancelled": "ALREADY_CANCELLED",
     "refunded": "ALREADY_REFUNDED",
 }
-"""What is told of an order that is found in such a state."""
 
 
-class Refused(Exception):
-    """The service has refused. The text is for the buyer."""
+class Refusal(Exception):
+    """The service has refused a request. The text is for the buyer."""
 
     def __init__(self, code: str, retry_after_seconds: float = 1.0) -> None:
-        super().__init__(TOLD[code])
+        super().__init__(MESSAGES[code])
         self.code = code
         self.retry_after_seconds = retry_after_seconds
 
 
 @dataclass
 class Order:
-    """One intention to buy. It is kept for ever: its fingerprint is what proves the tickets."""
+    """One intention to buy. Keep it: its fingerprint proves whose the tickets are.
+
+    Attributes:
+        event: the event's id.
+        quantity: how many tickets.
+        fingerprint: 256 random bits; who knows it can pay and cancel.
+        key: the Idempotency-Key, one for each order and the same for all its tries.
+    """
 
     event: str
     quantity: int
     fingerprint: str
-    """Of 256 random bits: whoever knows it can pay, and give back."""
     key: str
-    """The Idempotency-Key: one for each order, the same for all its tries."""
 
     @classmethod
     def open(cls, path: Path, event: str, quantity: int) -> "Order":
-        """Return the order that is written down there, or else write down a new one."""
+        """Return the order that is saved in a file, or save a new one and return it."""
         if not path.exists():
             order = cls(event, quantity, secrets.token_urlsafe(32), secrets.token_urlsafe(16))
-            # Whole or not at all, and of two that are begun at once only one.
+            # The file is complete or absent, and of two concurrent orders only one is saved.
             with NamedTemporaryFile("w", dir=path.parent) as draft, suppress(FileExistsError):
                 json.dump(asdict(order), draft)
                 draft.flush()
@@ -99,27 +105,30 @@ class Order:
 
 
 class Checkout:
-    """An order on its way: reserved, then paid for or given back.
+    """An order: reserved, then paid for or cancelled.
 
-    Each request of it may be sent again as it is: the reservation has its key, and a payment or
-    a cancel that has happened is refused the second time (``ALREADY_…``).
+    Each of its requests can be sent again as it is: the reservation has its key, and a payment or
+    a cancel that was done before is refused with ``ALREADY_…``.
+
+    Attributes:
+        reservation: its latest known state: ``id``, ``status``, ``expiresAt``.
     """
 
     def __init__(
-        self, service: httpx2.Client, order: Order, waiting: Callable[[Refused], None]
+        self, service: httpx2.Client, order: Order, on_retry: Callable[[Refusal], None]
     ) -> None:
         self._service = service
         self._order = order
-        self._waiting = waiting
-        self._ahead_seconds = time.time() - time.monotonic()
+        self._on_retry = on_retry
+        # What to add to time.monotonic() for the time of the service's clock.
+        self._clock_offset = time.time() - time.monotonic()
         self.reservation: dict[str, Any] = {}
-        """As the service has told it last: ``id``, ``status``, ``expiresAt``."""
 
     def reserve(self) -> None:
-        """Reserve the tickets, or find those that the order has reserved before.
+        """Reserve the tickets, or find those that this order has reserved before.
 
         Raises:
-            Refused: also when they were had, and are no longer.
+            Refusal: also if the order had tickets and has none any more.
         """
         tickets = self._send(
             "POST",
@@ -127,69 +136,65 @@ class Checkout:
             headers={"Idempotency-Key": self._order.key},
             json={"quantity": self._order.quantity, "userFingerprint": self._order.fingerprint},
         )
-        # A repeat answers 201 with the tickets as they are now: perhaps paid for, perhaps lapsed.
-        statuses = {ticket["status"] for ticket in tickets}
-        self.reservation = {
-            "id": tickets[0]["reservationId"],
-            "status": statuses.pop() if len(statuses) == 1 else "mixed",
-            "expiresAt": min(
-                (ticket["expiresAt"] for ticket in tickets if ticket["status"] == "reserved"),
-                default=None,
-            ),
-        }
-        self._refuse_what_has_ended()
+        # A replay is 201 with the tickets as they are now: perhaps purchased, perhaps expired.
+        self.reservation = summarize(tickets)
+        self._raise_if_ended()
 
     def seconds_left(self) -> float:
-        """Return how long the tickets are held, by the service's clock.
+        """Return for how long the tickets are still held, by the service's clock.
 
-        Two seconds less, rather than one more. At 0 look: whether the time is up, the service says.
+        Up to two seconds too few, never too many. At 0 call ``refresh()``: only the service knows
+        whether the hold has expired.
         """
         if self.reservation["expiresAt"] is None:
             return 0.0
-        ends = datetime.fromisoformat(self.reservation["expiresAt"]).timestamp()
-        return max(0.0, ends - (time.monotonic() + self._ahead_seconds))
+        end = datetime.fromisoformat(self.reservation["expiresAt"]).timestamp()
+        return max(0.0, end - (time.monotonic() + self._clock_offset))
 
-    def look(self) -> None:
-        """Ask how it stands with the reservation.
+    def refresh(self) -> None:
+        """Read the state of the reservation.
 
         Raises:
-            Refused: when nothing is held any more.
+            Refusal: if nothing is held any more.
         """
-        self.reservation = self._send("GET", self._path(), headers=self._owner())
-        self._refuse_what_has_ended()
+        self.reservation = self._find()
+        self._raise_if_ended()
 
     def pay(self) -> None:
-        """Pay for all tickets, or find that an earlier try has.
+        """Pay for all held tickets, or find that an earlier try has.
 
         Raises:
-            Refused: nothing is paid for now; with a code of AGAIN it is not known.
+            Refusal: nothing was paid for; with a code of RETRIED that is not known.
         """
         body = {"userFingerprint": self._order.fingerprint}
-        self._settle("purchased", "POST", f"{self._path()}/payment", json=body)
+        self._change("purchased", "POST", f"{self._path()}/payment", json=body)
 
-    def give_back(self) -> None:
-        """Give all tickets back, or find that an earlier try has.
+    def cancel(self) -> None:
+        """Cancel all held tickets, or find that an earlier try has.
 
         Raises:
-            Refused: nothing is given back now; with a code of AGAIN it is not known.
+            Refusal: nothing was cancelled; with a code of RETRIED that is not known.
         """
-        self._settle("user_cancelled", "DELETE", self._path(), headers=self._owner())
+        self._change("user_cancelled", "DELETE", self._path(), headers=self._owner())
 
-    def _settle(self, status: str, method: str, path: str, **request: Any) -> None:
-        """Bring it about that the reservation has a status, by however many tries."""
+    def _change(self, status: str, method: str, path: str, **request: Any) -> None:
+        """Send a change; if it is refused as done already, compare the reservation's status."""
         try:
-            self.reservation = self._send(method, path, **request)
-        except Refused as refused:
-            if not refused.code.startswith("ALREADY_"):
+            self.reservation = summarize(self._send(method, path, **request)["tickets"])
+        except Refusal as refusal:
+            if not refusal.code.startswith("ALREADY_"):
                 raise
-            found = self._send("GET", self._path(), headers=self._owner())
-            if found["status"] != status:
+            reservation = self._find()
+            if reservation["status"] != status:
                 raise
-            self.reservation = found
+            self.reservation = reservation
 
-    def _refuse_what_has_ended(self) -> None:
-        if code := ENDED.get(self.reservation["status"]):
-            raise Refused(code)
+    def _find(self) -> dict[str, Any]:
+        return summarize(self._send("GET", self._path(), headers=self._owner())["tickets"])
+
+    def _raise_if_ended(self) -> None:
+        if code := CODES_OF_ENDED.get(self.reservation["status"]):
+            raise Refusal(code)
 
     def _path(self) -> str:
         return f"/reservations/{self.reservation['id']}"
@@ -198,93 +203,114 @@ class Checkout:
         return {"X-User-Fingerprint": self._order.fingerprint}
 
     def _send(self, method: str, path: str, **request: Any) -> Any:
-        """Send a request until it is answered, and return the answer's body."""
-        give_up = time.monotonic() + PATIENCE_SECONDS
+        """Send a request until its outcome is known, and return the response's body."""
+        deadline = time.monotonic() + GIVE_UP_SECONDS
         while True:
             try:
-                answer = self._service.request(method, path, **request)
-                self._read_clock(answer)
-                return read(answer)
+                response = self._service.request(method, path, **request)
+                self._read_clock(response)
+                return read_body(response)
             except httpx2.RequestError:
-                refused = Refused("OUTCOME_UNKNOWN")
-            except Refused as error:
-                if error.code not in AGAIN:
+                refusal = Refusal("OUTCOME_UNKNOWN")
+            except Refusal as error:
+                if error.code not in RETRIED:
                     raise
-                refused = error
-            # Not all at the same moment.
-            pause = refused.retry_after_seconds * random.uniform(1, 2)  # noqa: S311
-            if time.monotonic() + pause > give_up:
-                raise refused
-            self._waiting(refused)
-            time.sleep(pause)
+                refusal = error
+            # With jitter, so that buyers do not all come back at once.
+            delay = refusal.retry_after_seconds * random.uniform(1, 2)  # noqa: S311
+            if time.monotonic() + delay > deadline:
+                raise refusal
+            self._on_retry(refusal)
+            time.sleep(delay)
 
-    def _read_clock(self, answer: httpx2.Response) -> None:
-        """Take the service's clock from an answer: the buyer's may be anything."""
-        if "Date" in answer.headers:
-            at = parsedate_to_datetime(answer.headers["Date"]).timestamp()
-            self._ahead_seconds = at + CLOCK_SECONDS - time.monotonic()
+    def _read_clock(self, response: httpx2.Response) -> None:
+        """Take the time from a response: this machine's clock may be wrong."""
+        if "Date" in response.headers:
+            service_time = parsedate_to_datetime(response.headers["Date"]).timestamp()
+            self._clock_offset = service_time + CLOCK_SECONDS - time.monotonic()
 
 
-def read(answer: httpx2.Response) -> Any:
-    """Return an answer's body, or raise Refused.
+def summarize(tickets: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what the checkout needs to know of a reservation.
 
-    What is no word of the service's, such as a proxy's page, tells nothing of what was done.
+    Its status is ``reserved`` while any ticket is held, then ``purchased`` if any was bought, else
+    that of the first ticket.
+    """
+    statuses = [ticket["status"] for ticket in tickets]
+    return {
+        "id": tickets[0]["reservationId"],
+        "status": next(
+            (status for status in ("reserved", "purchased") if status in statuses), statuses[0]
+        ),
+        "expiresAt": min(
+            (ticket["expiresAt"] for ticket in tickets if ticket["status"] == "reserved"),
+            default=None,
+        ),
+    }
+
+
+def read_body(response: httpx2.Response) -> Any:
+    """Return the body of a response.
+
+    Raises:
+        Refusal: the service has refused; OUTCOME_UNKNOWN if the response is not the service's, such
+            as a proxy's error page.
     """
     try:
-        told = answer.json()
+        body = response.json()
     except ValueError:
-        raise Refused("OUTCOME_UNKNOWN") from None
-    if answer.is_success:
-        return told
-    code = told.get("code") if isinstance(told, dict) else None
-    after = answer.headers.get("Retry-After", "")
-    raise Refused(
-        code if code in TOLD else "OUTCOME_UNKNOWN", float(after) if after.isdecimal() else 1.0
+        raise Refusal("OUTCOME_UNKNOWN") from None
+    if response.is_success:
+        return body
+    code = body.get("code") if isinstance(body, dict) else None
+    seconds = response.headers.get("Retry-After", "")
+    raise Refusal(
+        code if code in MESSAGES else "OUTCOME_UNKNOWN",
+        float(seconds) if seconds.isdecimal() else 1.0,
     )
 
 
 def sell(checkout: Checkout) -> None:
-    """Go through the checkout with the buyer, at a terminal."""
+    """Go through the checkout with a buyer at a terminal."""
     checkout.reserve()
     while checkout.reservation["status"] != "purchased":
         try:
-            left = int(checkout.seconds_left())
-            print(f"\rheld for {left // 60}:{left % 60:02d}, Enter pays ", end="", flush=True)
+            seconds = int(checkout.seconds_left())
+            print(f"\rheld for {seconds // 60}:{seconds % 60:02d}, Enter pays ", end="", flush=True)
             pays = select.select([sys.stdin], [], [], 1)[0]
-            if pays and not sys.stdin.readline():  # the terminal is gone: nobody presses Enter
+            if pays and not sys.stdin.readline():  # the terminal is gone, nobody pressed Enter
                 raise EOFError
         except (KeyboardInterrupt, EOFError):
-            checkout.give_back()
+            checkout.cancel()
             print("\ngiven back")
             return
-        # What is mixed (some of it paid for, say) cannot be paid for whole: it is told why.
-        if pays or checkout.reservation["status"] == "mixed":
+        if pays:
             # Here the shop takes the money: docs/how-to/put-it-behind-a-shop.md.
             checkout.pay()
-        elif not left:
-            checkout.look()
+        elif not seconds:
+            checkout.refresh()
     print("\nbought")
 
 
 def main() -> None:
     """Sell what the command line asks for."""
-    parser = argparse.ArgumentParser(description="Buys tickets of an event.")
+    parser = argparse.ArgumentParser(description="Buy tickets of an event.")
     parser.add_argument("event", help="the event's id")
     parser.add_argument("--quantity", type=int, default=1, help="how many tickets (default: 1)")
     parser.add_argument("--order", type=Path, default=Path("order.json"), help="the order's file")
     parser.add_argument("--url", default="http://localhost:8000", help="the service")
-    asked = parser.parse_args()
-    order = Order.open(asked.order, asked.event, asked.quantity)
-    if (order.event, order.quantity) != (asked.event, asked.quantity):
-        sys.exit(f"{asked.order} is another order, of {order.quantity} for {order.event}")
-    with httpx2.Client(base_url=asked.url, timeout=TIMEOUT_SECONDS) as service:
-        checkout = Checkout(service, order, lambda refused: print(f"{refused} Trying again."))
+    options = parser.parse_args()
+    order = Order.open(options.order, options.event, options.quantity)
+    if (order.event, order.quantity) != (options.event, options.quantity):
+        sys.exit(f"{options.order} is another order, of {order.quantity} for {order.event}")
+    with httpx2.Client(base_url=options.url, timeout=TIMEOUT_SECONDS) as service:
+        checkout = Checkout(service, order, lambda refusal: print(f"{refusal} Trying again."))
         try:
             sell(checkout)
-        except Refused as refused:
-            sys.exit(f"\n{refused.code}: {refused}")
+        except Refusal as refusal:
+            sys.exit(f"\n{refusal.code}: {refusal}")
         except KeyboardInterrupt:
-            sys.exit("\nleft as it is; the same command goes on with it")
+            sys.exit("\nstopped; the same command continues this order")
 
 
 if __name__ == "__main__":

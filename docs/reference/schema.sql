@@ -18,28 +18,119 @@ CREATE TYPE public.event_change AS ENUM (
 );
 
 CREATE FUNCTION public.actor_name(secret uuid, user_fingerprint text) RETURNS text
-    LANGUAGE sql STABLE PARALLEL SAFE
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
     AS $$
     select
         left(
-            encode(sha256(uuid_send(secret) || sha256(convert_to(user_fingerprint, 'UTF8'))), 'hex'),
+            encode(
+                sha256(
+                    uuid_send(secret) || sha256(replace(user_fingerprint, '\', '\\')::bytea)
+                ),
+                'hex'
+            ),
             10
         )
 $$;
 
-CREATE FUNCTION public.drawn_id(drawn uuid, request bigint, nth integer) RETURNS uuid
+CREATE FUNCTION public.add_event_secret() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO '$user', 'public'
+    AS $$
+begin
+    insert into event_private (event_id) values (new.id);
+    return null;
+end
+$$;
+
+CREATE FUNCTION public.available_after_request(remaining integer, available integer, quantity integer) RETURNS integer
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$
+    select
+        coalesce(remaining, available)
+        - case when quantity <= coalesce(remaining, available) then quantity else 0 end
+$$;
+
+CREATE FUNCTION public.derived_id(seed uuid, request bigint, nth integer) RETURNS uuid
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     AS $$
     select
         (
-            left(drawn::text, 14) || overlay(
+            left(seed::text, 14) || overlay(
                 overlay(
-                    left(md5(drawn::text || request::text || '.' || nth::text), 20)
+                    left(md5(seed::text || request::text || '.' || nth::text), 20)
                     placing '7' from 1
                 )
                 placing '8' from 5
             )
         )::uuid
+$$;
+
+CREATE FUNCTION public.hold_outcome(status public.allocation_status, expires_at timestamp with time zone, at timestamp with time zone) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$
+    select
+        case
+            when status = 'purchased' then 'already_purchased'
+            when status = 'user_cancelled' then 'already_cancelled'
+            when status = 'refunded' then 'already_refunded'
+            when status = 'expired' or expires_at <= at then 'hold_expired'
+            else 'granted'
+        end
+$$;
+
+CREATE FUNCTION public.open_event_ledger() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO '$user', 'public'
+    AS $$
+begin
+    insert into event_ledger (
+        event_id, version, total_tickets, allocated_tickets, purchased_tickets, last_event
+    )
+    values (
+        new.id, new.version, new.total_tickets, new.allocated_tickets, new.purchased_tickets, 'created'
+    );
+    return null;
+end
+$$;
+
+CREATE FUNCTION public.refuse_to_change_ledger() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO '$user', 'public'
+    AS $$
+begin
+    raise exception 'the ledger is append-only: % is refused', lower(tg_op)
+    using errcode = 'restrict_violation',
+        hint = 'Correct the event instead; its next change is recorded.';
+end
+$$;
+
+CREATE FUNCTION public.reservation_id_for_key(secret uuid, user_fingerprint text, idempotency_key text) RETURNS uuid
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$
+    select
+        overlay(
+            overlay(
+                left(
+                    encode(
+                        sha256(
+                            uuid_send(secret)
+                            || sha256(replace(user_fingerprint, '\', '\\')::bytea)
+                            || sha256(replace(idempotency_key, '\', '\\')::bytea)
+                        ),
+                        'hex'
+                    ),
+                    32
+                )
+                placing '8' from 13
+            )
+            placing '8' from 17
+        )::uuid
+$$;
+
+CREATE FUNCTION public.status_at(status public.allocation_status, expires_at timestamp with time zone, at timestamp with time zone) RETURNS public.allocation_status
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$
+    select case when status = 'reserved' and expires_at <= at then 'expired' else status end
 $$;
 
 CREATE FUNCTION public.time_ordered_uuid() RETURNS uuid
@@ -65,36 +156,21 @@ CREATE FUNCTION public.time_ordered_uuid() RETURNS uuid
         )::uuid
 $$;
 
-CREATE TABLE public.ticket_allocations (
-    id uuid DEFAULT public.time_ordered_uuid() NOT NULL,
-    event_id uuid NOT NULL,
-    user_fingerprint character varying NOT NULL,
-    status public.allocation_status DEFAULT 'reserved'::public.allocation_status NOT NULL,
-    expires_at timestamp with time zone,
-    created_at timestamp with time zone DEFAULT statement_timestamp() NOT NULL,
-    updated_at timestamp with time zone DEFAULT statement_timestamp() NOT NULL,
-    reservation_id uuid DEFAULT public.time_ordered_uuid() NOT NULL,
-    "position" integer DEFAULT 1 NOT NULL,
-    CONSTRAINT purchased_tickets_have_no_end CHECK (((status <> 'purchased'::public.allocation_status) OR (expires_at IS NULL))),
-    CONSTRAINT reserved_tickets_have_an_end CHECK (((status <> 'reserved'::public.allocation_status) OR (expires_at IS NOT NULL))),
-    CONSTRAINT tickets_are_numbered_from_one CHECK (("position" >= 1)),
-    CONSTRAINT tickets_have_an_owner CHECK (((char_length((user_fingerprint)::text) >= 1) AND (char_length((user_fingerprint)::text) <= 512)))
-);
-
-CREATE FUNCTION public.hold_verdict(ticket public.ticket_allocations, asked_by text) RETURNS text
-    LANGUAGE sql STABLE PARALLEL SAFE
+CREATE FUNCTION public.touch_updated_at() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO '$user', 'public'
     AS $$
-    select
-        case
-            when ticket.id is null then 'not_found'
-            when ticket.user_fingerprint <> asked_by then 'wrong_fingerprint'
-            when ticket.status = 'purchased' then 'already_purchased'
-            when ticket.status = 'user_cancelled' then 'already_cancelled'
-            when ticket.status = 'refunded' then 'already_refunded'
-            when status_now(ticket) = 'expired' then 'hold_expired'
-            else 'granted'
-        end
+begin
+    new.updated_at := greatest(statement_timestamp(), old.updated_at);
+    return new;
+end
 $$;
+
+CREATE AGGREGATE public.available_after(available integer, quantity integer) (
+    SFUNC = public.available_after_request,
+    STYPE = integer,
+    PARALLEL = safe
+);
 
 CREATE TABLE public.event_ledger (
     event_id uuid NOT NULL,
@@ -112,6 +188,11 @@ CREATE TABLE public.event_ledger (
     actor character varying,
     CONSTRAINT ledger_moves_are_never_negative CHECK ((LEAST(reserved, purchased, expired, cancelled, refunded) >= 0)),
     CONSTRAINT ledger_versions_begin_at_one CHECK ((version >= 1))
+);
+
+CREATE TABLE public.event_private (
+    event_id uuid NOT NULL,
+    secret uuid DEFAULT gen_random_uuid() NOT NULL
 );
 
 CREATE TABLE public.events (
@@ -136,127 +217,31 @@ CREATE TABLE public.events (
 )
 WITH (fillfactor='50');
 
-CREATE FUNCTION public.ledger_entry(event public.events, kind public.event_change, tickets integer, fingerprint text) RETURNS SETOF public.event_ledger
-    LANGUAGE sql STABLE PARALLEL SAFE
-    AS $$
-    select
-        event.id,
-        event.version,
-        event.updated_at,
-        event.total_tickets,
-        event.allocated_tickets,
-        event.purchased_tickets,
-        case kind when 'reserved' then tickets else 0 end,
-        case kind when 'purchased' then tickets else 0 end,
-        case kind when 'expired' then tickets else 0 end,
-        case kind when 'user_cancelled' then tickets else 0 end,
-        case kind when 'refunded' then tickets else 0 end,
-        kind,
-        (
-            select actor_name(mine.secret, fingerprint)::varchar
-            from event_private as mine
-            where mine.event_id = event.id
-        )
-$$;
-
-CREATE FUNCTION public.left_after_request(still_left integer, available integer, quantity integer) RETURNS integer
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    AS $$
-    select
-        coalesce(still_left, available)
-        - case when quantity <= coalesce(still_left, available) then quantity else 0 end
-$$;
-
-CREATE FUNCTION public.open_event_ledger() RETURNS trigger
-    LANGUAGE plpgsql
-    SET search_path TO '$user', 'public'
-    AS $$
-begin
-    insert into event_ledger (
-        event_id, version, total_tickets, allocated_tickets, purchased_tickets, last_event
-    )
-    values (
-        new.id, new.version, new.total_tickets, new.allocated_tickets, new.purchased_tickets, 'created'
-    );
-    return null;
-end
-$$;
-
-CREATE FUNCTION public.open_event_private() RETURNS trigger
-    LANGUAGE plpgsql
-    SET search_path TO '$user', 'public'
-    AS $$
-begin
-    insert into event_private (event_id) values (new.id);
-    return null;
-end
-$$;
-
-CREATE FUNCTION public.refuse_to_change_ledger() RETURNS trigger
-    LANGUAGE plpgsql
-    SET search_path TO '$user', 'public'
-    AS $$
-begin
-    raise exception 'the ledger is append-only: % is refused', lower(tg_op)
-    using errcode = 'restrict_violation', hint = 'Put the event right; its next change is recorded.';
-end
-$$;
-
-CREATE FUNCTION public.reservation_id_for_key(secret uuid, user_fingerprint text, idempotency_key text) RETURNS uuid
-    LANGUAGE sql STABLE PARALLEL SAFE
-    AS $$
-    select
-        encode(
-            set_byte(
-                set_byte(hash, 6, get_byte(hash, 6) & 15 | 128), 8, get_byte(hash, 8) & 63 | 128
-            ),
-            'hex'
-        )::uuid
-    from (
-        select
-            substring(
-                sha256(
-                    uuid_send(secret)
-                    || sha256(convert_to(user_fingerprint, 'UTF8'))
-                    || sha256(convert_to(idempotency_key, 'UTF8'))
-                )
-                for 16
-            ) as hash
-    ) as hashed
-$$;
-
-CREATE FUNCTION public.status_now(ticket public.ticket_allocations) RETURNS public.allocation_status
-    LANGUAGE sql STABLE PARALLEL SAFE
-    AS $$
-    select
-        case
-            when ticket.status = 'reserved' and ticket.expires_at <= statement_timestamp()
-                then 'expired'
-            else ticket.status
-        end
-$$;
-
-CREATE FUNCTION public.touch_updated_at() RETURNS trigger
-    LANGUAGE plpgsql
-    SET search_path TO '$user', 'public'
-    AS $$
-begin
-    new.updated_at := greatest(statement_timestamp(), old.updated_at);
-    return new;
-end
-$$;
-
-CREATE AGGREGATE public.tickets_left(available integer, quantity integer) (
-    SFUNC = public.left_after_request,
-    STYPE = integer,
-    PARALLEL = safe
-);
-
-CREATE TABLE public.event_private (
+CREATE TABLE public.ticket_allocations (
+    id uuid DEFAULT public.time_ordered_uuid() NOT NULL,
     event_id uuid NOT NULL,
-    secret uuid DEFAULT gen_random_uuid() NOT NULL
-)
-WITH (fillfactor='50');
+    user_fingerprint character varying NOT NULL,
+    status public.allocation_status DEFAULT 'reserved'::public.allocation_status NOT NULL,
+    expires_at timestamp with time zone,
+    created_at timestamp with time zone DEFAULT statement_timestamp() NOT NULL,
+    updated_at timestamp with time zone DEFAULT statement_timestamp() NOT NULL,
+    reservation_id uuid DEFAULT public.time_ordered_uuid() NOT NULL,
+    "position" integer DEFAULT 1 NOT NULL,
+    held_event_id uuid GENERATED ALWAYS AS (
+CASE
+    WHEN (status = 'reserved'::public.allocation_status) THEN event_id
+    ELSE NULL::uuid
+END) STORED,
+    held_until timestamp with time zone GENERATED ALWAYS AS (
+CASE
+    WHEN (status = 'reserved'::public.allocation_status) THEN expires_at
+    ELSE NULL::timestamp with time zone
+END) STORED,
+    CONSTRAINT purchased_tickets_have_no_end CHECK (((status <> 'purchased'::public.allocation_status) OR (expires_at IS NULL))),
+    CONSTRAINT reserved_tickets_have_an_end CHECK (((status <> 'reserved'::public.allocation_status) OR (expires_at IS NOT NULL))),
+    CONSTRAINT tickets_are_numbered_from_one CHECK (("position" >= 1)),
+    CONSTRAINT tickets_have_an_owner CHECK (((char_length((user_fingerprint)::text) >= 1) AND (char_length((user_fingerprint)::text) <= 512)))
+);
 
 ALTER TABLE ONLY public.event_ledger
     ADD CONSTRAINT event_ledger_pkey PRIMARY KEY (event_id, version);
@@ -278,19 +263,21 @@ ALTER TABLE ONLY public.ticket_allocations
 
 CREATE INDEX idx_ticket_allocations_event_id ON public.ticket_allocations USING btree (event_id);
 
-CREATE INDEX idx_ticket_allocations_expires_at ON public.ticket_allocations USING btree (expires_at) WHERE (status <> 'reserved'::public.allocation_status);
+CREATE INDEX idx_ticket_allocations_expires_at ON public.ticket_allocations USING btree (expires_at);
 
-CREATE INDEX idx_ticket_allocations_held ON public.ticket_allocations USING btree (event_id, expires_at) WHERE (status = 'reserved'::public.allocation_status);
+CREATE INDEX idx_ticket_allocations_held ON public.ticket_allocations USING btree (held_event_id, held_until) WHERE (held_event_id IS NOT NULL);
 
-CREATE INDEX idx_ticket_allocations_status ON public.ticket_allocations USING btree (status) WHERE (status <> 'reserved'::public.allocation_status);
+CREATE INDEX idx_ticket_allocations_status ON public.ticket_allocations USING btree (status);
 
 CREATE INDEX idx_ticket_allocations_user_fingerprint_status ON public.ticket_allocations USING btree (user_fingerprint, status);
 
-CREATE TRIGGER event_ledger_is_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.event_ledger FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_to_change_ledger();
+CREATE TRIGGER event_ledger_is_append_only BEFORE DELETE OR UPDATE ON public.event_ledger FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_to_change_ledger();
+
+CREATE TRIGGER event_ledger_is_never_truncated BEFORE TRUNCATE ON public.event_ledger FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_to_change_ledger();
+
+CREATE TRIGGER events_have_a_secret AFTER INSERT ON public.events FOR EACH ROW EXECUTE FUNCTION public.add_event_secret();
 
 CREATE TRIGGER events_open_ledger AFTER INSERT ON public.events FOR EACH ROW EXECUTE FUNCTION public.open_event_ledger();
-
-CREATE TRIGGER events_open_private AFTER INSERT ON public.events FOR EACH ROW EXECUTE FUNCTION public.open_event_private();
 
 CREATE TRIGGER events_touch_updated_at BEFORE UPDATE ON public.events FOR EACH ROW EXECUTE FUNCTION public.touch_updated_at();
 

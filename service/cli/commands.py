@@ -1,8 +1,4 @@
-"""The actions: what each command does, once it is understood.
-
-It is loaded only then: what it stands on takes half a second, for which neither --help nor the
-Tab key should wait.
-"""
+"""The commands: what each does with its parsed arguments."""
 
 import argparse
 import difflib
@@ -20,70 +16,87 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from rich.console import Console
 
-from service.cli.audit import audit, audit_as_json, print_audit, shown_audit
+from service.cli.audit import audit, audit_as_json, finish_audit, print_audit
 from service.cli.demo.demo import demo
+from service.cli.errors import CommandFailed
 from service.cli.forget import forget
 from service.cli.sql_headers import BrokenHeader, parse_header, psql_line
-from service.database.fitness import DatabaseUnfit
 from service.database.grants import TooManyRights, grant
 from service.database.migrations import (
     BehindPooler,
-    MadeBefore02,
+    CreatedBefore02,
     MigrationsLocked,
     migrate,
     yoyo_url,
 )
+from service.database.startup_checks import DatabaseUnfit
 from service.database.statements import BrokenStatement, Statement, Statements, load_statements
 from service.embedded.postgres import EmbeddedPostgres
 from service.embedded.programs import EmbeddedError, find_programs
 from service.serving import CannotServe, serve
 from service.settings import Settings, SettingsError, read_settings
 
-ONE_LINERS = (
+# A user can correct these. They end a command with one line on stderr and exit code 1.
+EXPECTED_ERRORS = (
     BehindPooler,
     BrokenHeader,
     BrokenStatement,
     CannotServe,
+    CommandFailed,
     DatabaseUnfit,
     EmbeddedError,
-    MadeBefore02,
+    CreatedBefore02,
     MigrationsLocked,
     TooManyRights,
     SettingsError,
 )
-"""What ends a command with one line on stderr and exit code 1: somebody outside can mend it."""
+REMEDIES: Mapping[type[psycopg.Error], str] = {
+    psycopg.errors.UndefinedTable: "run holdfast migrate",
+    psycopg.errors.InsufficientPrivilege: "connect as the owner of the tables",
+    psycopg.errors.LockNotAvailable: "run the command again",
+}
 
 
-class NotUnderstood(Exception):
-    """An argument is none that the command could know. The text is one line with the remedy."""
+class UsageError(Exception):
+    """An argument is wrong. The message is one line that says what to do."""
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """Run a command that was understood, and return its exit code.
+    """Run a command and return its exit code.
 
     Raises:
-        NotUnderstood: when there is no such statement or parameter.
+        UsageError: when there is no such statement or parameter.
     """
     try:
+        # Options override variables, also for the workers, which read the variables again.
+        for name in ("host", "port"):
+            if (value := getattr(parsed, name, None)) is not None:
+                os.environ[name.upper()] = str(value)
         code = ACTIONS[parsed.command](read_settings(), parsed)
         sys.stdout.flush()
-    except ONE_LINERS as error:
-        return _told(f"{error}", 1)
+    except EXPECTED_ERRORS as error:
+        return _fail(str(error))
     except psycopg.Error as error:
-        said = str(error).strip().splitlines() or [type(error).__name__]
-        how = "cannot be reached" if error.sqlstate is None else "refuses"
-        return _told(f"the database {how}: {said[0]}", 1)
+        return _fail(_describe(error))
     except KeyboardInterrupt:
-        return _told("stopped", 130)
-    except BrokenPipeError:  # who reads us, such as head, has seen enough
+        return _fail("stopped", 130)
+    except BrokenPipeError:  # the reader, such as head, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return code
 
 
-def _told(line: str, code: int) -> int:
-    print(f"holdfast: {line}", file=sys.stderr)
+def _fail(message: str, code: int = 1) -> int:
+    print(f"holdfast: {message}", file=sys.stderr)
     return code
+
+
+def _describe(error: psycopg.Error) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    if error.sqlstate is None:
+        return f"the database cannot be reached: {lines[0]}; start it, or correct DATABASE_URL"
+    remedy = REMEDIES.get(type(error))
+    return f"the database refuses: {lines[0]}{f': {remedy}' if remedy else ''}"
 
 
 def _serve(settings: Settings, _: argparse.Namespace) -> int:
@@ -104,7 +117,10 @@ def _migrate(settings: Settings, _: argparse.Namespace) -> int:
 def _dsn(settings: Settings, parsed: argparse.Namespace) -> int:
     dsn = settings.database_url or EmbeddedPostgres(settings.data_dir).dsn
     if dsn is None:
-        raise CannotServe(f"no embedded PostgreSQL runs in {settings.data_dir}")
+        raise CommandFailed(
+            f"no embedded PostgreSQL runs in {settings.data_dir}: "
+            "start it with holdfast serve, or set DATABASE_URL"
+        )
     print(yoyo_url(dsn) if parsed.yoyo else dsn)
     return 0
 
@@ -116,50 +132,52 @@ def _sql(settings: Settings, parsed: argparse.Namespace) -> int:
             summary = textwrap.shorten(parse_header(statement).summary, 75)
             print(f"{statement.name:24} {summary}")
         return 0
-    statement = _statement(statements, parsed.name)
-    given = _given(statement, parsed.values)
+    statement = _find_statement(statements, parsed.name)
+    values = _parse_values(statement, parsed.values)
     if not parsed.explain:
-        print(psql_line(statement, _shown_folder(settings.sql_dir), given))
+        print(psql_line(statement, _shorten(settings.sql_dir), values))
         return 0
     with _database(settings) as dsn, psycopg.connect(dsn) as connection:
-        plan = connection.execute(statement.explained, {**parse_header(statement).example, **given})
-        for (row,) in plan:
-            print(row)
+        parameters = {**parse_header(statement).example, **values}
+        for (line,) in connection.execute(statement.explained, parameters):
+            print(line)
         connection.rollback()
     return 0
 
 
-def _statement(statements: Statements, name: str) -> Statement:
+def _find_statement(statements: Statements, name: str) -> Statement:
+    """Return a statement by its name, which may be the path of its file."""
     name = name.removesuffix(".sql").rpartition("/")[2]
-    known = list(statements)
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        meant = f"the nearest is {near[0]}" if near else "holdfast sql lists all"
-        raise NotUnderstood(f"there is no statement {name}; {meant}")
+    if name not in list(statements):
+        matches = difflib.get_close_matches(name, list(statements), n=1)
+        remedy = f"did you mean {matches[0]}?" if matches else "list all with holdfast sql"
+        raise UsageError(f"unknown statement {name}: {remedy}")
     return statements[name]
 
 
-def _given(statement: Statement, values: list[str]) -> Mapping[str, str]:
-    given = {}
-    for one in values:
-        key, found, given[key] = one.partition("=")
-        if not found:
-            raise NotUnderstood(f"{one} is not understood: key=value is")
+def _parse_values(statement: Statement, arguments: list[str]) -> Mapping[str, str]:
+    """Return the values of parameters by name."""
+    values = {}
+    for argument in arguments:
+        key, separator, value = argument.partition("=")
+        if not separator:
+            raise UsageError(f"{argument} is invalid: expected key=value")
         if key not in statement.types:
-            known = ", ".join(statement.types) or "none"
-            raise NotUnderstood(f"{statement.name} has no parameter {key}; it has {known}")
-    return given
+            known = ", ".join(statement.types) or "no parameters"
+            raise UsageError(f"{statement.name} has no parameter {key}: it has {known}")
+        values[key] = value
+    return values
 
 
 def _audit(settings: Settings, parsed: argparse.Namespace) -> int:
     statements = load_statements(settings.sql_dir)
     with _database(settings) as dsn:
-        done = shown_audit(audit(dsn, statements))
+        result = finish_audit(audit(dsn, statements))
     if parsed.json:
-        print(audit_as_json(done))
+        print(audit_as_json(result))
     else:
-        print_audit(done, Console())
-    return 1 if done.failed else 0
+        print_audit(result, Console())
+    return 1 if result.failed else 0
 
 
 def _demo(settings: Settings, parsed: argparse.Namespace) -> int:
@@ -169,10 +187,11 @@ def _demo(settings: Settings, parsed: argparse.Namespace) -> int:
 def _grant(settings: Settings, parsed: argparse.Namespace) -> int:
     with _database(settings) as dsn:
         try:
-            granted = grant(dsn, load_statements(settings.sql_dir), parsed.role)
+            grants = grant(dsn, load_statements(settings.sql_dir), parsed.role)
         except psycopg.errors.UndefinedObject as error:
-            raise CannotServe(f"{error.diag.message_primary}: create role comes first") from None
-    for statement in granted:
+            remedy = "create it first, with the SQL command CREATE ROLE"
+            raise CommandFailed(f"{error.diag.message_primary}: {remedy}") from None
+    for statement in grants:
         print(f"{statement};")
     return 0
 
@@ -180,40 +199,42 @@ def _grant(settings: Settings, parsed: argparse.Namespace) -> int:
 def _forget(settings: Settings, parsed: argparse.Namespace) -> int:
     with _database(settings) as dsn:
         tickets, events = forget(dsn, load_statements(settings.sql_dir), parsed.fingerprint)
-    print(f"{tickets} ticket(s) of {events} event(s) no longer tell whose they are")
+    print(f"replaced the fingerprint of {tickets} ticket(s) of {events} event(s)")
     return 0
 
 
-def _shown_folder(folder: Path) -> Path:
-    """Return a folder as it is shortest from here."""
+def _shorten(folder: Path) -> Path:
+    """Return a path, relative to the current folder if the path is inside that."""
     return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
 def _psql(settings: Settings, parsed: argparse.Namespace) -> int:
-    # The embedded one's own for the embedded one: it is of the same version.
-    ours = settings.database_url is None or shutil.which("psql") is None
-    program = find_programs()["psql"] if ours else "psql"
-    signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is for psql, to cancel a statement
+    # The embedded PostgreSQL has a psql of its own version.
+    is_embedded = settings.database_url is None or shutil.which("psql") is None
+    program = find_programs()["psql"] if is_embedded else "psql"
+    signal.signal(signal.SIGINT, lambda *_: None)  # psql handles Ctrl-C: it cancels a statement
     with _database(settings) as dsn:
         parts = conninfo_to_dict(dsn)
-        # What a program is called with, everybody on the machine can read.
+        # All users of the machine can read a program's arguments, but not its environment.
         secret = {"PGPASSWORD": str(parts.pop("password"))} if parts.get("password") else {}
-        shown = make_conninfo("", **{key: str(value) for key, value in parts.items()})
-        # Not by exec: the embedded PostgreSQL that we started has to be stopped afterwards.
+        dbname = make_conninfo("", **{key: str(value) for key, value in parts.items()})
+        # Not exec: an embedded PostgreSQL that this process started must be stopped afterwards.
         return subprocess.call(
-            [program, f"--dbname={shown}", *parsed.arguments], env={**os.environ, **secret}
+            [program, f"--dbname={dbname}", *parsed.arguments], env={**os.environ, **secret}
         )
 
 
 @contextmanager
 def _database(settings: Settings) -> Iterator[str]:
-    """Give the URL of the database; the embedded one runs for as long as it is needed."""
+    """Give the URL of the database. The embedded PostgreSQL runs while the block runs."""
     if settings.database_url is not None:
         yield settings.database_url
         return
     with EmbeddedPostgres(settings.data_dir) as postgres:
         if postgres.dsn is None:
-            raise CannotServe(f"PostgreSQL in {postgres.cluster} went away as it started")
+            raise CommandFailed(
+                f"PostgreSQL in {postgres.cluster} stopped while it was starting: try again"
+            )
         yield postgres.dsn
 
 

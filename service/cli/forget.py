@@ -1,7 +1,7 @@
-"""Forgetting: somebody's fingerprint is replaced by one that nobody has.
+"""Forgetting a buyer: replaces the buyer's fingerprint everywhere by a random one.
 
-One transaction for each event, under the event's lock like every change of its tickets. What
-was done before it was cut off stays done, and another run does the rest.
+Each event has its own transaction, which locks the event like every change of its tickets. An
+interrupted run leaves the finished events changed, and another run changes the rest.
 """
 
 import secrets
@@ -9,37 +9,38 @@ import secrets
 import psycopg
 
 from service import limits
-from service.database.connections import conninfo, stands_behind_pooler
+from service.database.connections import conninfo, is_pooler_address
 from service.database.statements import Statements
 
 
 def forget(dsn: str, statements: Statements, user_fingerprint: str) -> tuple[int, int]:
-    """Replace a fingerprint everywhere by a random one, the same everywhere.
+    """Replace a fingerprint in all events by the same random one.
 
     Returns:
-        How many tickets, of how many events.
+        The number of tickets and of events that were changed.
 
     Raises:
-        psycopg.Error: among others 55P03, when an event's lock is not to be had.
+        psycopg.Error: when a statement fails; with SQLSTATE 55P03 when an event's lock is not
+            available within ``FORGET_LOCK_SECONDS``.
     """
-    waits = {
-        "lock_timeout": f"{limits.FORGET_SECONDS} s",
-        "statement_timeout": f"{limits.FORGET_SECONDS} s",
+    timeouts = {
+        "lock_timeout": f"{limits.FORGET_LOCK_SECONDS} s",
+        "statement_timeout": f"{limits.FORGET_LOCK_SECONDS} s",
     }
-    who = {"user_fingerprint": user_fingerprint}
+    buyer = {"user_fingerprint": user_fingerprint}
     replacement = secrets.token_urlsafe(limits.FINGERPRINT_BYTES)
-    forgotten = 0
-    pooled = stands_behind_pooler(dsn, statements)
+    tickets = 0
+    behind_pooler = is_pooler_address(dsn, statements)
     with psycopg.connect(
-        conninfo(dsn, pooled=pooled), autocommit=True, prepare_threshold=None
+        conninfo(dsn, behind_pooler=behind_pooler), autocommit=True, prepare_threshold=None
     ) as connection:
-        events = connection.execute(statements["list_user_events"].query, who).fetchall()
+        events = connection.execute(statements["list_user_events"].query, buyer).fetchall()
         for (event_id,) in events:
-            locked = {"event_ids": [event_id], "ticket_ids": [], "reservation_ids": []}
-            where = {**who, "event_id": event_id, "replacement": replacement}
+            event = {"event_ids": [event_id], "ticket_ids": [], "reservation_ids": []}
+            change = {**buyer, "event_id": event_id, "replacement": replacement}
             with connection.transaction():
-                connection.execute(statements["limit_waits"].query, waits)
-                connection.execute(statements["lock_events"].query, locked)
-                row = connection.execute(statements["forget_user"].query, where).fetchone()
-            forgotten += row[0] if row else 0
-    return forgotten, len(events)
+                connection.execute(statements["limit_waits"].query, timeouts)
+                connection.execute(statements["lock_events"].query, event)
+                row = connection.execute(statements["forget_user"].query, change).fetchone()
+            tickets += row[0] if row else 0
+    return tickets, len(events)

@@ -1,4 +1,4 @@
 """The database: connections, the statements of ``sql/``, queries, pipelines, migrations, grants.
 
-Imports the flat modules alone; knows nothing of HTTP, and nothing of who calls it.
+Imports only the flat modules; knows nothing of HTTP and never imports ``write_path`` or ``web``.
 """

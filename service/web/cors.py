@@ -1,4 +1,4 @@
-"""CORS: which pages of other origins a browser lets call the service."""
+"""CORS: which origins may call the service from a browser."""
 
 from collections.abc import Collection, Iterable
 
@@ -11,35 +11,42 @@ from service.refusals import BAD_REQUEST, Refusal
 from service.web.endpoints import Endpoint
 from service.web.responses import refuse
 
-READ_HEADERS = ("Authorization", "X-Request-Id")
-"""What a page may send beside the headers that the routes name."""
+# Request headers that every route accepts, in addition to those that the routes declare.
+REQUEST_HEADERS = ("Authorization", "X-Request-Id")
 
-SHOWN_HEADERS = ("Date", "ETag", "Location", "Idempotency-Replayed", "Retry-After", "X-Request-Id")
-"""What a page may read of an answer; by the date it knows how long a hold lasts."""
+# Response headers that a script may read. A page needs Date to compute how long a hold lasts.
+EXPOSED_HEADERS = (
+    "Date",
+    "ETag",
+    "Location",
+    "Idempotency-Replayed",
+    "Retry-After",
+    "X-Request-Id",
+)
 
 
 class Cors(CORSMiddleware):
-    """Starlette's own, but a preflight that is refused has the shape of all refusals."""
+    """Starlette's CORS middleware, but preflights are refused in the service's own format."""
 
     def __init__(
         self, app: ASGIApp, origins: Collection[str], endpoints: Iterable[tuple[str, Endpoint]]
     ) -> None:
         routes = list(endpoints)
-        named = {header.name for _, endpoint in routes for header in endpoint.headers}
+        route_headers = {header.name for _, endpoint in routes for header in endpoint.headers}
         super().__init__(
             app,
             allow_origins=origins,
             allow_methods=sorted({method for method, _ in routes} | {"HEAD"}),
-            allow_headers=[*READ_HEADERS, *named],
-            expose_headers=SHOWN_HEADERS,
+            allow_headers=[*REQUEST_HEADERS, *route_headers],
+            expose_headers=EXPOSED_HEADERS,
         )
 
     def preflight_response(self, request_headers: Headers) -> Response:
-        """Answer what a browser asks before it sends what it was asked to."""
+        """Respond to a CORS preflight request."""
         response = super().preflight_response(request_headers)
         if response.status_code == 200:
             return response
-        said = bytes(response.body).decode()
-        refused = refuse(Refusal(BAD_REQUEST.status, BAD_REQUEST.code, said))
-        refused.headers["Vary"] = response.headers["Vary"]
-        return refused
+        reason = bytes(response.body).decode()
+        refusal_response = refuse(Refusal(BAD_REQUEST.status, BAD_REQUEST.code, reason))
+        refusal_response.headers["Vary"] = response.headers["Vary"]
+        return refusal_response

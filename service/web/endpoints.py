@@ -1,7 +1,7 @@
-"""A call: one request of a client, read as far as its route asks for, or refused.
+"""Endpoints: handlers, and the checks that a request must pass before its handler is called.
 
-The order of the refusals is the contract's: 401, then 413 and 415, then 400; what needs the
-database comes after.
+The order of the checks is part of the contract: first for 401, then for 413 and 415, then for 400,
+and last those that need the database.
 """
 
 import asyncio
@@ -30,9 +30,9 @@ from service.web.fields import (
     FINGERPRINT,
     BadFields,
     Reader,
-    identifier,
+    parse_uuid,
     read_object,
-    token,
+    visible_ascii,
 )
 from service.web.protocol import BODY
 from service.web.state import Service
@@ -40,49 +40,48 @@ from service.web.state import Service
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A header that a route reads."""
+    """A request header that a route reads."""
 
     name: str
     reader: Reader
     required: bool = False
+    # Whether the header may be repeated. Its values are joined with commas.
     is_list: bool = False
-    """Whether it may be there several times, which is the same as once with commas."""
 
 
-KEY = Header("Idempotency-Key", token(limits.MAX_KEY, "order-1"))
-ASKER = Header("X-User-Fingerprint", FINGERPRINT)
+IDEMPOTENCY_KEY = Header("Idempotency-Key", visible_ascii(limits.MAX_KEY, "order-1"))
+# One header, which some routes require and others do not: OWNER.name is the name of both.
 OWNER = Header("X-User-Fingerprint", FINGERPRINT, required=True)
-KNOWN_TAGS = Header("If-None-Match", ANY_TEXT, is_list=True)
-KNOWN_VERSION = Header("Last-Event-ID", ANY_TEXT, is_list=True)
+OPTIONAL_OWNER = Header("X-User-Fingerprint", FINGERPRINT)
+IF_NONE_MATCH = Header("If-None-Match", ANY_TEXT, is_list=True)
+# An invalid ID is ignored, not refused; a repeated one is joined with commas, so it is invalid.
+LAST_EVENT_ID = Header("Last-Event-ID", ANY_TEXT, is_list=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What a route answers that was not refused."""
+class Success:
+    """A response that a route documents and that is not a refusal."""
 
     status: int
-    type: Any = None
-    """Of the body, as ``answers`` has it; None: there is none."""
+    type: Any = None  # of the body: a type of ``responses``, str or dict; None without a body
     headers: Sequence[str] = ()
     media_type: str = "application/json"
 
 
 @dataclass(slots=True)
 class Call:
-    """What a handler gets: read, checked, in the service's own types."""
+    """A request as handlers get it: read, checked, and converted to the service's types."""
 
     service: Service
     request: Request
-    id: Uuid
-    """The id in the path; '' where the path has none."""
+    id: Uuid  # from the path; '' if the path has none
     query: dict[str, Any]
     body: dict[str, Any]
-    headers: dict[str, Any]
-    """By name, those that the route reads; None for one that is not there."""
+    headers: dict[str, Any]  # those that the route reads, by name; None if not sent
 
 
 class BadHeader(Exception):
-    """A header that cannot be used. The text is for the client."""
+    """A request header is invalid. The message is sent to the client."""
 
 
 Handler = Callable[[Call], Awaitable[Response | Refusal]]
@@ -93,30 +92,30 @@ class Endpoint:
     """A handler, and what is read and checked before it is called."""
 
     handler: Handler
+    # The fields of the body; None if the route takes no body and ignores one that is sent.
     body: Mapping[str, Reader] | Callable[[Settings], Mapping[str, Reader]] | None = None
-    """The fields of the body; None: there is none, and one that comes is ignored."""
+    # Whether fields of the body may be missing.
     partial: bool = False
-    """Whether fields of the body may be missing."""
     query: Mapping[str, Reader] = field(default_factory=dict)
     headers: Sequence[Header] = ()
     for_organizer: bool = False
+    # Whether the response never ends. Such a route does not support HEAD.
     streams: bool = False
-    """Whether the answer has no end; such a one has no HEAD."""
-    answers: Sequence[Answer] = ()
+    successes: Sequence[Success] = ()
+    # The refusals that the handler returns; ``all_refusals`` adds those of reading the request.
     refusals: Iterable[Refusal] = ()
-    """Those of its handler, besides what reading the request may refuse."""
 
     @property
     def is_private(self) -> bool:
-        """Whether its answers are for the one who asks, and no cache may keep them."""
-        return self.for_organizer or ASKER.name in [header.name for header in self.headers]
+        """Whether responses depend on the caller, so that no cache may store them."""
+        return self.for_organizer or OWNER.name in [header.name for header in self.headers]
 
     def fields(self, settings: Settings) -> Mapping[str, Reader] | None:
-        """Return the fields of the body; None where none is read."""
+        """Return the fields of the body; None if the route takes no body."""
         return self.body(settings) if callable(self.body) else self.body
 
     def all_refusals(self, settings: Settings) -> list[Refusal]:
-        """Return whatever it may refuse, with how."""
+        """Return all refusals, including those of reading the request."""
         return [
             *([UNAUTHORIZED] if self.for_organizer and settings.organizer_token else []),
             *([PAYLOAD_TOO_LARGE, UNSUPPORTED_MEDIA_TYPE] if self.body is not None else []),
@@ -126,43 +125,44 @@ class Endpoint:
         ]
 
     async def call(self, service: Service, request: Request) -> Response | Refusal:
-        """Read the request, call the handler, and return what it answers."""
+        """Read and check a request, then return the handler's response."""
         if self.for_organizer and not _is_organizer(service.settings.organizer_token, request):
             return UNAUTHORIZED
         body: dict[str, Any] = {}
         try:
             if (fields := self.fields(service.settings)) is not None:
-                raw = await _read_body(request)
-                if isinstance(raw, Refusal):
-                    return raw
-                body = read_object(raw, fields, self.partial)
+                raw_body = await _read_body(request)
+                if isinstance(raw_body, Refusal):
+                    return raw_body
+                body = read_object(raw_body, fields, self.partial)
             query = _read_query(request, self.query)
             path_id = request.path_params.get("id")
             try:
-                id_ = identifier(path_id) if path_id is not None else Uuid("")
-            except ValueError:
-                return BAD_REQUEST.because([BadField("id", "must be a UUID")])
+                id_ = parse_uuid(path_id) if path_id is not None else Uuid("")
+            except ValueError as error:
+                return BAD_REQUEST.with_details([BadField("id", str(error))])
             headers = {header.name: _read_header(request, header) for header in self.headers}
             return await self.handler(Call(service, request, id_, query, body, headers))
         except BadFields as bad:
-            return BAD_REQUEST.because(bad.details)
+            return BAD_REQUEST.with_details(bad.details)
         except BadHeader as bad:
             return Refusal(BAD_REQUEST.status, BAD_REQUEST.code, str(bad))
 
 
-def _is_organizer(expected: str | None, request: Request) -> bool:
-    if expected is None:
+def _is_organizer(expected_token: str | None, request: Request) -> bool:
+    if expected_token is None:
         return True
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    # In constant time: how long it takes must not tell how much of it was right.
+    scheme, _, sent_token = request.headers.get("authorization", "").partition(" ")
+    # Compare in constant time: the duration must not reveal how much of a token is right.
     return scheme.lower() == "bearer" and hmac.compare_digest(
-        given.strip().encode("latin-1"), expected.encode()
+        sent_token.strip().encode("latin-1"), expected_token.encode()
     )
 
 
 async def _read_body(request: Request) -> bytes | Refusal:
-    """Read a body of JSON, bounded in size and in time."""
+    """Read a JSON body, limited in size and time."""
     length = request.headers.get("content-length", "0")
+    # 20 digits are enough to exceed the limit; int() of a very long text would be slow.
     if length.isdigit() and int(length[:20]) > limits.MAX_BODY_BYTES:
         return PAYLOAD_TOO_LARGE
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -170,16 +170,17 @@ async def _read_body(request: Request) -> bytes | Refusal:
     if body is None:
         try:
             async with asyncio.timeout(limits.BODY_SECONDS):
-                body = await _receive(request)
+                body = await _receive_body(request)
         except (TimeoutError, ClientDisconnect):
-            return Refusal(BAD_REQUEST.status, BAD_REQUEST.code, "The body did not arrive in time")
+            message = f"The body did not arrive within {limits.BODY_SECONDS:g} seconds"
+            return Refusal(BAD_REQUEST.status, BAD_REQUEST.code, message)
     if body is None or len(body) > limits.MAX_BODY_BYTES:
         return PAYLOAD_TOO_LARGE
     return body if media_type == "application/json" else UNSUPPORTED_MEDIA_TYPE
 
 
-async def _receive(request: Request) -> bytes | None:
-    """Return the whole body; None when it is larger than it may be."""
+async def _receive_body(request: Request) -> bytes | None:
+    """Return the whole body; None if it is too large."""
     chunks: list[bytes] = []
     size = 0
     async for chunk in request.stream():
@@ -191,44 +192,45 @@ async def _receive(request: Request) -> bytes | None:
 
 
 def _read_header(request: Request, header: Header) -> Any:
-    """Return a header's value, None if it may be missing and is.
+    """Return a header's value; None if an optional header was not sent.
 
     Raises:
-        BadHeader: when it cannot be used, or is there twice with different values.
+        BadHeader: if it is required and missing, invalid, or repeated with different values.
     """
     values = set(request.headers.getlist(header.name))
     if header.is_list and values:
         values = {",".join(request.headers.getlist(header.name))}
     if len(values) > 1:
-        raise BadHeader(f"The header {header.name} is given twice")
+        raise BadHeader(f"The header {header.name} is repeated with different values")
     if not values:
         if header.required:
             raise BadHeader(f"The header {header.name} is missing")
         return None
     try:
-        # Blanks around a value are not of it (RFC 9110, section 5.5).
+        # Whitespace around a value is not part of it (RFC 9110, section 5.5).
         return header.reader.read(values.pop().strip(" \t"))
     except ValueError as error:
         raise BadHeader(f"The header {header.name} {error}") from None
 
 
 def _read_query(request: Request, readers: Mapping[str, Reader]) -> dict[str, Any]:
+    """Return all query parameters, by name, with defaults for those that were not sent."""
     defaults = {name: reader.default for name, reader in readers.items()}
     if not request.scope["query_string"]:
         return defaults
-    bad: dict[str, str] = {}
+    errors: dict[str, str] = {}
     values: dict[str, Any] = {}
     for name, value in request.query_params.multi_items():
         if name not in readers:
-            bad[name[:64]] = "is not known"
+            errors[name[:64]] = "is unknown"
         elif name in values:
-            bad[name] = "is given twice"
+            errors[name] = "is repeated"
         else:
             try:
                 values[name] = readers[name].read(value)
             except ValueError as error:
                 values[name] = None
-                bad[name] = str(error)
-    if bad:
-        raise BadFields([BadField(name, why) for name, why in bad.items()])
+                errors[name] = str(error)
+    if errors:
+        raise BadFields([BadField(name, message) for name, message in errors.items()])
     return defaults | values

@@ -1,34 +1,34 @@
-"""The examples of the description: rows as they might be, shown by what shows the real ones."""
+"""Examples for the OpenAPI description, built from rows in the same way as real responses."""
 
 from datetime import UTC, datetime
 from typing import Any
 
 from service.rows import Check, Event, EventLedger, TicketAllocation, Uuid
 from service.web.responses import (
-    AuditAnswer,
+    AuditResponse,
     DatabaseHealth,
-    EventAnswer,
     EventPage,
-    FingerprintAnswer,
-    HealthAnswer,
-    LedgerEntryAnswer,
+    EventResponse,
+    FingerprintResponse,
+    HealthResponse,
+    LedgerEntryResponse,
     LedgerMeta,
     LedgerPage,
-    LiveAnswer,
+    LiveResponse,
     MigrationsHealth,
     PageMeta,
-    ReservationAnswer,
-    TicketAnswer,
+    ReservationResponse,
     TicketPage,
-    WatchedEventAnswer,
+    TicketResponse,
+    WatchedEventResponse,
     encode,
 )
 
 _EVENT_ID = Uuid("01a20215-b4e0-7fbd-9e48-55cf6e62953a")
 _OWNER = "alice"
-_MADE = datetime(2029, 11, 22, 19, 0, tzinfo=UTC)
-_RESERVED = datetime(2029, 11, 22, 19, 30, tzinfo=UTC)
-_ENDS = datetime(2029, 11, 22, 19, 45, tzinfo=UTC)
+_CREATED_AT = datetime(2029, 11, 22, 19, 0, tzinfo=UTC)
+_RESERVED_AT = datetime(2029, 11, 22, 19, 30, tzinfo=UTC)
+_EXPIRES_AT = datetime(2029, 11, 22, 19, 45, tzinfo=UTC)
 
 _EVENT = Event(
     _EVENT_ID,
@@ -36,8 +36,8 @@ _EVENT = Event(
     datetime(2030, 1, 1, 20, 0, tzinfo=UTC),
     total_tickets=100,
     allocated_tickets=1,
-    created_at=_MADE,
-    updated_at=_RESERVED,
+    created_at=_CREATED_AT,
+    updated_at=_RESERVED_AT,
     purchased_tickets=0,
     version=2,
 )
@@ -46,16 +46,16 @@ _TICKET = TicketAllocation(
     _EVENT_ID,
     _OWNER,
     "reserved",
-    expires_at=_ENDS,
-    created_at=_RESERVED,
-    updated_at=_RESERVED,
+    expires_at=_EXPIRES_AT,
+    created_at=_RESERVED_AT,
+    updated_at=_RESERVED_AT,
     reservation_id=Uuid("01a20215-b4f6-7ca6-93d0-526884be7f54"),
     position=1,
 )
 _ENTRY = EventLedger(
     _EVENT_ID,
     version=2,
-    recorded_at=_RESERVED,
+    recorded_at=_RESERVED_AT,
     total_tickets=100,
     allocated_tickets=1,
     purchased_tickets=0,
@@ -70,24 +70,24 @@ _ENTRY = EventLedger(
 _CHECK = Check(_EVENT_ID, "Opening night", "allocated = its tickets", 1, 1)
 _META = PageMeta.of(total=1, page=1, limit=10)
 
+# An example of each response, by its type.
 EXAMPLES: dict[Any, Any] = {
-    EventAnswer: EventAnswer.of(_EVENT),
-    EventPage: EventPage([EventAnswer.of(_EVENT)], _META),
-    list[TicketAnswer]: [TicketAnswer.of(_TICKET, _OWNER)],
-    TicketAnswer: TicketAnswer.of(_TICKET, _OWNER),
-    TicketPage: TicketPage([TicketAnswer.of(_TICKET, None)], _META),
-    ReservationAnswer: ReservationAnswer.of([_TICKET], _OWNER),
+    EventResponse: EventResponse.of(_EVENT),
+    EventPage: EventPage([EventResponse.of(_EVENT)], _META),
+    list[TicketResponse]: [TicketResponse.of(_TICKET, _OWNER)],
+    TicketResponse: TicketResponse.of(_TICKET, _OWNER),
+    TicketPage: TicketPage([TicketResponse.of(_TICKET, None)], _META),
+    ReservationResponse: ReservationResponse.of([_TICKET], _OWNER),
     LedgerPage: LedgerPage(
-        [LedgerEntryAnswer.of(_ENTRY)], LedgerMeta(after=1, limit=100, next=None)
+        [LedgerEntryResponse.of(_ENTRY)], LedgerMeta(after=1, limit=100, next=None)
     ),
-    AuditAnswer: AuditAnswer.of([_CHECK]),
-    FingerprintAnswer: FingerprintAnswer("xWCBqDMtcoS8lCVHmIWWLRmVgdFdcqsj5e1xOQtO7zM"),
-    HealthAnswer: HealthAnswer("ok", DatabaseHealth("ok", "18.4"), MigrationsHealth("ok", [])),
-    LiveAnswer: LiveAnswer("ok"),
-    # A message of the stream.
-    WatchedEventAnswer: {
+    AuditResponse: AuditResponse.of([_CHECK]),
+    FingerprintResponse: FingerprintResponse("xWCBqDMtcoS8lCVHmIWWLRmVgdFdcqsj5e1xOQtO7zM"),
+    HealthResponse: HealthResponse("ok", DatabaseHealth("ok", "18.4"), MigrationsHealth("ok", [])),
+    LiveResponse: LiveResponse("ok"),
+    # A message of a stream.
+    WatchedEventResponse: {
         "id": str(_EVENT.version),
-        "data": encode(WatchedEventAnswer.of_change(_EVENT, _ENTRY)).decode(),
+        "data": encode(WatchedEventResponse.of_change(_EVENT, _ENTRY)).decode(),
     },
 }
-"""By the type of the answer."""

@@ -1,8 +1,7 @@
-"""The description in OpenAPI 3.1, made of what reads the requests and renders the answers.
+"""The OpenAPI 3.1 description, generated from the code that serves the requests.
 
-Nothing is said here that the service does not go by: the routes are those that are served, the
-fields those that are read, the answers those that are encoded, the refusals those that the
-route table names for the route. ``tests/http/test_openapi.py`` holds the service to it.
+It describes the routes of the route table, the readers of their fields, the structs of their
+responses, and their refusals. ``tests/http/test_openapi.py`` compares it with real responses.
 """
 
 import inspect
@@ -18,10 +17,10 @@ import msgspec
 from service import limits
 from service.refusals import BAD_REQUEST, BadField, Details, Refusal
 from service.settings import Settings
-from service.web.endpoints import ASKER, Answer, Endpoint
+from service.web.endpoints import OWNER, Endpoint, Success
 from service.web.examples import EXAMPLES
-from service.web.fields import ANY_TEXT, IDENTIFIER, Reader
-from service.web.responses import EventAnswer, ReservationAnswer, TicketAnswer, refuse
+from service.web.fields import ANY_TEXT, UUID, Reader
+from service.web.responses import EventResponse, ReservationResponse, TicketResponse, refuse
 from service.web.watching import EventStream
 
 Routes = Mapping[str, Mapping[str, Endpoint]]
@@ -32,72 +31,83 @@ DESCRIPTION = f"""\
 Hands out a limited number of tickets to a crowd: never one too many, never one lost.
 
 Every refusal is `{{"error": text for people, "code": CONSTANT}}`, some with `details`. A 4xx means
-that nothing was done. What is no path of ours is 404 `NOT_FOUND`; what is no method of a path is
-405 `METHOD_NOT_ALLOWED`, and `Allow` names those that are. HEAD works wherever GET does, but for
-the stream. A body is `application/json` of at most {limits.MAX_BODY_BYTES} bytes. A field or
-parameter that is not known is refused."""
+that nothing was changed. An unknown path is 404 `NOT_FOUND`. A method that a path does not support
+is 405 `METHOD_NOT_ALLOWED`, and `Allow` lists the supported ones. HEAD is supported wherever GET
+is, except for the stream. A body is `application/json` of at most {limits.MAX_BODY_BYTES} bytes.
+Unknown fields and parameters are refused."""
 
+# In the order of a sale.
 TAGS = ["events", "tickets", "reservations", "ledger", "fingerprints", "health", "docs"]
-"""As one reads them, which is as a sale goes."""
 
+# Descriptions of the response headers.
 HEADERS = {
-    "X-Request-Id": "The request's name in the service's log: its own, where it brought one.",
-    "Cache-Control": "`no-store`: the answer is for the one who asked.",
-    "ETag": "Changes whenever the event's answer does.",
-    "Location": "Where the event is.",
-    "Idempotency-Replayed": "`true` where the key had reserved before.",
-    "Content-Security-Policy": "What the page may do.",
-    "Retry-After": "Seconds until it is worth another try.",
-    "WWW-Authenticate": "How to prove to be the organizer.",
+    "X-Request-Id": "The ID of the request in the service's log: the client's own, if it sent one.",
+    "Cache-Control": "`no-store`: the response is for this client only.",
+    "ETag": "Changes whenever the response does.",
+    "Location": "The path of the new event.",
+    "Idempotency-Replayed": "`true` if an earlier request with this key made the reservation.",
+    "Content-Security-Policy": "What the page may load and run.",
+    "Retry-After": "Seconds to wait before a retry.",
+    "WWW-Authenticate": "The authentication scheme of the organizer's token.",
 }
-"""What an answer's header says."""
 
+# For each ID in a response: the prefix of the paths that take it, and its JSON pointer.
 _LINKED: dict[Any, list[tuple[str, str]]] = {
-    EventAnswer: [("/events/{id}", "/id")],
-    list[TicketAnswer]: [
+    EventResponse: [("/events/{id}", "/id")],
+    list[TicketResponse]: [
         ("/events/tickets/{id}", "/0/id"),
         ("/reservations/{id}", "/0/reservationId"),
     ],
-    TicketAnswer: [("/events/tickets/{id}", "/id"), ("/reservations/{id}", "/reservationId")],
-    ReservationAnswer: [("/reservations/{id}", "/id")],
+    TicketResponse: [("/events/tickets/{id}", "/id"), ("/reservations/{id}", "/reservationId")],
+    ReservationResponse: [("/reservations/{id}", "/id")],
 }
-"""Under which path one goes on with an answer, and where in it the id stands."""
 
-_ANSWER = re.compile(rb'\b([A-Z]\w+)Answer"')
-"""The end of a name that ``answers`` has given, or of a reference to it."""
+# The end of a struct's name, such as EventResponse, in a definition or a reference.
+_SUFFIX = re.compile(rb'\b([A-Z]\w+)Response"')
 
 
 def describe(routes: Routes, settings: Settings) -> Json:
-    """Return the description of all routes, with the bounds that are settings."""
-    return _Description(routes, settings).whole()
+    """Return the description of all routes, with limits taken from the settings."""
+    return _Description(routes, settings).render()
 
 
 class _Description:
     def __init__(self, routes: Routes, settings: Settings) -> None:
         self._routes = routes
         self._settings = settings
-        endpoints = [one for methods in routes.values() for one in methods.values()]
-        types = [answer.type for one in endpoints for answer in one.answers if answer.type]
-        told = [*dict.fromkeys(types), *Details.__args__]
+        endpoints = [endpoint for methods in routes.values() for endpoint in methods.values()]
+        bodies = [success.type for endpoint in endpoints for success in endpoint.successes]
+        types = [*dict.fromkeys(filter(None, bodies)), *Details.__args__]
         schemas, components = msgspec.json.schema_components(
-            told, ref_template="#/components/schemas/{name}"
+            types, ref_template="#/components/schemas/{name}"
         )
-        # A client's code says Event, not EventAnswer: it has no rows to tell it from.
-        named = _ANSWER.sub(rb'\1"', msgspec.json.encode([schemas, components]))
-        schemas, self._components = msgspec.json.decode(named)
-        self._schemas = dict(zip(told, schemas, strict=True))
-        refusals = [refusal for one in endpoints for refusal in one.all_refusals(settings)]
-        self._without_details = {one.code for one in refusals if one.such_as is None}
+        # Generated clients get a class Event, not EventResponse.
+        without_suffix = _SUFFIX.sub(rb'\1"', msgspec.json.encode([schemas, components]))
+        schemas, self._components = msgspec.json.decode(without_suffix)
+        self._schemas = dict(zip(types, schemas, strict=True))
+        refusals = [
+            refusal for endpoint in endpoints for refusal in endpoint.all_refusals(settings)
+        ]
+        self._codes_without_details = {
+            refusal.code for refusal in refusals if refusal.example_details is None
+        }
 
-    def whole(self) -> Json:
-        tags = {_tag(one): one.handler for path in self._routes.values() for one in path.values()}
+    def render(self) -> Json:
+        tags = {
+            _tag(endpoint): endpoint.handler
+            for methods in self._routes.values()
+            for endpoint in methods.values()
+        }
         paths = {
             path: {
                 "parameters": [
                     {"$ref": "#/components/parameters/request"},
-                    *([_parameter("path", "id", IDENTIFIER, True)] if "{id}" in path else []),
+                    *([_parameter("path", "id", UUID, True)] if "{id}" in path else []),
                 ],
-                **{method.lower(): self._operation(one) for method, one in methods.items()},
+                **{
+                    method.lower(): self._operation(endpoint)
+                    for method, endpoint in methods.items()
+                },
             }
             for path, methods in self._routes.items()
         }
@@ -112,7 +122,7 @@ class _Description:
             "servers": [{"url": "/"}],
             "tags": [
                 {"name": name, "description": _first_line(inspect.getmodule(handler))}
-                for name, handler in sorted(tags.items(), key=lambda one: TAGS.index(one[0]))
+                for name, handler in sorted(tags.items(), key=lambda tag: TAGS.index(tag[0]))
             ],
             "paths": paths,
             "components": {
@@ -136,12 +146,15 @@ class _Description:
 
     def _operation(self, endpoint: Endpoint) -> Json:
         operation: Json = {
-            "operationId": _name(endpoint),
+            "operationId": _operation_id(endpoint),
             "summary": _first_line(endpoint.handler),
             "tags": [_tag(endpoint)],
             "parameters": [
-                *(_parameter("query", name, one) for name, one in endpoint.query.items()),
-                *(_parameter("header", h.name, h.reader, h.required) for h in endpoint.headers),
+                *(_parameter("query", name, reader) for name, reader in endpoint.query.items()),
+                *(
+                    _parameter("header", header.name, header.reader, header.required)
+                    for header in endpoint.headers
+                ),
             ],
         }
         if (fields := endpoint.fields(self._settings)) is not None:
@@ -155,40 +168,46 @@ class _Description:
         return operation
 
     def _responses(self, endpoint: Endpoint) -> Json:
-        always = ["X-Request-Id", *(["Cache-Control"] if endpoint.is_private else [])]
+        common_headers = ["X-Request-Id", *(["Cache-Control"] if endpoint.is_private else [])]
         responses = {
-            str(answer.status): {
-                "description": _said_of(answer),
-                "headers": _headers([*answer.headers, *always]),
-                **self._content(answer),
-                **({"links": links} if (links := dict(self._links(endpoint, answer))) else {}),
+            str(success.status): {
+                "description": _describe_success(success),
+                "headers": _header_references([*success.headers, *common_headers]),
+                **self._content(success),
+                **({"links": links} if (links := dict(self._links(endpoint, success))) else {}),
             }
-            for answer in endpoint.answers
+            for success in endpoint.successes
         }
         refusals = sorted(endpoint.all_refusals(self._settings), key=attrgetter("status"))
         for status, group in groupby(refusals, key=attrgetter("status")):
-            of_status = {refusal.code: refusal for refusal in group}
-            named = dict.fromkeys(name for one in of_status.values() for name in one.headers)
+            by_code = {refusal.code: refusal for refusal in group}
+            errors = dict.fromkeys(refusal.error for refusal in by_code.values())
+            headers = dict.fromkeys(
+                name for refusal in by_code.values() for name in refusal.headers
+            )
             responses[str(status)] = {
-                "description": "; ".join(dict.fromkeys(one.error for one in of_status.values())),
-                "headers": _headers([*named, *always]),
+                "description": "; ".join(errors),
+                "headers": _header_references([*headers, *common_headers]),
                 "content": {
                     "application/json": {
-                        "schema": _any_of([self._refusal(one) for one in of_status.values()]),
+                        "schema": _one_of(
+                            [self._refusal_schema(refusal) for refusal in by_code.values()]
+                        ),
                         "examples": {
-                            code: {"value": _as_sent(one)} for code, one in of_status.items()
+                            code: {"value": _render_example(refusal)}
+                            for code, refusal in by_code.items()
                         },
                     }
                 },
             }
         return dict(sorted(responses.items()))
 
-    def _content(self, answer: Answer) -> Json:
-        if answer.type is None:
+    def _content(self, success: Success) -> Json:
+        if success.type is None:
             return {}
-        schema = self._schemas[answer.type]
-        if answer.media_type == EventStream.media_type:
-            # Before 3.2 OpenAPI has no word for it; those who read it take it for one message.
+        schema = self._schemas[success.type]
+        if success.media_type == EventStream.media_type:
+            # OpenAPI before 3.2 cannot describe a stream. Tools expect the schema of one message.
             data = {"type": "string", "contentMediaType": "application/json"}
             schema = {
                 "description": "One message of the stream; its id is the event's version.",
@@ -197,9 +216,9 @@ class _Description:
                 "required": ["id", "data"],
             }
         content: Json = {"schema": schema}
-        if answer.type in EXAMPLES:
-            content["example"] = msgspec.to_builtins(EXAMPLES[answer.type])
-        return {"content": {answer.media_type: content}}
+        if success.type in EXAMPLES:
+            content["example"] = msgspec.to_builtins(EXAMPLES[success.type])
+        return {"content": {success.media_type: content}}
 
     def _body(self, endpoint: Endpoint, fields: Mapping[str, Reader]) -> Json:
         schema: Json = {
@@ -210,50 +229,63 @@ class _Description:
         schema |= {"minProperties": 1} if endpoint.partial else {"required": list(fields)}
         name = endpoint.handler.__name__.title().replace("_", "") + "Body"
         example = {name: reader.schema["examples"][0] for name, reader in fields.items()}
-        return {"schema": self._named(name, schema), "example": example}
+        return {"schema": self._add_component(name, schema), "example": example}
 
-    def _refusal(self, refusal: Refusal) -> Json:
-        """Return the schema of a refusal, kept under its code.
+    def _refusal_schema(self, refusal: Refusal) -> Json:
+        """Return the schema of a refusal, named after its code.
 
-        Where it has details, and has none elsewhere, the type of them is in the name.
+        If a code is used both with and without details, the name of the schema with details ends
+        in their type.
         """
         properties: Json = {"error": {"type": "string"}, "code": {"const": refusal.code}}
         name = refusal.code.title().replace("_", "")
-        if refusal.such_as is not None:
-            properties["details"] = self._schemas[_type_of(refusal.such_as)]
-            if refusal.code in self._without_details:
-                name += type(refusal.such_as).__name__
-        # A bad header is told in the text alone; all other details are always there.
-        required = [one for one in properties if one != "details" or refusal != BAD_REQUEST]
-        return self._named(name, {"type": "object", "properties": properties, "required": required})
+        if refusal.example_details is not None:
+            properties["details"] = self._schemas[_type_of(refusal.example_details)]
+            if refusal.code in self._codes_without_details:
+                name += type(refusal.example_details).__name__
+        # BAD_REQUEST has no details if a header is bad. Other refusals always have their details.
+        required = [field for field in properties if field != "details" or refusal != BAD_REQUEST]
+        return self._add_component(
+            name, {"type": "object", "properties": properties, "required": required}
+        )
 
-    def _named(self, name: str, schema: Json) -> Json:
-        """Keep a schema under a name, which is what generated code calls it."""
+    def _add_component(self, name: str, schema: Json) -> Json:
+        """Add a schema to the components and return a reference.
+
+        Generated clients name their class after it.
+        """
         self._components[name] = schema
         return {"$ref": f"#/components/schemas/{name}"}
 
-    def _links(self, source: Endpoint, answer: Answer) -> Iterator[tuple[str, Json]]:
-        """Return what one can go on with after something was made or changed."""
+    def _links(self, source: Endpoint, success: Success) -> Iterator[tuple[str, Json]]:
+        """Yield links from a created or changed object to the operations on it."""
+        if source.body is None:
+            return
         owner = "$request.body#/userFingerprint"
-        knows_owner = "userFingerprint" in (source.fields(self._settings) or {})
-        for start, pointer in _LINKED.get(answer.type, []) if source.body is not None else []:
-            under = [path for path in self._routes if path == start or path.startswith(start + "/")]
-            for target in [one for path in under for one in self._routes[path].values()]:
+        has_owner = "userFingerprint" in (source.fields(self._settings) or {})
+        for prefix, pointer in _LINKED.get(success.type, []):
+            targets = [
+                endpoint
+                for path, methods in self._routes.items()
+                if path == prefix or path.startswith(prefix + "/")
+                for endpoint in methods.values()
+            ]
+            for target in targets:
                 parameters = {"path.id": f"$response.body#{pointer}"}
-                link: Json = {"operationId": _name(target), "parameters": parameters}
-                if knows_owner and ASKER.name in [header.name for header in target.headers]:
-                    parameters[f"header.{ASKER.name}"] = owner
-                if knows_owner and list(target.fields(self._settings) or {}) == ["userFingerprint"]:
+                link: Json = {"operationId": _operation_id(target), "parameters": parameters}
+                if has_owner and OWNER.name in [header.name for header in target.headers]:
+                    parameters[f"header.{OWNER.name}"] = owner
+                if has_owner and list(target.fields(self._settings) or {}) == ["userFingerprint"]:
                     link["requestBody"] = {"userFingerprint": owner}
-                yield _name(target), link
+                yield _operation_id(target), link
 
 
 def _type_of(details: Details) -> Any:
     return list[BadField] if isinstance(details, list) else type(details)
 
 
-def _name(endpoint: Endpoint) -> str:
-    """Return the handler's name, written as all names on the wire are: reserveTickets."""
+def _operation_id(endpoint: Endpoint) -> str:
+    """Return the handler's name in camelCase, such as reserveTickets."""
     first, *others = endpoint.handler.__name__.split("_")
     return first + "".join(map(str.title, others))
 
@@ -266,13 +298,14 @@ def _first_line(documented: Any) -> str:
     return (inspect.getdoc(documented) or "").partition("\n")[0]
 
 
-def _said_of(answer: Answer) -> str:
-    if answer.type is None:
-        return "It is as the caller knows it."
-    if answer.type in (str, dict):
-        return "As it is."
-    (one,) = getattr(answer.type, "__args__", (answer.type,))
-    return _first_line(one)
+def _describe_success(success: Success) -> str:
+    if success.type is None:
+        return "Not modified: `If-None-Match` has the current ETag."
+    if success.type in (str, dict):
+        return "The whole document."
+    # The struct itself, or the struct that a list contains.
+    (documented,) = getattr(success.type, "__args__", (success.type,))
+    return _first_line(documented)
 
 
 def _parameter(where: str, name: str, reader: Reader, required: bool = False) -> Json:
@@ -282,15 +315,15 @@ def _parameter(where: str, name: str, reader: Reader, required: bool = False) ->
     return {"name": name, "in": where, "required": required, "schema": schema}
 
 
-def _headers(names: list[str]) -> Json:
+def _header_references(names: list[str]) -> Json:
     return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
-def _any_of(schemas: list[Json]) -> Json:
+def _one_of(schemas: list[Json]) -> Json:
     return schemas[0] if len(schemas) == 1 else {"oneOf": schemas}
 
 
-def _as_sent(refusal: Refusal) -> Any:
-    if refusal.such_as is not None:
-        refusal = refusal.because(refusal.such_as)
+def _render_example(refusal: Refusal) -> Any:
+    if refusal.example_details is not None:
+        refusal = refusal.with_details(refusal.example_details)
     return msgspec.json.decode(refuse(refusal).body)

@@ -1,9 +1,24 @@
-"""The protocol: uvicorn's own, with the corners off that our crowd would meet.
+"""The HTTP protocol: uvicorn's, with limits on what one client can occupy.
 
-An answer is written at once and not in two parts, header and body, which halves what the kernel
-has to do for each; the service is told when the server begins to end; and what one client can
-make it keep is bounded, in bytes, in requests and in time. A request that comes in one piece
-costs none of the bounds more than a look.
+"The header" is everything before a body: the request line or status line, and all header fields.
+
+Differences from uvicorn's own protocol:
+
+- The header and the first part of the body of a response are sent in one write, which halves the
+  work of the kernel for most responses.
+- Headers and bodies must arrive within a time limit, headers within a size limit. A body that no
+  handler reads is discarded, up to a size limit.
+- Pipelining is limited to about 200 requests. Until earlier requests have their responses, further
+  bytes are not parsed, and reading from the connection is paused.
+- A request to upgrade to another protocol is served as a normal HTTP/1.1 request.
+- Streams end when uvicorn begins to shut down, so that it does not wait for them.
+
+uvicorn has no public hooks for this. All use of its private attributes is in ``UvicornConnection``:
+``app_state``, ``cycle`` (``body``, ``keep_alive``, ``response_complete``, ``response_started``),
+``flow``, ``headers``, ``parser``, ``pipeline``, ``scope``, ``transport``, ``url`` and
+``_unset_keepalive_if_required``. ``Protocol`` also overrides ``on_headers_complete``,
+``on_message_complete``, ``on_response_complete`` and ``shutdown``. Therefore pyproject.toml pins
+uvicorn to the minor version that was tested.
 """
 
 import asyncio
@@ -15,14 +30,18 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service import limits
 
+# The key of a request's body in its ASGI scope, if the body arrived before the handler needs it.
 BODY = "holdfast.body"
-"""In a request's scope: its body, when it is there to its last byte and nobody has to wait."""
+
+# Replaces a list of headers; drops everything that is appended to it.
+_DISCARD: deque[tuple[bytes, bytes]] = deque(maxlen=0)
 
 
-class WholeAnswers:
-    """A transport that keeps a header back until there is something of the body.
+class CoalescingTransport:
+    """A transport that delays the header of a response until the first part of its body.
 
-    uvicorn writes a header in one piece, and asks for nothing in between.
+    It recognizes a header by its first bytes: uvicorn writes each header with one call, and nothing
+    else between it and the body.
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:
@@ -33,7 +52,7 @@ class WholeAnswers:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        """Write, or keep the header of an answer for what comes next."""
+        """Write data, after the delayed header if there is one; delay data that is a header."""
         if self._header:
             data, self._header = self._header + data, b""
         elif data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 100 "):
@@ -42,192 +61,242 @@ class WholeAnswers:
         self._transport.write(data)
 
     def flush(self) -> None:
-        """Write a header that had no body."""
+        """Write the delayed header, if any: its response has no body."""
         if self._header:
             self._transport.write(self._header)
             self._header = b""
 
+    def is_closing(self) -> bool:
+        """Return whether the connection is closing or closed."""
+        return self._transport.is_closing()
+
     def close(self) -> None:
-        """Close the connection, behind what was written."""
+        """Close the connection after everything is written."""
         self.flush()
         self._transport.close()
 
 
-NOWHERE: deque[tuple[bytes, bytes]] = deque(maxlen=0)
-"""Where the headers behind a body go: nobody reads them, and they are not the request's."""
+class UvicornConnection(HttpToolsProtocol):
+    """The operations on a connection that need private attributes of uvicorn."""
 
+    @property
+    def has_responded(self) -> bool:
+        """Whether the response to the last request is complete; not before the first request."""
+        return self.cycle is not None and self.cycle.response_complete
 
-class Protocol(HttpToolsProtocol):
-    """One connection of a client."""
+    @property
+    def asks_for_upgrade(self) -> bool:
+        """Whether the current request asks for another protocol."""
+        return bool(self.parser.should_upgrade())
 
-    _awaits_head = True
-    """Whether the next that comes is a request's header; else it is a body's."""
-    _has_moved = False
-    """Whether a header or a body came to its end in the piece that was looked at last."""
-    _part_bytes = 0
-    """What has come of a header or a body that is not at its end."""
-    _behind = b""
-    """What has come and is looked at when the requests before it are answered."""
-    _is_deaf = False
-    """Whether anything that still comes is dropped."""
-    _is_ending = False
-    """Whether the next answer is the last one."""
-    _timer: asyncio.TimerHandle | None = None
-    """Closes the connection, unless the header or the body comes to its end before."""
+    @property
+    def has_queued_requests(self) -> bool:
+        """Whether parsed requests wait for the response to an earlier one."""
+        return bool(self.pipeline)
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin a connection."""
-        self._answers = WholeAnswers(transport)
-        super().connection_made(self._answers)  # type: ignore[arg-type]
-        self._wait(limits.HEAD_SECONDS)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """End a connection."""
-        self._stop_waiting()
-        self._behind = b""
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        """Look at what has come, a piece at a time: in one there are not many requests."""
-        if self._is_deaf:
-            return
-        if self._behind or len(data) > limits.PIECE_BYTES:
-            self._behind += data
-        else:
-            self._take(data)
-        if self._behind:
-            self._catch_up()
-
-    def on_headers_complete(self) -> None:
-        """Begin with a request; one that would change the protocol comes again without that."""
-        if self.parser.should_upgrade():
-            return
-        super().on_headers_complete()
-        self.headers = NOWHERE  # type: ignore[assignment]
-        if self._is_ending:
-            self.cycle.keep_alive = False
-        self._awaits_head, self._has_moved = False, True
-        if self._timer is not None:
-            self._stop_waiting()
-
-    def on_message_complete(self) -> None:
-        """Have the app know that nothing of the request is still to come."""
-        if self.parser.should_upgrade():
-            return
-        self.scope[BODY] = bytes(self.cycle.body)  # type: ignore[literal-required]
-        super().on_message_complete()
-        self._awaits_head = self._has_moved = True
-        if self._timer is not None:
-            self._stop_waiting()
-
-    def on_response_complete(self) -> None:
-        """Go on to the next request of the connection."""
-        self._answers.flush()
-        super().on_response_complete()
-        if self._behind or self.pipeline:
-            self._catch_up()
-        elif not self._awaits_head and self.cycle.response_complete:
-            # Answered before its body was there, which is dropped, but not for ever: a
-            # connection that is closed on somebody who sends may take the answer with it.
-            self._wait(limits.BODY_SECONDS)
-
-    def send_400_response(self, msg: str) -> None:
-        """Refuse what is not HTTP."""
-        self._refuse(HTTPStatus.BAD_REQUEST, msg)
-
-    def shutdown(self) -> None:
-        """Begin to end: what is under way is answered, and a stream comes to its end.
-
-        uvicorn calls it for each connection before it waits for them, and tells the app of
-        the end only afterwards; a stream would keep it waiting.
-        """
-        if service := self.app_state.get("service"):
-            service.watchers.close()
-        if self.cycle is not None and self.cycle.response_complete:
-            # A kept connection, on which a request may be on its way just now: it is answered.
-            self._is_ending = True
-            self.loop.call_later(limits.LAST_SECONDS, super().shutdown)
-        else:
-            super().shutdown()
-
-    def _catch_up(self) -> None:
-        """Take what lies behind, until there is a request that has to wait for another."""
-        while self._behind and not self.pipeline and not self.transport.is_closing():
-            piece = self._behind[: limits.PIECE_BYTES]
-            self._behind = self._behind[limits.PIECE_BYTES :]
-            self._take(piece)
-        if (self._behind or self.pipeline) and not self.transport.is_closing():
-            self.flow.pause_reading()
-
-    def _take(self, piece: bytes) -> None:
-        """Have a piece parsed, and see that the part of a request it belongs to has an end."""
-        self._has_moved = False
+    def parse(self, data: bytes) -> None:
+        """Parse data from the client; calls the methods ``on_…``."""
         self._unset_keepalive_if_required()
-        try:
-            self.parser.feed_data(piece)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._decline(piece[upgrade.args[0] :])
-            return
-        except httptools.HttpParserError:
-            self.send_400_response("Invalid HTTP request received.")
-            return
-        if self._has_moved:
-            self._part_bytes = 0
-            return
-        self._part_bytes += len(piece)
-        if not self._awaits_head:
-            if self._part_bytes > limits.MAX_DROPPED_BYTES:
-                self._stop_listening()
-        elif self._part_bytes > limits.MAX_HEAD_BYTES:
-            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The header is too large")
-        elif self._timer is None:
-            self._wait(limits.HEAD_SECONDS)
+        self.parser.feed_data(data)
 
-    def _decline(self, rest: bytes) -> None:
-        """Take a request for another protocol as one for ours (RFC 9110, section 7.8).
+    def pause_reading(self) -> None:
+        """Stop reading until the current response is sent."""
+        self.flow.pause_reading()
 
-        The parser leaves its body out, so it is given the request again, without the header.
-        """
+    def put_body_in_scope(self) -> None:
+        """Let the handler read the body without waiting."""
+        self.scope[BODY] = bytes(self.cycle.body)  # type: ignore[literal-required]
+
+    def discard_trailers(self) -> None:
+        """Discard headers from now on: those after a body are not headers of the request."""
+        self.headers = _DISCARD  # type: ignore[assignment]
+
+    def restart_without_upgrade(self) -> bytes | None:
+        """Return the current header without Upgrade, for a new parser; None for CONNECT."""
         method, version = self.parser.get_method(), self.parser.get_http_version()
         if method == b"CONNECT":
-            self.send_400_response("Invalid HTTP request received.")
-            return
-        head = [b"%b %b HTTP/%b" % (method, self.url, version.encode())]
-        head += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
+            return None
+        lines = [b"%b %b HTTP/%b" % (method, self.url, version.encode())]
+        lines += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
         self.parser = httptools.HttpRequestParser(self)
-        self._behind = b"\r\n".join([*head, b"\r\n"]) + rest + self._behind
-        self._part_bytes = 0
+        return b"\r\n".join([*lines, b"\r\n"])
 
-    def _refuse(self, status: HTTPStatus, text: str) -> None:
-        """Answer what is no request."""
-        self._end(
-            f"HTTP/1.1 {status.value} {status.phrase}\r\n"
-            "content-type: text/plain; charset=utf-8\r\n"
-            f"content-length: {len(text)}\r\nconnection: close\r\n\r\n{text}"
-        )
+    def close_after_response(self, refusal: bytes = b"") -> None:
+        """Close the connection, after the last response if that has not begun.
 
-    def _end(self, last_words: str = "") -> None:
-        """Close the connection, behind the answers that are still to come.
-
-        A refusal that went before them would be taken for one of them: it is left out then.
+        A last response that has begun is cut off. The refusal is sent only if no response is
+        outstanding. Otherwise the client would take it for the outstanding response.
         """
-        self._stop_listening()
         if self.cycle is None or self.cycle.response_complete:
-            if last_words:
-                self.transport.write(last_words.encode())
+            if refusal:
+                self.transport.write(refusal)
             self.transport.close()
         elif self.cycle.response_started:
             self.transport.close()
         else:
             self.cycle.keep_alive = False
 
-    def _stop_listening(self) -> None:
-        self._is_deaf, self._behind = True, b""
+    def end_streams(self) -> None:
+        """End all streams of this process."""
+        if service := self.app_state.get("service"):
+            service.watchers.close()
 
-    def _wait(self, seconds: float) -> None:
-        self._timer = self.loop.call_later(seconds, self._end)
 
-    def _stop_waiting(self) -> None:
+class Protocol(UvicornConnection):
+    """One connection of a client."""
+
+    # Whether a header is expected next, or else a body.
+    _expects_header = True
+    # Whether a header or a body ended in the data parsed last.
+    _part_ended = False
+    # The size so far of a header or a body that has not ended.
+    _part_bytes = 0
+    # Data to be parsed when earlier requests have their responses.
+    _unparsed = b""
+    _ignores_input = False
+    # Whether the connection is closed after the response to the next request.
+    _closes_after_next = False
+    # Closes the connection if the current header or body does not end in time.
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the timer for the first header."""
+        self._loop = asyncio.get_running_loop()
+        self._transport = CoalescingTransport(transport)
+        super().connection_made(self._transport)  # type: ignore[arg-type]
+        self._start_timer(limits.HEADER_SECONDS)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the timer and drop the unparsed data."""
+        self._stop_timer()
+        self._unparsed = b""
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse data in pieces, which limits the number of requests that are parsed at once."""
+        if self._ignores_input:
+            return
+        if self._unparsed or len(data) > limits.PIPELINE_BYTES:
+            self._unparsed += data
+        else:
+            self._parse_piece(data)
+        if self._unparsed:
+            self._parse_next()
+
+    def on_headers_complete(self) -> None:
+        """Start to handle a request, unless it has to be parsed again without its upgrade."""
+        if self.asks_for_upgrade:
+            return
+        super().on_headers_complete()
+        self.discard_trailers()
+        if self._closes_after_next:
+            self.close_after_response()
+        self._expects_header, self._part_ended = False, True
+        if self._timer is not None:
+            self._stop_timer()
+
+    def on_message_complete(self) -> None:
+        """Pass a complete body to the handler."""
+        if self.asks_for_upgrade:
+            return
+        self.put_body_in_scope()
+        super().on_message_complete()
+        self._expects_header = self._part_ended = True
+        if self._timer is not None:
+            self._stop_timer()
+
+    def on_response_complete(self) -> None:
+        """Continue with the next request of the connection."""
+        self._transport.flush()
+        super().on_response_complete()
+        if self._unparsed or self.has_queued_requests:
+            self._parse_next()
+        elif not self._expects_header and self.has_responded:
+            # The response was sent before the body arrived. Read and discard the body for a while:
+            # a client that is still sending when the connection closes can lose the response.
+            self._start_timer(limits.BODY_SECONDS)
+
+    def shutdown(self) -> None:
+        """Shut down gracefully: end streams and send outstanding responses.
+
+        uvicorn calls it for each connection, then waits until all are closed, and only then ends
+        the lifespan of the application. Streams must end here, or it would wait for them.
+        """
+        self.end_streams()
+        if self.has_responded:
+            # The client may already have sent another request. Wait a moment to respond to it.
+            self._closes_after_next = True
+            self._loop.call_later(limits.IDLE_CLOSE_SECONDS, super().shutdown)
+        else:
+            super().shutdown()
+
+    def _parse_next(self) -> None:
+        """Parse pieces of the unparsed data until a request has to wait for an earlier one."""
+        while self._unparsed and not self.has_queued_requests and not self._transport.is_closing():
+            piece = self._unparsed[: limits.PIPELINE_BYTES]
+            self._unparsed = self._unparsed[limits.PIPELINE_BYTES :]
+            self._parse_piece(piece)
+        if (self._unparsed or self.has_queued_requests) and not self._transport.is_closing():
+            self.pause_reading()
+
+    def _parse_piece(self, piece: bytes) -> None:
+        """Parse a piece, then check the size and time of a header or body that has not ended."""
+        self._part_ended = False
+        try:
+            self.parse(piece)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._ignore_upgrade(piece[upgrade.args[0] :])
+            return
+        except httptools.HttpParserError:
+            self._refuse(HTTPStatus.BAD_REQUEST, "Invalid HTTP request received.")
+            return
+        if self._part_ended:
+            self._part_bytes = 0
+            return
+        self._part_bytes += len(piece)
+        if not self._expects_header:
+            if self._part_bytes > limits.MAX_DISCARDED_BYTES:
+                self._ignore_input()
+        elif self._part_bytes > limits.MAX_HEADER_BYTES:
+            self._refuse(
+                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+                f"The header is larger than {limits.MAX_HEADER_BYTES} bytes",
+            )
+        elif self._timer is None:
+            self._start_timer(limits.HEADER_SECONDS)
+
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """Serve a request as HTTP/1.1 although it asks for another protocol (RFC 9110, 7.8).
+
+        The parser skips the body of such a request. Parse it again, without the header Upgrade.
+        """
+        header = self.restart_without_upgrade()
+        if header is None:
+            self._refuse(HTTPStatus.BAD_REQUEST, "Invalid HTTP request received.")
+            return
+        self._unparsed = header + rest + self._unparsed
+        self._part_bytes = 0
+
+    def _refuse(self, status: HTTPStatus, text: str) -> None:
+        """Refuse input that cannot be parsed as an HTTP request, and close the connection."""
+        refusal = (
+            f"HTTP/1.1 {status.value} {status.phrase}\r\n"
+            "content-type: text/plain; charset=utf-8\r\n"
+            f"content-length: {len(text)}\r\nconnection: close\r\n\r\n{text}"
+        )
+        self._close(refusal.encode())
+
+    def _close(self, refusal: bytes = b"") -> None:
+        self._ignore_input()
+        self.close_after_response(refusal)
+
+    def _ignore_input(self) -> None:
+        self._ignores_input, self._unparsed = True, b""
+
+    def _start_timer(self, seconds: float) -> None:
+        self._timer = self._loop.call_later(seconds, self._close)
+
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

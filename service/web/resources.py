@@ -1,4 +1,4 @@
-"""The resources: what answers on every path, and the application that finds them."""
+"""Resources: one ASGI application for each path, and the application that routes to them."""
 
 import logging
 import time
@@ -14,53 +14,60 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
 from service import metrics
-from service.database.connections import NO_ANSWER, loggable
-from service.logs import REQUEST_ID, request_id
+from service.database.connections import UNAVAILABLE, loggable
+from service.logs import REQUEST_ID, choose_request_id
 from service.refusals import BUSY, INTERNAL_SERVER_ERROR, METHOD_NOT_ALLOWED, NOT_FOUND, Refusal
 from service.rows import Uuid
 from service.web.cors import Cors
 from service.web.endpoints import Endpoint
-from service.web.fields import identifier
+from service.web.fields import parse_uuid
 from service.web.responses import refuse
 
 log = logging.getLogger(__name__)
 
 
 class Resource:
-    """A path: calls the endpoint of the request's method, and lets no error show the inside."""
+    """A path and its endpoints, by method.
+
+    Every error becomes a refusal that reveals nothing about the inside of the service.
+    """
 
     def __init__(self, path: str, endpoints: dict[str, Endpoint]) -> None:
         self._path = path
         self._endpoints = endpoints
         if "GET" in endpoints and not endpoints["GET"].streams:
             self._endpoints = {**endpoints, "HEAD": endpoints["GET"]}
-        self._private = {method for method, one in self._endpoints.items() if one.is_private}
+        self._private_methods = {
+            method for method, endpoint in self._endpoints.items() if endpoint.is_private
+        }
         self._allow = {"Allow": ", ".join(sorted(self._endpoints))}
-        self._counted: dict[tuple[str, int], Histogram] = {}
+        self._histograms: dict[tuple[str, int], Histogram] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, and take down that it was."""
-        begun = time.perf_counter()
+        """Respond to a request, count it, and log it."""
+        start = time.perf_counter()
         request, method = Request(scope, receive), scope["method"]
-        name = request_id(scope["headers"])
-        REQUEST_ID.set(name.decode())
-        answer, code = await self._answer(request), ""
-        if isinstance(answer, Refusal):
-            code = answer.code
+        request_id = choose_request_id(scope["headers"])
+        REQUEST_ID.set(request_id.decode())
+        response, code = await self._respond(request), ""
+        if isinstance(response, Refusal):
+            code = response.code
             metrics.REFUSALS.labels(code).inc()
-            answer = refuse(answer)
-        seconds = time.perf_counter() - begun
-        self._count(method, answer.status_code, seconds)
+            response = refuse(response)
+        seconds = time.perf_counter() - start
+        method_label = method if method in self._endpoints else "other"
+        self._count(method_label, response.status_code, seconds)
         request_log = scope["state"]["service"].request_log
-        if request_log.is_on:
-            shown = method if method in self._endpoints else "other"
-            request_log.add(shown, self._path, _id_of(request), answer.status_code, code, seconds)
-        if method in self._private:
-            answer.headers["Cache-Control"] = "no-store"
-        answer.raw_headers.append((b"x-request-id", name))
-        await answer(scope, receive, send)
+        if request_log.is_enabled:
+            request_log.add(
+                method_label, self._path, _path_id(request), response.status_code, code, seconds
+            )
+        if method in self._private_methods:
+            response.headers["Cache-Control"] = "no-store"
+        response.raw_headers.append((b"x-request-id", request_id))
+        await response(scope, receive, send)
 
-    async def _answer(self, request: Request) -> Response | Refusal:
+    async def _respond(self, request: Request) -> Response | Refusal:
         endpoint = self._endpoints.get(request.method)
         if endpoint is None:
             return Refusal(
@@ -71,10 +78,10 @@ class Resource:
             )
         try:
             return await endpoint.call(request.scope["state"]["service"], request)
-        except NO_ANSWER:
+        except UNAVAILABLE:
             return BUSY
         except (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction) as error:
-            # Of a query: a write tells itself what became of it.
+            # Raised only by queries: the write path turns such errors of changes into refusals.
             log.warning("a query has failed: %s", loggable(error))
             return BUSY
         except psycopg.Error as error:
@@ -83,41 +90,40 @@ class Resource:
             log.exception("%s %s has failed", request.method, self._path)
         return INTERNAL_SERVER_ERROR
 
-    def _count(self, method: str, status: int, seconds: float) -> None:
-        method = method if method in self._endpoints else "other"
-        counted = self._counted.get((method, status))
-        if counted is None:
-            counted = metrics.REQUEST_SECONDS.labels(method, self._path, status)
-            self._counted[method, status] = counted
-        counted.observe(seconds)
+    def _count(self, method_label: str, status: int, seconds: float) -> None:
+        histogram = self._histograms.get((method_label, status))
+        if histogram is None:
+            histogram = metrics.REQUEST_SECONDS.labels(method_label, self._path, status)
+            self._histograms[method_label, status] = histogram
+        histogram.observe(seconds)
 
 
-class Nowhere(Resource):
-    """Every path that is none of ours."""
+class UnknownPath(Resource):
+    """Every path that has no route."""
 
     def __init__(self) -> None:
-        super().__init__("none", {})
+        super().__init__("none", {})  # the path in the metrics and in the log
 
-    async def _answer(self, _: Request) -> Response | Refusal:
+    async def _respond(self, _: Request) -> Response | Refusal:
         return NOT_FOUND
 
 
-def _id_of(request: Request) -> Uuid:
-    """Return the id in the path; '' for none, and for whatever stands there and is none."""
+def _path_id(request: Request) -> Uuid:
+    """Return the ID in the path; '' if there is none or it is invalid."""
     try:
-        return identifier(request.path_params.get("id", ""))
+        return parse_uuid(request.path_params.get("id", ""))
     except ValueError:
         return Uuid("")
 
 
 class Application(Starlette):
-    """Starlette's, without the layers that turn errors into answers: a Resource lets out none."""
+    """A Starlette application without its error middleware: a Resource handles all errors."""
 
     def build_middleware_stack(self) -> ASGIApp:
-        """Return what every request goes through: the routes, behind what is asked for."""
+        """Return the router, wrapped in the configured middleware."""
         stack: ASGIApp = self.router
-        for layer in reversed(self.user_middleware):
-            stack = layer.cls(stack, *layer.args, **layer.kwargs)
+        for middleware in reversed(self.user_middleware):
+            stack = middleware.cls(stack, *middleware.args, **middleware.kwargs)
         return stack
 
 
@@ -136,7 +142,11 @@ def build_application(
             Middleware(
                 Cors,
                 origins=cors_origins,
-                endpoints=[pair for path in routes.values() for pair in path.items()],
+                endpoints=[
+                    method_and_endpoint
+                    for endpoints in routes.values()
+                    for method_and_endpoint in endpoints.items()
+                ],
             )
         ]
         if cors_origins
@@ -144,5 +154,5 @@ def build_application(
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
-    app.router.default = Nowhere()
+    app.router.default = UnknownPath()
     return app

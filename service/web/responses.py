@@ -1,6 +1,6 @@
-"""The answers: rows and refusals, as JSON on the wire.
+"""Responses: rows and refusals as JSON.
 
-camelCase, no spaces, times in UTC with ``Z``; the order of the fields is that of the contract.
+Names are in camelCase, times in UTC with ``Z``. The order of the fields is part of the contract.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,28 +25,28 @@ from service.rows import (
 
 encode = msgspec.json.Encoder().encode
 
-Moment = Annotated[datetime, Meta(tz=True)]
+Timestamp = Annotated[datetime, Meta(tz=True)]
 Count = Annotated[int, Meta(ge=0)]
 
 
-class EventAnswer(Struct, rename="camel", gc=False):
-    """An event as clients see it."""
+class EventResponse(Struct, rename="camel", gc=False):
+    """An event."""
 
     id: Id
     name: str
-    date: Moment
+    date: Timestamp
     total_tickets: Count
     allocated_tickets: Count
     available_tickets: Count
     reserved_tickets: Count
     purchased_tickets: Count
     version: Count
-    created_at: Moment
-    updated_at: Moment
+    created_at: Timestamp
+    updated_at: Timestamp
 
     @classmethod
-    def of(cls, event: Event) -> "EventAnswer":
-        """Return the answer for a row; what is available or reserved is computed, never stored."""
+    def of(cls, event: Event) -> "EventResponse":
+        """Return an event; its available and reserved tickets are computed, not stored."""
         return cls(
             event.id,
             event.name,
@@ -63,44 +63,44 @@ class EventAnswer(Struct, rename="camel", gc=False):
 
     @property
     def etag(self) -> str:
-        """What changes whenever the answer does: with a version, a lapse, a change by hand."""
-        touched = int(self.updated_at.timestamp() * 1_000_000)
-        return f'"{self.version}-{self.available_tickets}-{touched:x}"'
+        """The ETag, which a new version, an expired hold or a manual SQL update changes."""
+        microseconds = int(self.updated_at.timestamp() * 1_000_000)
+        return f'"{self.version}-{self.available_tickets}-{microseconds:x}"'
 
 
-class LastEventAnswer(Struct, rename="camel", gc=False):
-    """What happened last, and by whom; nobody where it was the organiser or the clock."""
+class LastEventResponse(Struct, rename="camel", gc=False):
+    """The last change to an event; the actor is null for the organizer and for expired holds."""
 
     type: EventChange
     actor: str | None
-    timestamp: Moment
+    timestamp: Timestamp
 
     @classmethod
-    def of(cls, last: LastEvent | EventLedger) -> "LastEventAnswer":
-        """Return the answer for a row of the ledger."""
+    def of(cls, last: LastEvent | EventLedger) -> "LastEventResponse":
+        """Return the last change that a row of the ledger records."""
         return cls(last.last_event, last.actor, last.recorded_at)
 
 
-class WatchedEventAnswer(EventAnswer, rename="camel", gc=False, kw_only=True):
-    """An event as its watchers see it."""
+class WatchedEventResponse(EventResponse, rename="camel", gc=False, kw_only=True):
+    """An event in a stream, with the last change to it."""
 
-    last_event: LastEventAnswer
+    last_event: LastEventResponse
 
     @classmethod
-    def of_change(cls, event: Event, last: LastEvent | EventLedger) -> "WatchedEventAnswer":
-        """Return the answer for an event and what happened to it last."""
-        shown = EventAnswer.of(event)
+    def of_change(cls, event: Event, last: LastEvent | EventLedger) -> "WatchedEventResponse":
+        """Return an event with the last change to it."""
+        response = EventResponse.of(event)
         return cls(
-            *(getattr(shown, name) for name in EventAnswer.__struct_fields__),
-            last_event=LastEventAnswer.of(last),
+            *(getattr(response, name) for name in EventResponse.__struct_fields__),
+            last_event=LastEventResponse.of(last),
         )
 
 
-class LedgerEntryAnswer(Struct, rename="camel", gc=False):
-    """A row of the ledger as clients see it."""
+class LedgerEntryResponse(Struct, rename="camel", gc=False):
+    """An entry of an event's ledger: the counts at a version, and how many tickets it changed."""
 
     version: Count
-    recorded_at: Moment
+    recorded_at: Timestamp
     total_tickets: Count
     allocated_tickets: Count
     purchased_tickets: Count
@@ -109,11 +109,11 @@ class LedgerEntryAnswer(Struct, rename="camel", gc=False):
     expired: Count
     cancelled: Count
     refunded: Count
-    last_event: LastEventAnswer
+    last_event: LastEventResponse
 
     @classmethod
-    def of(cls, entry: EventLedger) -> "LedgerEntryAnswer":
-        """Return the answer for a row."""
+    def of(cls, entry: EventLedger) -> "LedgerEntryResponse":
+        """Return an entry."""
         return cls(
             entry.version,
             entry.recorded_at,
@@ -125,12 +125,12 @@ class LedgerEntryAnswer(Struct, rename="camel", gc=False):
             entry.expired,
             entry.cancelled,
             entry.refunded,
-            LastEventAnswer.of(entry),
+            LastEventResponse.of(entry),
         )
 
 
-class CheckAnswer(Struct, rename="camel", gc=False):
-    """What one rule says of an event's books."""
+class CheckResponse(Struct, rename="camel", gc=False):
+    """The result of one audit rule; it is ok if expected equals found."""
 
     name: str
     ok: bool
@@ -138,37 +138,37 @@ class CheckAnswer(Struct, rename="camel", gc=False):
     found: int | None
 
 
-class AuditAnswer(Struct, rename="camel", gc=False):
-    """What all rules say of an event's books."""
+class AuditResponse(Struct, rename="camel", gc=False):
+    """The results of all audit rules for an event."""
 
     ok: bool
-    checks: list[CheckAnswer]
+    checks: list[CheckResponse]
 
     @classmethod
-    def of(cls, checks: Sequence[Check]) -> "AuditAnswer":
-        """Return the answer for the checks of one event."""
-        told = [
-            CheckAnswer(one.rule, one.expected == one.found, one.expected, one.found)
-            for one in checks
+    def of(cls, checks: Sequence[Check]) -> "AuditResponse":
+        """Return the results of an event's checks."""
+        results = [
+            CheckResponse(check.rule, check.expected == check.found, check.expected, check.found)
+            for check in checks
         ]
-        return cls(all(check.ok for check in told), told)
+        return cls(all(result.ok for result in results), results)
 
 
-class TicketAnswer(Struct, rename="camel", gc=False):
-    """A ticket as clients see it; the fingerprint is for its owner alone."""
+class TicketResponse(Struct, rename="camel", gc=False):
+    """A ticket; its fingerprint is present only if the request had the same fingerprint."""
 
     id: Id
     event_id: Id
     reservation_id: Id
     status: AllocationStatus
-    expires_at: Moment | None
-    created_at: Moment
-    updated_at: Moment
+    expires_at: Timestamp | None
+    created_at: Timestamp
+    updated_at: Timestamp
     user_fingerprint: str | UnsetType = UNSET
 
     @classmethod
-    def of(cls, ticket: TicketAllocation, asked_by: str | None) -> "TicketAnswer":
-        """Return the answer for a row, to whoever holds a fingerprint; None: to anybody."""
+    def of(cls, ticket: TicketAllocation, fingerprint: str | None) -> "TicketResponse":
+        """Return a ticket for a client that sent this fingerprint, or None if it sent none."""
         return cls(
             ticket.id,
             ticket.event_id,
@@ -177,35 +177,39 @@ class TicketAnswer(Struct, rename="camel", gc=False):
             ticket.expires_at,
             ticket.created_at,
             ticket.updated_at,
-            ticket.user_fingerprint if ticket.user_fingerprint == asked_by else UNSET,
+            ticket.user_fingerprint if ticket.user_fingerprint == fingerprint else UNSET,
         )
 
 
-class ReservationAnswer(Struct, rename="camel", gc=False):
-    """A reservation as its owner sees it."""
+class ReservationResponse(Struct, rename="camel", gc=False):
+    """A reservation with its tickets."""
 
     id: Id
     event_id: Id
     status: Literal[AllocationStatus, "mixed"]
-    expires_at: Moment | None
-    tickets: list[TicketAnswer]
+    expires_at: Timestamp | None
+    tickets: list[TicketResponse]
 
     @classmethod
-    def of(cls, tickets: Sequence[TicketAllocation], asked_by: str) -> "ReservationAnswer":
-        """Return the answer for all rows of a reservation, of which there is at least one."""
+    def of(cls, tickets: Sequence[TicketAllocation], fingerprint: str) -> "ReservationResponse":
+        """Return the reservation of one or more tickets, for a client with this fingerprint."""
         statuses = {ticket.status for ticket in tickets}
-        ends = [t.expires_at for t in tickets if t.status == "reserved" and t.expires_at]
+        expiries = [
+            ticket.expires_at
+            for ticket in tickets
+            if ticket.status == "reserved" and ticket.expires_at
+        ]
         return cls(
             tickets[0].reservation_id,
             tickets[0].event_id,
             statuses.pop() if len(statuses) == 1 else "mixed",
-            min(ends, default=None),
-            [TicketAnswer.of(ticket, asked_by) for ticket in tickets],
+            min(expiries, default=None),
+            [TicketResponse.of(ticket, fingerprint) for ticket in tickets],
         )
 
 
 class PageMeta(Struct, gc=False):
-    """Where a page stands among all of them."""
+    """The position of a page in a list."""
 
     total: Count
     page: Count
@@ -214,26 +218,26 @@ class PageMeta(Struct, gc=False):
 
     @classmethod
     def of(cls, total: int, page: int, limit: int) -> "PageMeta":
-        """Return it for a page of so many at the most."""
-        return cls(total, page, limit, -(-total // limit))
+        """Return the position of a page in a list of ``total`` items, ``limit`` on each page."""
+        return cls(total, page, limit, pages=-(-total // limit))  # rounded up
 
 
 class EventPage(Struct, gc=False):
     """A page of events."""
 
-    data: list[EventAnswer]
+    data: list[EventResponse]
     meta: PageMeta
 
 
 class TicketPage(Struct, gc=False):
     """A page of tickets."""
 
-    data: list[TicketAnswer]
+    data: list[TicketResponse]
     meta: PageMeta
 
 
 class LedgerMeta(Struct, gc=False):
-    """Where a part of a ledger stands; next is what to send as after for the rest."""
+    """The position of a page in a ledger; send `next` as `after` to get the next page."""
 
     after: Count
     limit: Count
@@ -241,53 +245,53 @@ class LedgerMeta(Struct, gc=False):
 
 
 class LedgerPage(Struct, gc=False):
-    """A part of a ledger."""
+    """A page of a ledger."""
 
-    data: list[LedgerEntryAnswer]
+    data: list[LedgerEntryResponse]
     meta: LedgerMeta
 
 
-class FingerprintAnswer(Struct, rename="camel", gc=False):
-    """A fingerprint that nobody guesses."""
+class FingerprintResponse(Struct, rename="camel", gc=False):
+    """A new random fingerprint."""
 
     user_fingerprint: str
 
 
-class LiveAnswer(Struct, gc=False):
-    """That the process answers."""
+class LiveResponse(Struct, gc=False):
+    """The process is running."""
 
     status: Literal["ok"]
 
 
 class DatabaseHealth(Struct, gc=False):
-    """Whether the database answers."""
+    """Whether the database can be reached, and its version."""
 
     status: Literal["ok", "unreachable"]
     version: str | UnsetType = UNSET
 
 
 class MigrationsHealth(Struct, gc=False):
-    """Whether the database has all migrations."""
+    """Whether all migrations are applied, and those that are pending."""
 
     status: Literal["ok", "pending", "unreachable"]
     pending: list[str] | UnsetType = UNSET
 
 
-class HealthAnswer(Struct, gc=False):
-    """Whether the service can do its work, and what is wrong."""
+class HealthResponse(Struct, gc=False):
+    """Whether the service is ready for requests, and if not, why."""
 
     status: Literal["ok", "unavailable"]
     database: DatabaseHealth
     migrations: MigrationsHealth
 
 
-def respond(answer: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """Return the response for an answer."""
-    return Response(encode(answer), status, headers, "application/json")
+def respond(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Return a response with a JSON body."""
+    return Response(encode(body), status, headers, "application/json")
 
 
 def refuse(refusal: Refusal) -> Response:
-    """Return the response for a refusal: the one place that renders any."""
+    """Return the response for a refusal."""
     body: dict[str, Any] = {"error": refusal.error, "code": refusal.code}
     if refusal.details is not None:
         body["details"] = refusal.details

@@ -1,6 +1,6 @@
-"""The routes: every path and method, with what each reads, answers and refuses.
+"""Routes: every path and method, with the request, the successes and the refusals of each.
 
-What is served, what the description says and what the tests go through is this one table.
+The application, the OpenAPI description and the tests are all built from this table.
 """
 
 from service import metrics
@@ -17,67 +17,75 @@ from service.refusals import (
     EVENT_EXISTS,
     EVENT_NOT_FOUND,
     TICKET_NOT_FOUND,
-    UNSURE,
+    WRITE_REFUSALS,
 )
-from service.web.endpoints import ASKER, KEY, KNOWN_TAGS, KNOWN_VERSION, OWNER, Answer, Endpoint
+from service.web.endpoints import (
+    IDEMPOTENCY_KEY,
+    IF_NONE_MATCH,
+    LAST_EVENT_ID,
+    OPTIONAL_OWNER,
+    OWNER,
+    Endpoint,
+    Success,
+)
 from service.web.handlers import docs, events, fingerprints, health, ledger, reservations, tickets
 from service.web.responses import (
-    AuditAnswer,
-    EventAnswer,
+    AuditResponse,
     EventPage,
-    FingerprintAnswer,
-    HealthAnswer,
+    EventResponse,
+    FingerprintResponse,
+    HealthResponse,
     LedgerPage,
-    LiveAnswer,
-    ReservationAnswer,
-    TicketAnswer,
+    LiveResponse,
+    ReservationResponse,
     TicketPage,
-    WatchedEventAnswer,
+    TicketResponse,
+    WatchedEventResponse,
 )
 from service.web.watching import EventStream
 
-PAGE = Answer(200, str, ["Content-Security-Policy"], "text/html; charset=utf-8")
-"""A page for people."""
+HTML_PAGE = Success(200, str, ["Content-Security-Policy"], "text/html; charset=utf-8")
 
+# Every route, by path and method. HEAD is supported wherever GET is, except for streams.
+# Paths are matched in this order, so those with the most traffic come first.
 ROUTES: dict[str, dict[str, Endpoint]] = {
-    # Looked through in this order: first what a crowd asks for.
     "/events/{id}/tickets": {
         "GET": Endpoint(
             tickets.list_event_tickets,
             query=tickets.LIST_QUERY,
             for_organizer=True,
-            answers=[Answer(200, TicketPage)],
+            successes=[Success(200, TicketPage)],
             refusals=[BUSY, EVENT_NOT_FOUND],
         ),
         "POST": Endpoint(
             tickets.reserve_tickets,
             body=tickets.reservation_fields,
-            headers=[KEY],
-            answers=[Answer(201, list[TicketAnswer], ["Idempotency-Replayed"])],
-            refusals=[*CANNOT_RESERVE.values(), *UNSURE],
+            headers=[IDEMPOTENCY_KEY],
+            successes=[Success(201, list[TicketResponse], ["Idempotency-Replayed"])],
+            refusals=[*CANNOT_RESERVE.values(), *WRITE_REFUSALS],
         ),
     },
     "/events": {
         "GET": Endpoint(
             events.list_events,
             query=events.LIST_QUERY,
-            answers=[Answer(200, EventPage)],
+            successes=[Success(200, EventPage)],
             refusals=[BUSY],
         ),
         "POST": Endpoint(
             events.create_event,
             body=events.EVENT_FIELDS,
             for_organizer=True,
-            answers=[Answer(201, EventAnswer, ["Location"])],
-            refusals=[EVENT_EXISTS, *UNSURE],
+            successes=[Success(201, EventResponse, ["Location"])],
+            refusals=[EVENT_EXISTS, *WRITE_REFUSALS],
         ),
     },
     "/events/{id}": {
         "GET": Endpoint(
             events.find_event,
             query=events.FIND_QUERY,
-            headers=[KNOWN_TAGS],
-            answers=[Answer(200, EventAnswer, ["ETag"]), Answer(304, headers=["ETag"])],
+            headers=[IF_NONE_MATCH],
+            successes=[Success(200, EventResponse, ["ETag"]), Success(304, headers=["ETag"])],
             refusals=[BUSY, EVENT_NOT_FOUND],
         ),
         "PATCH": Endpoint(
@@ -85,17 +93,17 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
             body=events.EVENT_FIELDS,
             partial=True,
             for_organizer=True,
-            answers=[Answer(200, EventAnswer)],
-            refusals=[*CANNOT_UPDATE.values(), *UNSURE],
+            successes=[Success(200, EventResponse)],
+            refusals=[*CANNOT_UPDATE.values(), *WRITE_REFUSALS],
         ),
     },
     "/events/{id}/stream": {
         "GET": Endpoint(
             ledger.stream_event,
-            headers=[KNOWN_VERSION],
+            headers=[LAST_EVENT_ID],
             streams=True,
-            answers=[
-                Answer(200, WatchedEventAnswer, ["Cache-Control"], EventStream.media_type),
+            successes=[
+                Success(200, WatchedEventResponse, ["Cache-Control"], EventStream.media_type),
             ],
             refusals=[BUSY, EVENT_NOT_FOUND],
         ),
@@ -104,22 +112,22 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
         "GET": Endpoint(
             ledger.list_ledger,
             query=ledger.LIST_QUERY,
-            answers=[Answer(200, LedgerPage)],
+            successes=[Success(200, LedgerPage)],
             refusals=[BUSY, EVENT_NOT_FOUND],
         ),
     },
     "/events/{id}/audit": {
         "GET": Endpoint(
             ledger.check_event,
-            answers=[Answer(200, AuditAnswer)],
+            successes=[Success(200, AuditResponse)],
             refusals=[BUSY, EVENT_NOT_FOUND],
         ),
     },
     "/events/tickets/{id}": {
         "GET": Endpoint(
             tickets.find_ticket,
-            headers=[ASKER],
-            answers=[Answer(200, TicketAnswer)],
+            headers=[OPTIONAL_OWNER],
+            successes=[Success(200, TicketResponse)],
             refusals=[BUSY, TICKET_NOT_FOUND],
         ),
     },
@@ -127,44 +135,44 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
         "POST": Endpoint(
             tickets.pay_ticket,
             body=tickets.OWNER_FIELDS,
-            answers=[Answer(200, TicketAnswer)],
-            refusals=[*CANNOT_PAY.values(), *UNSURE],
+            successes=[Success(200, TicketResponse)],
+            refusals=[*CANNOT_PAY.values(), *WRITE_REFUSALS],
         ),
         "DELETE": Endpoint(
             tickets.cancel_ticket,
             headers=[OWNER],
-            answers=[Answer(200, TicketAnswer)],
-            refusals=[*CANNOT_CANCEL.values(), *UNSURE],
+            successes=[Success(200, TicketResponse)],
+            refusals=[*CANNOT_CANCEL.values(), *WRITE_REFUSALS],
         ),
     },
     "/events/tickets/{id}/refund": {
         "POST": Endpoint(
             tickets.refund_ticket,
             for_organizer=True,
-            answers=[Answer(200, TicketAnswer)],
-            refusals=[*CANNOT_REFUND.values(), *UNSURE],
+            successes=[Success(200, TicketResponse)],
+            refusals=[*CANNOT_REFUND.values(), *WRITE_REFUSALS],
         ),
     },
     "/reservations/{id}": {
         "GET": Endpoint(
             reservations.find_reservation,
             headers=[OWNER],
-            answers=[Answer(200, ReservationAnswer)],
+            successes=[Success(200, ReservationResponse)],
             refusals=[*CANNOT_FIND_RESERVATION.values(), BUSY],
         ),
         "DELETE": Endpoint(
             reservations.cancel_reservation,
             headers=[OWNER],
-            answers=[Answer(200, ReservationAnswer)],
-            refusals=[*CANNOT_CANCEL_RESERVATION.values(), *UNSURE],
+            successes=[Success(200, ReservationResponse)],
+            refusals=[*CANNOT_CANCEL_RESERVATION.values(), *WRITE_REFUSALS],
         ),
     },
     "/reservations/{id}/payment": {
         "POST": Endpoint(
             reservations.pay_reservation,
             body=tickets.OWNER_FIELDS,
-            answers=[Answer(200, ReservationAnswer)],
-            refusals=[*CANNOT_PAY_RESERVATION.values(), *UNSURE],
+            successes=[Success(200, ReservationResponse)],
+            refusals=[*CANNOT_PAY_RESERVATION.values(), *WRITE_REFUSALS],
         ),
     },
     "/tickets": {
@@ -172,26 +180,28 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
             tickets.list_user_tickets,
             query=tickets.LIST_QUERY,
             headers=[OWNER],
-            answers=[Answer(200, TicketPage)],
+            successes=[Success(200, TicketPage)],
             refusals=[BUSY],
         ),
     },
     "/fingerprints": {
-        "POST": Endpoint(fingerprints.create_fingerprint, answers=[Answer(201, FingerprintAnswer)]),
+        "POST": Endpoint(
+            fingerprints.create_fingerprint, successes=[Success(201, FingerprintResponse)]
+        ),
     },
     "/health": {
         "GET": Endpoint(
-            health.check_health, answers=[Answer(200, HealthAnswer), Answer(503, HealthAnswer)]
+            health.check_health,
+            successes=[Success(200, HealthResponse), Success(503, HealthResponse)],
         ),
     },
-    "/health/live": {"GET": Endpoint(health.check_live, answers=[Answer(200, LiveAnswer)])},
+    "/health/live": {"GET": Endpoint(health.check_live, successes=[Success(200, LiveResponse)])},
     "/metrics": {
         "GET": Endpoint(
-            health.show_metrics, answers=[Answer(200, str, media_type=metrics.CONTENT_TYPE)]
+            health.show_metrics, successes=[Success(200, str, media_type=metrics.CONTENT_TYPE)]
         ),
     },
-    "/": {"GET": Endpoint(docs.show_index, answers=[PAGE])},
-    "/docs": {"GET": Endpoint(docs.show_docs, answers=[PAGE])},
-    "/openapi.json": {"GET": Endpoint(docs.show_openapi, answers=[Answer(200, dict)])},
+    "/": {"GET": Endpoint(docs.show_index, successes=[HTML_PAGE])},
+    "/docs": {"GET": Endpoint(docs.show_docs, successes=[HTML_PAGE])},
+    "/openapi.json": {"GET": Endpoint(docs.show_openapi, successes=[Success(200, dict)])},
 }
-"""Every route of the service: by path, then by method. HEAD works wherever GET does."""

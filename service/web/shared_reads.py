@@ -1,8 +1,8 @@
-"""Shared reads: who looks at events at the same time shares one query.
+"""Shared reads: concurrent requests for events share one query.
 
-While a query is under way, those who come wait for the next one, which then asks for all of
-their events. None joins a query that was sent already: it could be older than what the
-caller was told just before.
+Requests that arrive while a query is running wait for the next one, which reads all of their
+events at once. A request never joins a query that is already running, because the query's snapshot
+could be older than a change that the client knows to be committed.
 """
 
 import asyncio
@@ -12,55 +12,56 @@ from typing import NamedTuple
 from service import limits
 from service.database.queries import Queries
 from service.rows import Uuid
-from service.web.responses import EventAnswer, encode
+from service.web.responses import EventResponse, encode
 
 
-class Shown(NamedTuple):
-    """An event as it is sent, encoded once for all who asked."""
+class EncodedEvent(NamedTuple):
+    """An event in JSON, encoded once for all requests that share a query."""
 
     body: bytes
     etag: str
 
     @classmethod
-    def of(cls, answer: EventAnswer) -> "Shown":
-        """Return an answer, encoded."""
-        return cls(encode(answer), answer.etag)
+    def of(cls, event: EventResponse) -> "EncodedEvent":
+        """Return an event, encoded."""
+        return cls(encode(event), event.etag)
 
 
 class SharedReads:
-    """Finds events for all handlers of a process."""
+    """Finds events for all requests of a process."""
 
     def __init__(self, queries: Queries) -> None:
         self._queries = queries
-        self._asked: defaultdict[Uuid, list[asyncio.Future[Shown | None]]] = defaultdict(list)
+        self._waiting: defaultdict[Uuid, list[asyncio.Future[EncodedEvent | None]]]
+        self._waiting = defaultdict(list)
         self._running: asyncio.Task[None] | None = None
 
-    async def find_event(self, event_id: Uuid) -> Shown | None:
-        """Return an event as it is shown; None if there is none.
+    async def find_event(self, event_id: Uuid) -> EncodedEvent | None:
+        """Return an event, encoded; None if it does not exist.
 
         Raises:
             What ``Queries.find_events`` raises.
         """
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Shown | None] = loop.create_future()
-        self._asked[event_id].append(answer)
+        result: asyncio.Future[EncodedEvent | None] = loop.create_future()
+        self._waiting[event_id].append(result)
         if self._running is None:
             self._running = loop.create_task(self._run())
-        return await answer
+        return await result
 
     async def _run(self) -> None:
-        while self._asked:
-            asked, self._asked = self._asked, defaultdict(list)
+        while self._waiting:
+            batch, self._waiting = self._waiting, defaultdict(list)
             try:
-                events = await self._queries.find_events(list(asked), limits.SHARED_READ_SECONDS)
+                rows = await self._queries.find_events(list(batch), limits.SHARED_READ_SECONDS)
             except Exception as error:
-                for answer in (answer for answers in asked.values() for answer in answers):
-                    if not answer.done():
-                        answer.set_exception(error)
+                for result in (result for results in batch.values() for result in results):
+                    if not result.done():
+                        result.set_exception(error)
                 continue
-            shown = {event.id: Shown.of(EventAnswer.of(event)) for event in events}
-            for event_id, answers in asked.items():
-                for answer in answers:
-                    if not answer.done():  # its caller may have gone
-                        answer.set_result(shown.get(event_id))
+            events = {row.id: EncodedEvent.of(EventResponse.of(row)) for row in rows}
+            for event_id, results in batch.items():
+                for result in results:
+                    if not result.done():  # its request may have been canceled
+                        result.set_result(events.get(event_id))
         self._running = None

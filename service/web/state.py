@@ -1,30 +1,36 @@
-"""The state: what one process of the service has, from its start to its end."""
+"""The state of one process of the service, from its start to its end."""
 
 from dataclasses import dataclass
 
 from service.database.queries import Queries
 from service.logs import RequestLog
 from service.settings import Settings
-from service.web.leaving import Leaving
 from service.web.shared_reads import SharedReads
+from service.web.shutdown_delay import ShutdownDelay
 from service.web.watching import Watchers
 from service.write_path.path import WritePath
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """Handed to every call."""
+    """What every handler can use.
+
+    Lookups, lists and health checks have separate connection pools, so that none of them waits
+    for another.
+    """
 
     settings: Settings
     write_path: WritePath
-    queries: Queries
-    watching: Queries
-    """The same on a connection that a crowd of readers cannot take."""
-    reads: SharedReads
-    listing: Queries
-    """The same for lists and audits, which take their time: they wait for one another alone."""
+    # Finds single events, tickets and reservations by ID, and creates events.
+    lookup_queries: Queries
+    # Checks the health of the database. Shares its pool with the streams.
+    health_queries: Queries
+    # Finds events by ID, one query for all concurrent requests. Shares the pool of the lookups.
+    shared_reads: SharedReads
+    # Lists and audits, which may read many rows.
+    list_queries: Queries
     watchers: Watchers
     request_log: RequestLog
-    leaving: Leaving
-    description: bytes
-    """In OpenAPI, as it is sent."""
+    shutdown_delay: ShutdownDelay
+    # The OpenAPI description, encoded.
+    openapi: bytes

@@ -1,11 +1,11 @@
-"""The watchers: who watches which event, and the one reader that tells them all.
+"""Watching: streams of an event's changes, fed by one poller per process.
 
-A few times a second the reader asks, in one query for all events that somebody watches, which of
-them have changed; when nobody watches it asks nothing. What an event has become is encoded
-once and handed to each of its watchers. A watcher is handed the newest of it alone: who reads
-slowly misses what was between, never the end, and holds up nobody.
+A few times a second the poller asks, in one query for all watched events, which of them have
+changed. It sends no query when nobody watches. A changed event is encoded once for all of its
+watchers. Each watcher holds only the newest message that it has not sent yet: a slow client skips
+versions but always gets the last one, and does not delay others.
 
-What is sent are Server-Sent Events:
+The format is Server-Sent Events:
 https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
 
@@ -22,89 +22,90 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service import limits
-from service.database.connections import NO_ANSWER, loggable
+from service.database.connections import UNAVAILABLE, loggable
 from service.database.queries import Queries
 from service.rows import Event, EventLedger, LastEvent, Uuid
-from service.web.responses import WatchedEventAnswer, encode
+from service.web.responses import WatchedEventResponse, encode
 
 log = logging.getLogger(__name__)
 
-OPENING = f"retry: {limits.STREAM_RETRY_MILLISECONDS}\n\n".encode()
-STILL_HERE = b":\n\n"
-"""A comment, which keeps a quiet connection open."""
+# Neither of these lines has a blank line after it: some clients take every blank line for the end
+# of a message, also of one without data. They belong to the block of the next message.
+#
+# How long a browser waits before it reconnects.
+RETRY = f"retry: {limits.STREAM_RETRY_MILLISECONDS}\n".encode()
+# A comment, so that proxies do not close a quiet connection.
+KEEP_ALIVE = b":\n"
 
 
-class News(NamedTuple):
-    """What an event has become, ready to be sent."""
+class Message(NamedTuple):
+    """A version of an event, encoded once for all of its watchers."""
 
     version: int
-    frame: bytes
-    """A message of Server-Sent Events, the same for all who watch."""
+    encoded: bytes
 
     @classmethod
-    def of(cls, event: Event, last: LastEvent | EventLedger) -> "News":
-        """Return the news of an event and what happened to it last."""
-        data = encode(WatchedEventAnswer.of_change(event, last))
+    def of(cls, event: Event, last: LastEvent | EventLedger) -> "Message":
+        """Return the message with an event and the last change to it."""
+        data = encode(WatchedEventResponse.of_change(event, last))
         return cls(event.version, b"id: %d\ndata: %s\n\n" % (event.version, data))
 
 
 @dataclass(slots=True, eq=False)
 class Watcher:
-    """One who watches an event."""
+    """A client that watches an event."""
 
+    # Only newer versions than this are put. It begins as the highest possible number, so that none
+    # is put until the stream's first messages are chosen. Then it is the version that they bring
+    # the client to, and after that the version that was put last.
     version: int = limits.MAX_BIGINT
-    """What it was told last; nothing older is told again. Until it is known what it is told
-    first, it is told nothing."""
-    told_at: float = 0.0
-    """When it was told anything, in the event loop's time."""
-    _frame: bytes = b""
+    # When a message was put last, in the event loop's time.
+    put_at: float = 0.0
+    _message: bytes = b""
     _waiting: asyncio.Future[None] | None = None
 
-    def tell(self, frame: bytes, now: float) -> None:
-        """Hand over what is to be sent, in the place of anything that lies there."""
-        self._frame, self.told_at = frame, now
+    def put(self, message: bytes, now: float) -> None:
+        """Set the next message to send, in place of one that has not been sent yet."""
+        self._message, self.put_at = message, now
         self.wake()
 
     def wake(self) -> None:
-        """Let it look whether there is anything to send, or whether all is over."""
+        """Let ``get`` return."""
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
 
-    async def next(self) -> bytes:
-        """Wait until there is something to send, and return it; nothing: all is over."""
-        if not self._frame:
+    async def get(self) -> bytes:
+        """Wait for the next message and return it; b'' if the service is stopping."""
+        if not self._message:
             self._waiting = asyncio.get_running_loop().create_future()
             await self._waiting
-        frame, self._frame = self._frame, b""
-        return frame
+        message, self._message = self._message, b""
+        return message
 
 
 @dataclass(slots=True, eq=False)
-class Watched:
-    """An event that somebody watches."""
+class WatchedEvent:
+    """The watchers of an event, and the message with the newest version that was polled."""
 
     watchers: set[Watcher] = field(default_factory=set)
-    news: News | None = None
-    """What it has become, as far as we have seen."""
+    newest: Message | None = None
 
 
 class Watchers:
-    """All watchers of one process."""
+    """All watchers of a process, and their poller."""
 
     def __init__(self, queries: Queries) -> None:
         self._queries = queries
-        self._watched: dict[Uuid, Watched] = {}
-        self.count = 0
-        """How many watch, all events together."""
-        self.looks = 0
-        """How often the database was asked."""
+        self._watched_events: dict[Uuid, WatchedEvent] = {}
+        self.count = 0  # watchers of all events
+        self.polls = 0  # queries sent
         self.closed = False
 
     @contextmanager
-    def watching(self, event_id: Uuid) -> Iterator[Watcher]:
-        """Let one more watch an event for as long as the block runs."""
-        watched = self._watched.setdefault(event_id, Watched())
-        watcher = Watcher(told_at=asyncio.get_running_loop().time())
+    def watch(self, event_id: Uuid) -> Iterator[Watcher]:
+        """Add a watcher of an event for as long as the block runs."""
+        watched = self._watched_events.setdefault(event_id, WatchedEvent())
+        watcher = Watcher(put_at=asyncio.get_running_loop().time())
         watched.watchers.add(watcher)
         self.count += 1
         try:
@@ -113,63 +114,69 @@ class Watchers:
             self.count -= 1
             watched.watchers.remove(watcher)
             if not watched.watchers:
-                del self._watched[event_id]
+                del self._watched_events[event_id]
 
     def close(self) -> None:
-        """Wake everybody: there will be no more news."""
+        """End all streams."""
         self.closed = True
-        for watched in self._watched.values():
+        for watched in self._watched_events.values():
             for watcher in watched.watchers:
                 watcher.wake()
 
     async def run(self) -> None:
-        """Look for news for ever; cancel it to end it."""
+        """Poll until canceled."""
         while True:
-            await asyncio.sleep(limits.STREAM_LOOK_SECONDS)
+            await asyncio.sleep(limits.STREAM_POLL_SECONDS)
             try:
-                await self._look()
+                await self._poll()
             except psycopg.OperationalError as error:
-                log.warning("the watchers' reader will look again: %s", loggable(error))
-            except NO_ANSWER as error:
-                log.warning("the watchers' reader will look again: %s", type(error).__name__)
+                log.warning("the stream poller failed and will try again: %s", loggable(error))
+            except UNAVAILABLE as error:
+                log.warning("the stream poller failed and will try again: %s", type(error).__name__)
             except Exception:
-                log.exception("the watchers' reader will look again")
+                log.exception("the stream poller failed and will try again")
 
-    async def _look(self) -> None:
+    async def _poll(self) -> None:
         now = asyncio.get_running_loop().time()
-        if not self._watched:
+        if not self._watched_events:
             return
-        self.looks += 1
-        known = {id_: one.news.version if one.news else 0 for id_, one in self._watched.items()}
-        for event, last in await self._queries.list_news(known):
-            # Nobody may watch it any more by now.
-            if watched := self._watched.get(event.id):
-                watched.news = News.of(event, last)
-        for watched in self._watched.values():
-            _tell_all(watched, now)
+        self.polls += 1
+        known_versions = {
+            event_id: watched.newest.version if watched.newest else 0
+            for event_id, watched in self._watched_events.items()
+        }
+        for event, last in await self._queries.list_news(known_versions):
+            # Its last watcher may have gone during the query.
+            if watched := self._watched_events.get(event.id):
+                watched.newest = Message.of(event, last)
+        for watched in self._watched_events.values():
+            _notify(watched, now)
 
 
-def _tell_all(watched: Watched, now: float) -> None:
-    """Tell whoever does not know it yet and was not told anything just before."""
-    left, gap = len(watched.watchers), limits.STREAM_GAP_SECONDS
-    if left > limits.STREAM_CROWD:
+def _notify(watched: WatchedEvent, now: float) -> None:
+    """Give the newest version, or a keep-alive, to each watcher that is due for one."""
+    quota, gap = len(watched.watchers), limits.STREAM_GAP_SECONDS
+    if quota > limits.STREAM_CROWD:
         gap = limits.STREAM_CROWD_GAP_SECONDS
-        # A crowd is told part by part, so that nobody who buys waits for all who watch.
-        left = math.ceil(left * limits.STREAM_LOOK_SECONDS / gap)
+        # Notify only a part of a crowd at each poll: other requests would wait for all of it.
+        quota = math.ceil(quota * limits.STREAM_POLL_SECONDS / gap)
     for watcher in watched.watchers:
-        if now - watcher.told_at < gap:
+        if now - watcher.put_at < gap:
             continue
-        if watched.news and watcher.version < watched.news.version:
-            if left:
-                left -= 1
-                watcher.version = watched.news.version
-                watcher.tell(watched.news.frame, now)
-        elif now - watcher.told_at >= limits.STREAM_QUIET_SECONDS:
-            watcher.tell(STILL_HERE, now)
+        if watched.newest and watcher.version < watched.newest.version:
+            if quota:
+                quota -= 1
+                watcher.version = watched.newest.version
+                watcher.put(watched.newest.encoded, now)
+        elif now - watcher.put_at >= limits.STREAM_KEEP_ALIVE_SECONDS:
+            watcher.put(KEEP_ALIVE, now)
 
 
 class EventStream(Response):
-    """What one watcher is sent: first what it has missed, then what comes, until it goes."""
+    """A stream to one watcher: its first messages, then new ones, until it disconnects.
+
+    Closing ``watching`` removes the watcher.
+    """
 
     media_type = "text/event-stream"
 
@@ -177,29 +184,31 @@ class EventStream(Response):
         self,
         watchers: Watchers,
         watcher: Watcher,
-        missed: Sequence[News],
+        first_messages: Sequence[Message],
         watching: ExitStack,
     ) -> None:
-        # No cache may keep it, and no proxy gather it (X-Accel-Buffering is nginx's word for it).
+        # Caches and proxies must not delay the messages. X-Accel-Buffering is for nginx.
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         super().__init__(headers=headers, media_type=self.media_type)
         del self.headers["content-length"]
         self._watchers = watchers
         self._watcher = watcher
-        self._missed = missed
+        self._first_messages = first_messages
         self._watching = watching
 
     async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
-        """Send until the client goes, or until the service ends."""
+        """Send until the client disconnects or the service stops."""
         with self._watching:
-            sending = asyncio.create_task(self._send(send))
-            leaving = asyncio.create_task(_left(receive))
+            tasks = [
+                asyncio.create_task(self._send(send)),
+                asyncio.create_task(_wait_for_disconnect(receive)),
+            ]
             try:
-                await asyncio.wait([sending, leaving], return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                for task in (sending, leaving):
+                for task in tasks:
                     task.cancel()
-                await asyncio.gather(sending, leaving, return_exceptions=True)
+                await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _send(self, send: Send) -> None:
         await send(
@@ -209,10 +218,12 @@ class EventStream(Response):
                 "headers": self.raw_headers,
             }
         )
-        await _send_part(send, OPENING + b"".join(news.frame for news in self._missed))
+        await _send_part(
+            send, RETRY + b"".join(message.encoded for message in self._first_messages)
+        )
         while not self._watchers.closed:
-            if frame := await self._watcher.next():
-                await _send_part(send, frame)
+            if message := await self._watcher.get():
+                await _send_part(send, message)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
@@ -220,7 +231,6 @@ async def _send_part(send: Send, part: bytes) -> None:
     await send({"type": "http.response.body", "body": part, "more_body": True})
 
 
-async def _left(receive: Receive) -> None:
-    """Wait until the client has closed its connection."""
+async def _wait_for_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -1,4 +1,7 @@
 """The write path: changes to tickets, batched into transactions, and the sweeper of expired holds.
 
-Imports ``database`` and the flat modules; knows nothing of HTTP and never imports ``web``.
+A change passes through ``path``, ``lanes``, ``batches`` and ``transaction``, in this order.
+
+This package imports ``database`` and the flat modules. It never imports ``web``: it does not depend
+on HTTP.
 """

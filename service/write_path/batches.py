@@ -1,12 +1,12 @@
-"""Batches: queued changes with their deadlines, and how many of them go into one transaction.
+"""Queued changes with their deadlines, and which of them go into one transaction.
 
-A queued change has two deadlines: it is refused as BUSY if it has not been sent before the first,
-and its handler has a result before the second.
+A queued change has two deadlines. If it is not sent to PostgreSQL before the first, it is refused
+as BUSY. If it was sent and has no outcome by the second, it is refused as OUTCOME_UNKNOWN.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from service import limits
@@ -17,22 +17,28 @@ from service.write_path.changes import Change, Outcome, Reserve
 
 @dataclass(slots=True, eq=False)
 class QueuedChange:
-    """A change in a lane, and the future on which its handler waits."""
+    """A change in a lane, and the future that its handler awaits."""
 
     change: Change
     result: asyncio.Future[Outcome | Refusal]
-    # Both in the event loop's time.
+    # Both deadlines are in the event loop's time.
     send_before: float
-    answer_before: float
+    respond_before: float
 
     def resolve(self, result: Outcome | Refusal) -> None:
-        """Hand the result to the handler, unless it has one already."""
+        """Give the handler its result, unless it has one already."""
         if not self.result.done():
             self.result.set_result(result)
 
 
 class Deadline:
-    """Resolves each change of a batch with a refusal when its time is up."""
+    """Refuses each change of a batch that is not resolved by its own deadline.
+
+    Args:
+        batch: the changes.
+        when: returns the deadline of a change, one of its two.
+        refusal: the result of a change that is not resolved by then.
+    """
 
     def __init__(
         self,
@@ -54,39 +60,99 @@ class Deadline:
             self._timer = loop.call_at(self._when(self._pending[0]), self._refuse_overdue)
 
     def cancel(self) -> None:
-        """Resolve nothing any more."""
+        """Stop: no further change is refused."""
         if self._timer is not None:
             self._timer.cancel()
 
 
 def take_batch(queue: deque[QueuedChange]) -> list[QueuedChange]:
-    """Take from the head of a queue what may go into one transaction."""
+    """Remove the changes of the next transaction from the head of a queue, and return them.
+
+    Changes that are too late to be sent are refused instead.
+    """
     batch: list[QueuedChange] = []
-    keys: dict[tuple[Uuid, str, str], int] = {}
+    quantities: dict[tuple[Uuid, str, str], int] = {}
     now = asyncio.get_running_loop().time()
     tickets = 0
-    while queue and len(batch) < limits.BATCH_REQUESTS:
+    while queue and len(batch) < limits.MAX_BATCH_CHANGES:
         change = queue[0].change
         if queue[0].send_before <= now:
             queue.popleft().resolve(BUSY)
             continue
-        if batch and (change.stands_alone or batch[0].change.stands_alone):
+        if batch and (change.runs_alone or batch[0].change.runs_alone):
             break
-        tickets += change.tickets_moved
-        if batch and tickets > limits.BATCH_TICKETS:
+        tickets += change.max_tickets
+        if batch and tickets > limits.MAX_BATCH_TICKETS:
             break
         if isinstance(change, Reserve) and change.idempotency_key:
-            # One key with two quantities: the second is judged by what became of the first,
-            # and so waits for the next batch.
+            # A key that is used again with another quantity waits for the next batch: its outcome
+            # depends on the outcome of the first use.
             key = (change.event_id, change.user_fingerprint, change.idempotency_key)
-            if keys.setdefault(key, change.quantity) != change.quantity:
+            if quantities.setdefault(key, change.quantity) != change.quantity:
                 break
         batch.append(queue.popleft())
     return batch
 
 
-def refuse_late(batch: Sequence[QueuedChange]) -> list[QueuedChange]:
-    """Refuse those of a batch that are too late to be sent again, and return the others."""
+def needs_reservations(batch: Sequence[QueuedChange]) -> bool:
+    """Whether a batch has a change of a ticket and a change of a reservation of different kinds.
+
+    The ticket may belong to that reservation, which only the database knows, and then the two
+    changes must not share a transaction (``keep_order``).
+    """
+    of_tickets = {type(queued.change) for queued in batch if queued.change.ticket_id}
+    of_reservations = {type(queued.change) for queued in batch if queued.change.reservation_id}
+    return any(kind != other for kind in of_tickets for other in of_reservations)
+
+
+def keep_order(
+    batch: Sequence[QueuedChange], reservations: Mapping[Uuid, Uuid]
+) -> tuple[list[QueuedChange], list[QueuedChange]]:
+    """Split a batch so that of two changes of the same tickets the earlier one is decided first.
+
+    A transaction carries out its changes kind by kind. So two changes of different kinds never
+    share one if they are about the same ticket, the same reservation, or a ticket and its
+    reservation. The later one is set aside, and so is every change after it that is about the same.
+
+    Args:
+        batch: the changes, in the order of their arrival.
+        reservations: the reservation of each ticket of the batch that exists; needed only if
+            ``needs_reservations``.
+
+    Returns:
+        The changes that may share a transaction, and those that are set aside for the next one.
+    """
+    kept: list[QueuedChange] = []
+    aside: list[QueuedChange] = []
+    # The kinds of the earlier changes; None stands for one that is set aside. A change of a ticket
+    # is recorded under ("ticket", its id) and ("ticket of", its reservation), and a change of a
+    # reservation under ("reservation", its id).
+    seen: defaultdict[tuple[str, Uuid], set[type[Change] | None]] = defaultdict(set)
+    for queued in batch:
+        change = queued.change
+        kind: type[Change] | None = type(change)
+        if change.ticket_id:
+            reservation = reservations.get(change.ticket_id, Uuid(""))
+            subject, overlapping = ("ticket", change.ticket_id), ("reservation", reservation)
+            also = ("ticket of", reservation)
+        elif change.reservation_id:
+            subject = also = ("reservation", change.reservation_id)
+            overlapping = ("ticket of", change.reservation_id)
+        else:
+            kept.append(queued)
+            continue
+        if (seen[subject] | seen[overlapping]) - {kind}:  # any of another kind, or set aside
+            aside.append(queued)
+            kind = None
+        else:
+            kept.append(queued)
+        seen[subject].add(kind)
+        seen[also].add(kind)
+    return kept, aside
+
+
+def refuse_overdue(batch: Sequence[QueuedChange]) -> list[QueuedChange]:
+    """Refuse the changes that are too late to be sent, and return the others."""
     now = asyncio.get_running_loop().time()
     resolve_all([queued for queued in batch if queued.send_before <= now], BUSY)
     return [queued for queued in batch if queued.send_before > now]

@@ -1,7 +1,7 @@
-"""The changes: everything that can be asked of an event's tickets, and what becomes of it.
+"""The changes: each kind of request that changes an event's tickets, and its outcome.
 
-Each kind names the statement that carries it out for a whole batch at once, and how the
-batch's requests become the statement's arrays: one element of each array for a request.
+Each kind names the statement that carries it out for a whole batch at once, and converts the
+changes of a batch into the statement's parameters: arrays with one element for each change.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -38,212 +38,197 @@ OutcomeCode = Literal[
 
 
 class Outcome(Struct, frozen=True, gc=False):
-    """What became of one change: a word of its statement, and what goes with it."""
+    """What SQL decided about one change, with the data of the response."""
 
     code: OutcomeCode
     tickets: tuple[TicketAllocation, ...] = ()
+    # More about a refusal: the number of tickets that are available or allocated, or the ticket
+    # that decided the outcome.
     detail: int | Uuid | None = None
-    """What a refusal turns on: how many tickets are available, or allocated, or which ticket
-    decided it."""
+    # How many of the tickets this change moved; earlier changes may have moved the others.
     tickets_moved: int = 0
-    """How many of the tickets this change itself has moved."""
+    # The event after an update.
     event: Event | None = None
-    """The event after an update."""
 
 
-def read_outcomes(rows: Iterable[Row], columns: int = 2) -> Iterator[tuple[int, Outcome]]:
-    """Read what a statement returned: request, outcome, perhaps a detail, then a ticket's columns.
+def read_outcomes(rows: Iterable[Row], leading_columns: int = 2) -> Iterator[tuple[int, Outcome]]:
+    """Read the rows of a statement.
+
+    Each row has two to four leading columns: the number of the change (from 1), the outcome, the
+    detail and the number of tickets moved. The columns of a ticket follow; they are null if there
+    is no ticket. A change of several tickets has one row for each of them.
 
     Args:
-        rows: in the order of their requests; several where a request has several tickets.
-        columns: how many stand before the ticket's own, which are null where there is none:
-            request, outcome, from 3 on the detail, from 4 on how many tickets moved.
+        rows: the rows, in the order of their changes.
+        leading_columns: how many leading columns the statement returns.
 
     Yields:
-        The place of the request among those sent, from 0, and its outcome.
+        The index of a change among the changes of its kind, and its outcome.
     """
-    for request, group in groupby(rows, key=itemgetter(0)):
-        found = list(group)
-        code, detail = found[0][1], found[0][2] if columns > 2 else None
-        tickets = tuple(TicketAllocation(*row[columns:]) for row in found if row[columns])
-        moved = len(tickets) if columns < 4 else found[0][3] or 0
-        yield request - 1, Outcome(code, tickets, detail, moved)
+    for number, group in groupby(rows, key=itemgetter(0)):
+        rows_of_change = list(group)
+        first = rows_of_change[0]
+        tickets = tuple(
+            TicketAllocation(*row[leading_columns:])
+            for row in rows_of_change
+            if row[leading_columns]
+        )
+        yield (
+            number - 1,
+            Outcome(
+                code=first[1],
+                tickets=tickets,
+                detail=first[2] if leading_columns > 2 else None,
+                tickets_moved=(first[3] or 0) if leading_columns > 3 else len(tickets),
+            ),
+        )
 
 
 class Change(Struct, frozen=True, gc=False):
-    """A request to the write path."""
+    """A request to change tickets."""
 
+    # The statement of ``sql/`` that carries it out.
     statement: ClassVar[str]
-    becomes: ClassVar[str] = ""
-    """What a ticket is after it, as the metrics call it."""
-    stands_alone: ClassVar[bool] = False
-    """Whether it has a transaction of its own, since its failure must not fail others."""
-    goes_apart: ClassVar[bool] = False
-    """Whether it goes into its event's own lane, since its work must not hold up others."""
+    # The status that it gives to tickets, which is also their label in the metrics.
+    new_status: ClassVar[str] = ""
+    # How many leading columns the statement returns; see read_outcomes.
+    leading_columns: ClassVar[int] = 2
+    # Whether its batch contains no other change, so that its failure fails no other change.
+    runs_alone: ClassVar[bool] = False
+    # Whether it goes to its event's own lane, so that its work delays no other event.
+    has_own_lane: ClassVar[bool] = False
+
+    # Each change has exactly one of the next three ids.
 
     @property
-    def event(self) -> Uuid | None:
-        """The event it concerns; None: that of its ticket or its reservation."""
+    def event_id(self) -> Uuid | None:
+        """The event; None if only the ticket or the reservation is known."""
         return None
 
     @property
-    def ticket(self) -> Uuid | None:
-        """The ticket it concerns, where it does not know the event."""
+    def ticket_id(self) -> Uuid | None:
+        """The ticket, if it changes one ticket."""
         return None
 
     @property
-    def reservation(self) -> Uuid | None:
-        """The reservation it concerns, where it does not know the event."""
+    def reservation_id(self) -> Uuid | None:
+        """The reservation, if it changes the tickets of one."""
         return None
 
     @property
-    def tickets_wanted(self) -> int:
-        """How many tickets it takes."""
+    def tickets_needed(self) -> int:
+        """How many available tickets it needs."""
         return 0
 
     @property
-    def tickets_moved(self) -> int:
-        """How many tickets it moves at most, for the size of a batch."""
-        return max(1, self.tickets_wanted)
+    def max_tickets(self) -> int:
+        """How many tickets it moves at most; bounds the size of a batch."""
+        return max(1, self.tickets_needed)
 
     @classmethod
-    def arrays(cls, changes: Sequence[Self]) -> dict[str, Any]:
-        """Return the parameters of the statement for a batch of this kind."""
+    def parameters(cls, changes: Sequence[Self]) -> dict[str, Any]:
+        """Return the parameters of the statement for the changes of this kind in a batch."""
         raise NotImplementedError
 
     @classmethod
-    def outcomes(cls, rows: Iterable[Row]) -> Iterator[tuple[int, Outcome]]:
-        """Read the rows of the statement."""
-        return read_outcomes(rows)
+    def read_outcomes(cls, rows: Iterable[Row]) -> Iterator[tuple[int, Outcome]]:
+        """Read the rows of the statement: the index of each change, and its outcome."""
+        return read_outcomes(rows, cls.leading_columns)
 
 
-class OfEvent(Change, frozen=True, gc=False):
-    """A change that knows its event."""
+class ChangeByOwner(Change, frozen=True, gc=False, kw_only=True):
+    """A change of a ticket, or of a reservation's tickets, that only their owner may make."""
 
-    event_id: Uuid
-
-    @property
-    def event(self) -> Uuid:
-        """The event it concerns."""
-        return self.event_id
-
-
-class OfOwner(Change, frozen=True, gc=False, kw_only=True):
-    """A change of one ticket, or of those of one reservation, that only their owner may make."""
-
+    leading_columns = 4  # with deciding_ticket_id and tickets_moved
     user_fingerprint: str
+    # One of these two is set. It determines the event, which never changes.
     ticket_id: Uuid | None = None
     reservation_id: Uuid | None = None
-    """The one or the other; neither ever changes its event."""
-    tickets_at_most: int = 1
-    """How many tickets it may move, for the size of a batch."""
-
-    @property
-    def ticket(self) -> Uuid | None:
-        """The ticket it concerns, if it is about one."""
-        return self.ticket_id
-
-    @property
-    def reservation(self) -> Uuid | None:
-        """The reservation it concerns, if it is about one."""
-        return self.reservation_id
-
-    @property
-    def tickets_moved(self) -> int:
-        """How many tickets it moves at most."""
-        return self.tickets_at_most
+    max_tickets: int = 1  # for a reservation, the most tickets that one may have
 
     @classmethod
-    def arrays(cls, changes: Sequence[Self]) -> dict[str, Any]:
-        """Return the tickets or reservations, and who asks."""
+    def parameters(cls, changes: Sequence[Self]) -> dict[str, Any]:
+        """Return the tickets or reservations, and who makes the change."""
         return {
             "ticket_ids": [change.ticket_id for change in changes],
             "reservation_ids": [change.reservation_id for change in changes],
             "user_fingerprints": [change.user_fingerprint for change in changes],
         }
 
-    @classmethod
-    def outcomes(cls, rows: Iterable[Row]) -> Iterator[tuple[int, Outcome]]:
-        """Read the rows: deciding_ticket_id and tickets_moved stand before the ticket."""
-        return read_outcomes(rows, columns=4)
 
-
-class Cancel(OfOwner, frozen=True, gc=False):
+class Cancel(ChangeByOwner, frozen=True, gc=False):
     """The owner cancels holds."""
 
     statement = "cancel_tickets"
-    becomes = "user_cancelled"
+    new_status = "user_cancelled"
 
 
 class Refund(Change, frozen=True, gc=False):
     """The organizer refunds a purchase."""
 
     statement = "refund_tickets"
-    becomes = "refunded"
+    new_status = "refunded"
     ticket_id: Uuid
 
-    @property
-    def ticket(self) -> Uuid:
-        """The ticket it concerns."""
-        return self.ticket_id
-
     @classmethod
-    def arrays(cls, changes: Sequence[Self]) -> dict[str, Any]:
+    def parameters(cls, changes: Sequence[Self]) -> dict[str, Any]:
         """Return the tickets."""
         return {"ticket_ids": [change.ticket_id for change in changes]}
 
 
-class Pay(OfOwner, frozen=True, gc=False):
+class Pay(ChangeByOwner, frozen=True, gc=False):
     """The owner pays for holds."""
 
     statement = "pay_tickets"
-    becomes = "purchased"
+    new_status = "purchased"
 
 
-class Update(OfEvent, frozen=True, gc=False):
-    """The organiser renames, moves or resizes an event."""
+class Update(Change, frozen=True, gc=False):
+    """The organizer changes the name, the date or the number of tickets of an event."""
 
     statement = "update_event"
-    stands_alone = True
+    runs_alone = True
+    event_id: Uuid
+    # A JSON object with any of name, date and total_tickets.
     changes: str
-    """A JSON object with any of name, date and total_tickets."""
 
     @property
-    def tickets_wanted(self) -> int:
-        """How many tickets it takes: every lapsed one may be what it has to shrink by."""
+    def tickets_needed(self) -> int:
+        """The largest integer: all due holds expire first, or a smaller total might be refused."""
         return MAX_INTEGER
 
     @classmethod
-    def arrays(cls, changes: Sequence[Self]) -> dict[str, Any]:
-        """Return the event and its changes: it stands alone."""
+    def parameters(cls, changes: Sequence[Self]) -> dict[str, Any]:
+        """Return the event and its changes; an update runs alone."""
         (change,) = changes
         return {"event_id": change.event_id, "changes": change.changes}
 
     @classmethod
-    def outcomes(cls, rows: Iterable[Row]) -> Iterator[tuple[int, Outcome]]:
+    def read_outcomes(cls, rows: Iterable[Row]) -> Iterator[tuple[int, Outcome]]:
         """Read the one row: outcome and allocated_tickets."""
         for code, allocated_tickets in rows:
             yield 0, Outcome(code, detail=allocated_tickets)
 
 
-class Reserve(OfEvent, frozen=True, gc=False):
-    """A buyer wants tickets, all of them or none."""
+class Reserve(Change, frozen=True, gc=False):
+    """A buyer reserves tickets, all of them or none."""
 
     statement = "reserve_tickets"
-    becomes = "reserved"
+    new_status = "reserved"
+    leading_columns = 3  # with available_tickets
+    event_id: Uuid
     quantity: int
     user_fingerprint: str
-    idempotency_key: str
-    """'' for none."""
+    idempotency_key: str  # '' for none
 
     @property
-    def tickets_wanted(self) -> int:
-        """How many tickets it takes."""
+    def tickets_needed(self) -> int:
+        """How many available tickets it needs."""
         return self.quantity
 
     @classmethod
-    def arrays(cls, changes: Sequence[Self]) -> dict[str, Any]:
-        """Return who wants how many of what."""
+    def parameters(cls, changes: Sequence[Self]) -> dict[str, Any]:
+        """Return the events, the quantities, the buyers and their keys."""
         return {
             "event_ids": [change.event_id for change in changes],
             "quantities": [change.quantity for change in changes],
@@ -251,23 +236,17 @@ class Reserve(OfEvent, frozen=True, gc=False):
             "idempotency_keys": [change.idempotency_key for change in changes],
         }
 
-    @classmethod
-    def outcomes(cls, rows: Iterable[Row]) -> Iterator[tuple[int, Outcome]]:
-        """Read the rows: available_tickets stands before the ticket."""
-        return read_outcomes(rows, columns=3)
+
+class Expire(Change, frozen=True, gc=False):
+    """The sweeper expires the holds of an event that are due.
+
+    Every batch expires the holds that are due, so this change has no statement of its own.
+    """
+
+    has_own_lane = True
+    event_id: Uuid
 
 
-class Expire(OfEvent, frozen=True, gc=False):
-    """The clock frees what is due. Every batch does so for its events; this asks for no more."""
-
-    goes_apart = True
-
-
-IN_ORDER: tuple[type[Change], ...] = (
-    Cancel,
-    Refund,
-    Pay,
-    Update,
-    Reserve,
-)
-"""What gives tickets back comes before what takes them, so that nobody is refused for nothing."""
+# The order of the statements in a batch: changes that release tickets come before reservations,
+# so that no reservation is refused while a ticket is being released.
+KINDS_IN_ORDER: tuple[type[Change], ...] = (Cancel, Refund, Pay, Update, Reserve)

@@ -1,13 +1,13 @@
-"""Lanes: changes in the order of their arrival, and the runner that carries them out in batches.
+"""Lanes: each is a queue of changes and the task that carries them out in batches.
 
-A lane has at most one transaction under way, unless that transaction stands still: then a second
-runner takes over.
+A lane has one transaction under way at a time, with one exception: if PostgreSQL has not responded
+by the deadline, a second task carries out the next batches while the first still waits.
 """
 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from operator import attrgetter
 from typing import Any
@@ -16,7 +16,7 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool
 
 from service import limits, metrics
-from service.database.connections import NO_CONNECTION, has_broken, loggable
+from service.database.connections import NOT_CONNECTED, leaves_outcome_unknown, loggable
 from service.database.pipeline import NotSent
 from service.logs import REQUEST_ID
 from service.refusals import BUSY, INTERNAL_SERVER_ERROR, OUTCOME_UNKNOWN
@@ -24,7 +24,9 @@ from service.rows import Uuid
 from service.write_path.batches import (
     Deadline,
     QueuedChange,
-    refuse_late,
+    keep_order,
+    needs_reservations,
+    refuse_overdue,
     resolve_all,
     take_batch,
 )
@@ -33,29 +35,33 @@ from service.write_path.transaction import Transactions
 
 log = logging.getLogger(__name__)
 
-# The key of the lane that all events share which have none of their own.
+# The key of the shared lane, for all events that have no lane of their own.
 SHARED = Uuid("")
 
-# What PostgreSQL itself asks to be tried again as it was: serialization, deadlock.
+# SQLSTATEs after which PostgreSQL recommends a retry: serialization failure, deadlock.
 _RETRIED = ("40001", "40P01")
 
-# Errors that undid a transaction and may be gone a moment later: also a lock or a statement that
-# took too long, a server that is read-only just now, and insufficient resources (class 53).
+# SQLSTATEs of errors that may be temporary, so the client should try again: also lock_timeout,
+# statement_timeout, a read-only server, and insufficient resources (class 53).
 _TRANSIENT = (*_RETRIED, "55P03", "57014", "25006", "53")
 
 
 class Lane:
-    """Changes in the order of their arrival, carried out one batch after the other.
+    """A queue of changes that are carried out in batches, in the order of their arrival.
 
     Args:
         key: the event whose changes these are, or SHARED.
         pool: connections for the transactions.
         transactions: carries out a batch.
-        turn: entered for each batch; bounds how many lanes are in a transaction at once.
-        spawn: starts a task that is kept until it ends.
-        deal_out: gives the changes of a failed batch of the shared lane to lanes of one event
-            each, and returns those that stay; its second argument says whether a lock failed it.
-        on_idle: called when the lane has nothing to do, or had, a moment ago.
+        slot: entered as a context for each batch; limits how many lanes have a transaction at once.
+        spawn: starts a task and keeps a reference to it.
+        move_to_event_lanes: moves the changes of a failed batch of the shared lane to the lanes of
+            their events, and returns those that stay. Its second argument is True if a lock timed
+            out.
+        find_reservations_of: returns the reservation of each ticket of a batch; None if the query
+            failed.
+        on_idle: called when the queue has become empty. If the last batch had a lock timeout, the
+            call comes STUCK_LANE_SECONDS later; the lane may not be idle any more by then.
     """
 
     def __init__(
@@ -64,23 +70,29 @@ class Lane:
         pool: AsyncConnectionPool,
         transactions: Transactions,
         *,
-        turn: AbstractAsyncContextManager[None],
+        slot: AbstractAsyncContextManager[None],
         spawn: Callable[[Coroutine[Any, Any, None]], None],
-        deal_out: Callable[[Sequence[QueuedChange], bool], Awaitable[list[QueuedChange]]],
+        move_to_event_lanes: Callable[
+            [Sequence[QueuedChange], bool], Awaitable[list[QueuedChange]]
+        ],
+        find_reservations_of: Callable[
+            [Sequence[QueuedChange]], Awaitable[Mapping[Uuid, Uuid] | None]
+        ],
         on_idle: Callable[["Lane"], None],
     ) -> None:
         self.key = key
         self._pool = pool
         self._transactions = transactions
-        self._turn = turn
+        self._slot = slot
         self._spawn = spawn
-        self._deal_out = deal_out
+        self._move_to_event_lanes = move_to_event_lanes
+        self._find_reservations_of = find_reservations_of
         self._on_idle = on_idle
         self._queue: deque[QueuedChange] = deque()
-        # Identifies the task that carries out the batches; None while nothing is queued.
+        # Identifies the task that carries out the batches; None if there is none.
         self._runner: object | None = None
         self._timer: asyncio.TimerHandle | None = None
-        # Whether the last batch could not have its lock: then its event stays apart for a while.
+        # Whether the last batch had a lock timeout; then the event keeps its lane for a while.
         self._is_stuck = False
 
     @property
@@ -89,7 +101,7 @@ class Lane:
         return self._runner is None and not self._queue
 
     def add(self, queued: QueuedChange) -> None:
-        """Queue a change, and start a runner if there is none."""
+        """Queue a change, and start the timer and the runner if they are not running."""
         self._queue.append(queued)
         if self._timer is None:
             self._refuse_overdue()
@@ -97,7 +109,10 @@ class Lane:
             self._start_runner()
 
     def _refuse_overdue(self) -> None:
-        """Refuse what could not be sent in time, and set the timer for the next one."""
+        """Refuse the changes at the head of the queue that are too late to be sent.
+
+        Then set the timer for the next one.
+        """
         loop = asyncio.get_running_loop()
         while self._queue and self._queue[0].send_before <= loop.time():
             self._queue.popleft().resolve(BUSY)
@@ -106,38 +121,56 @@ class Lane:
             self._timer = loop.call_at(self._queue[0].send_before, self._refuse_overdue)
 
     def _start_runner(self) -> None:
-        """Start the first runner, or one in the place of one that stands still."""
+        """Start a new runner; an earlier one that still runs ends after its current batch."""
         self._runner = object()
         self._spawn(self._run(self._runner))
 
     async def _run(self, runner: object) -> None:
         """Carry out batch after batch until nothing is queued or another runner has taken over."""
+        # One task runs all batches, so that the next batch is sent before the handlers of this
+        # batch's changes continue.
         loop = asyncio.get_running_loop()
-        REQUEST_ID.set("")  # what goes wrong with a batch is no one request's
+        REQUEST_ID.set("")  # log lines of a batch belong to no single request
         while self._queue and self._runner is runner:
-            async with self._turn:
-                if batch := take_batch(self._queue):
-                    # A server that stands still keeps its connection and its runner. Not a
-                    # task for each batch: the next one is sent before this one is answered.
-                    standstill = loop.call_later(limits.DEADLINE_SECONDS, self._start_runner)
+            async with self._slot:
+                if batch := await self._take_batch():
+                    # If PostgreSQL does not respond, this runner keeps waiting and another one
+                    # takes over.
+                    takeover = loop.call_later(limits.DEADLINE_SECONDS, self._start_runner)
                     try:
                         await self._carry_out(batch)
                     except Exception:
-                        log.exception("a batch of %d has failed", len(batch))
+                        log.exception("a batch of %d changes has failed", len(batch))
                         resolve_all(batch, INTERNAL_SERVER_ERROR)
-                    standstill.cancel()
+                    takeover.cancel()
         if self._runner is runner:
             self._runner = None
             if self._is_stuck:
-                loop.call_later(limits.STUCK_SECONDS, self._on_idle, self)
+                loop.call_later(limits.STUCK_LANE_SECONDS, self._on_idle, self)
             else:
                 self._on_idle(self)
 
+    async def _take_batch(self) -> list[QueuedChange]:
+        """Take the next batch from the queue; what must wait for it stays at the head."""
+        batch = take_batch(self._queue)
+        reservations: Mapping[Uuid, Uuid] | None = {}
+        if needs_reservations(batch):
+            reservations = await self._find_reservations_of(batch)
+            batch = refuse_overdue(batch)
+        if reservations is None:
+            batch, aside = batch[:1], batch[1:]  # one change alone is always in order
+        else:
+            batch, aside = keep_order(batch, reservations)
+        self._queue.extendleft(reversed(aside))
+        if self._timer is None:
+            self._refuse_overdue()
+        return batch
+
     async def _carry_out(self, batch: Sequence[QueuedChange], tries: int = 1) -> None:
-        """Run one transaction and resolve every change; if it fails, isolate what fails."""
-        # A sent pipeline is not called back: it may just be committing. It is left to end,
-        # and at the deadline each change of it is resolved as unknown.
-        deadline = Deadline(batch, attrgetter("answer_before"), OUTCOME_UNKNOWN)
+        """Run one transaction and resolve every change, even if the transaction fails."""
+        # A transaction that was sent is never canceled, because it may be committing. If it still
+        # runs at the deadline, its changes are refused as OUTCOME_UNKNOWN.
+        deadline = Deadline(batch, attrgetter("respond_before"), OUTCOME_UNKNOWN)
         is_shared = self.key == SHARED
         lock_seconds = limits.SHARED_LOCK_SECONDS if is_shared else limits.LOCK_SECONDS
         try:
@@ -145,10 +178,10 @@ class Lane:
                 changes = [queued.change for queued in batch]
                 with metrics.BATCH_SECONDS.time():
                     outcomes = await self._transactions.run(connection, changes, lock_seconds)
-        except (*NO_CONNECTION, NotSent):
+        except (*NOT_CONNECTED, NotSent):
             resolve_all(batch, BUSY)
         except psycopg.Error as error:
-            deadline.cancel()
+            deadline.cancel()  # the transaction has ended; a retry has its own deadline
             await self._handle_failure(batch, error, tries)
         else:
             self._is_stuck = False
@@ -161,32 +194,34 @@ class Lane:
     async def _handle_failure(
         self, batch: Sequence[QueuedChange], error: psycopg.Error, tries: int
     ) -> None:
-        """Retry, split or resolve a batch that was not committed, or perhaps was."""
-        reason = "lost" if has_broken(error) else (error.sqlstate or "")[:2]
+        """Resolve, retry or split a batch whose transaction ended with an error."""
+        reason = "lost" if leaves_outcome_unknown(error) else (error.sqlstate or "")[:2]
         metrics.BATCHES_FAILED.labels(reason).inc()
-        if has_broken(error):
+        if leaves_outcome_unknown(error):
             log.warning(
-                "nobody knows what became of a batch of %d: %s", len(batch), loggable(error)
+                "the outcome of a batch of %d changes is unknown: %s", len(batch), loggable(error)
             )
             resolve_all(batch, OUTCOME_UNKNOWN)
         elif _is_name_taken(batch, error):
             resolve_all(batch, Outcome("event_exists"))
         elif error.sqlstate in _RETRIED and tries < limits.BATCH_TRIES:
-            if retried := refuse_late(batch):
+            if retried := refuse_overdue(batch):
                 await self._carry_out(retried, tries + 1)
         elif self.key == SHARED:
-            is_locked = isinstance(error, psycopg.errors.LockNotAvailable)
-            self._queue.extendleft(reversed(await self._deal_out(batch, is_locked)))
+            lock_timed_out = isinstance(error, psycopg.errors.LockNotAvailable)
+            staying = await self._move_to_event_lanes(batch, lock_timed_out)
+            self._queue.extendleft(reversed(staying))
             if self._timer is None:
                 self._refuse_overdue()
         elif isinstance(error, psycopg.errors.LockNotAvailable):
-            # They all want the one lock, or else a ticket that somebody holds in psql.
+            # All changes of the batch need the lock of the same event, so halves would fail too.
+            # (It may also be one ticket that somebody has locked in psql.)
             self._is_stuck = True
             resolve_all(batch, BUSY)
         elif len(batch) > 1:
             await self._carry_out_halves(batch)
         elif (error.sqlstate or "").startswith(_TRANSIENT):
-            log.info("one change is told to come again: %s", loggable(error))
+            log.info("a change was refused as BUSY: %s", loggable(error))
             resolve_all(batch, BUSY)
         else:
             log.error("a change has failed: %s", loggable(error))
@@ -194,20 +229,20 @@ class Lane:
 
     async def _carry_out_halves(self, batch: Sequence[QueuedChange]) -> None:
         half = len(batch) // 2
-        # Nothing of the second half is sent yet: should the first take long, it is refused.
+        # The second half is not sent yet. It is refused if the first takes too long.
         deadline = Deadline(batch[half:], attrgetter("send_before"), BUSY)
-        if first := refuse_late(batch[:half]):
+        if first := refuse_overdue(batch[:half]):
             await self._carry_out(first)
         deadline.cancel()
-        if second := refuse_late(batch[half:]):
+        if second := refuse_overdue(batch[half:]):
             await self._carry_out(second)
 
 
 def _is_name_taken(batch: Sequence[QueuedChange], error: psycopg.Error) -> bool:
-    """Whether an update, which stands alone, has met another event of its name and date."""
+    """Whether an update, which runs alone, failed because another event has its name and date."""
     return (
         isinstance(batch[0].change, Update)
         and isinstance(error, psycopg.errors.UniqueViolation)
-        # Citus passes on the SQLSTATE of a worker's error, and no name of a table.
+        # Citus passes on a worker's SQLSTATE, but not the name of the table.
         and error.diag.table_name in ("events", None)
     )

@@ -1,8 +1,8 @@
-"""The sweeper: brings the books level with the clock.
+"""The sweeper: expires holds in events for which no requests arrive.
 
-A hold whose time is up is free at once for whoever asks next; nobody waits for the sweeper. It
-finds events where nobody asks, and hands them to the write path like any request: there is no
-second writer.
+Every batch first expires the holds that are due in its own events, so no request depends on the
+sweeper. It keeps the counts and the ledger of all other events up to date. It submits its changes
+to the write path, as handlers do, and never writes by itself.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import logging
 import psycopg
 
 from service import limits
-from service.database.connections import NO_ANSWER
+from service.database.connections import UNAVAILABLE
 from service.database.queries import Queries
 from service.write_path.changes import Expire, Outcome
 from service.write_path.path import WritePath
@@ -20,16 +20,20 @@ log = logging.getLogger(__name__)
 
 
 async def sweep(queries: Queries, write_path: WritePath) -> None:
-    """Sweep for ever, with a rest whenever nothing is due; cancel it to end it."""
+    """Expire holds until canceled, with a pause whenever nothing is due."""
     while True:
-        freed = False
+        has_expired = False
         try:
-            # One after the other: the events of others are not to be locked all at once.
-            for event_id in await queries.list_due_events(limits.SWEEP_EVENTS):
-                freed |= isinstance(await write_path.submit(Expire(event_id)), Outcome)
-        except (psycopg.OperationalError, *NO_ANSWER) as error:
-            log.warning("the sweeper will look again: %s", type(error).__name__)
+            due = await queries.list_due_events(limits.SWEEP_EVENTS)
+            # Events that somebody has locked are left for the next time: waiting for one lock after
+            # another would delay all the others.
+            unlocked = await queries.find_unlocked_events(due) if due else set()
+            # One at a time, so that few events are locked at once.
+            for event_id in sorted(unlocked):
+                has_expired |= isinstance(await write_path.submit(Expire(event_id)), Outcome)
+        except (psycopg.OperationalError, *UNAVAILABLE) as error:
+            log.warning("the sweeper failed and will try again: %s", type(error).__name__)
         except Exception:
-            log.exception("the sweeper will look again")
-        if not freed:
-            await asyncio.sleep(limits.SWEEP_SECONDS)
+            log.exception("the sweeper failed and will try again")
+        if not has_expired:
+            await asyncio.sleep(limits.SWEEP_INTERVAL_SECONDS)

@@ -1,23 +1,25 @@
-"""One batch of changes as one transaction, sent in one pipeline: one round trip in all.
+"""Transactions: one batch of changes is one transaction, sent in one pipeline and one round trip.
 
-The order is the guarantee. First the locks, in a statement of their own; then what is due
-expires; then the changes, kind by kind, each with its row of the ledger. Each statement sees what
-those before it have done, and reads the clock after the lock was held.
+The order of the statements guarantees that no event is oversold. The first statement locks the
+events. The next expires the holds that are due. Then there is one statement for each kind of change
+in the batch, which also writes the rows of the ledger. Each statement sees the effects of those
+before it, and reads the clock while the locks are held.
 """
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import psycopg
+from msgspec.structs import replace
 
 from service import limits, metrics
-from service.database.pipeline import NotRead, Pipeline, Sent
+from service.database.pipeline import Pipeline, UnreadableRows
 from service.database.statements import Statements
 from service.rows import Event
 from service.write_path.changes import (
-    IN_ORDER,
+    KINDS_IN_ORDER,
     Change,
     Expire,
     Outcome,
@@ -29,109 +31,113 @@ from service.write_path.changes import (
 
 log = logging.getLogger(__name__)
 
+# Statements that run in every batch, before its changes.
 BEFORE = ("limit_waits", "lock_events", "expire_tickets")
+# Statements that run after the changes, in the batches that need them.
 AFTER = ("find_replays", "find_events")
-"""The statements of every batch, and of some, around those of its kinds."""
 
 
 class Transactions:
-    """Carries out batches, each on a connection that is given to it."""
+    """Carries out batches of changes."""
 
-    def __init__(self, statements: Statements, hold_seconds: int, *, pooled: bool = False) -> None:
+    def __init__(
+        self, statements: Statements, hold_seconds: int, *, behind_pooler: bool = False
+    ) -> None:
         self._hold = {"hold": f"{hold_seconds} s"}
-        names = [*BEFORE, *(kind.statement for kind in IN_ORDER), *AFTER]
+        names = [*BEFORE, *(kind.statement for kind in KINDS_IN_ORDER), *AFTER]
         self._statements = {name: statements[name] for name in names}
-        self._pipeline = Pipeline(list(self._statements.values()), pooled=pooled)
+        self._pipeline = Pipeline(list(self._statements.values()), unprepared=behind_pooler)
 
     async def run(
         self, connection: psycopg.AsyncConnection, changes: Sequence[Change], lock_seconds: float
     ) -> list[Outcome]:
         """Carry out a batch and return the outcome of each change, in their order.
 
-        Nothing is committed unless this returns, but for a connection that breaks on the way:
-        then nobody knows.
+        The batch is committed if this returns, and rolled back if it raises, except for errors
+        that leave the outcome unknown (``leaves_outcome_unknown``).
 
         Raises:
-            psycopg.Error: what PostgreSQL or the connection had to say.
+            psycopg.Error: an error of PostgreSQL or of the connection.
+            NotSent: the connection ended before anything was sent.
         """
-        kinds = [
-            (kind, places)
-            for kind in IN_ORDER
-            if (places := [n for n, change in enumerate(changes) if type(change) is kind])
-        ]
-        arrays = {kind: kind.arrays([changes[n] for n in places]) for kind, places in kinds}
-        replays = any(arrays[Reserve]["idempotency_keys"]) if Reserve in arrays else False
-        concerned = {
-            "event_ids": list({change.event for change in changes if change.event}),
-            "ticket_ids": list({change.ticket for change in changes if change.ticket}),
-            "reservation_ids": list({c.reservation for c in changes if c.reservation}),
+        # The changes of each kind, by their indexes in the batch.
+        kinds = {
+            kind: indexes
+            for kind in KINDS_IN_ORDER
+            if (indexes := [n for n, change in enumerate(changes) if type(change) is kind])
+        }
+        parameters = {
+            kind: kind.parameters([changes[n] for n in indexes]) for kind, indexes in kinds.items()
+        }
+        targets = {
+            "event_ids": list({change.event_id for change in changes if change.event_id}),
+            "ticket_ids": list({change.ticket_id for change in changes if change.ticket_id}),
+            "reservation_ids": list({c.reservation_id for c in changes if c.reservation_id}),
         }
         waits = {
             "lock_timeout": f"{lock_seconds} s",
             "statement_timeout": f"{limits.STATEMENT_SECONDS} s",
         }
-        wanted = sum(change.tickets_wanted for change in changes)
-        most = min(max(limits.SWEEP_TICKETS, wanted), limits.MAX_INTEGER)
+        # Expire as many holds as the changes need, so that no available ticket is called sold out.
+        needed = sum(change.tickets_needed for change in changes)
+        most = min(max(limits.SWEEP_TICKETS, needed), limits.MAX_INTEGER)
 
         steps: list[tuple[str, dict[str, Any]]] = [
             ("limit_waits", waits),
-            ("lock_events", concerned),
-            ("expire_tickets", {**concerned, "most": most}),
-            *((kind.statement, {**arrays[kind], **self._hold}) for kind, _ in kinds),
+            ("lock_events", targets),
+            ("expire_tickets", {**targets, "most": most}),
+            *((kind.statement, {**parameters[kind], **self._hold}) for kind in kinds),
         ]
-        if replays:
-            steps.append(("find_replays", arrays[Reserve]))
-        if Update in arrays:
-            steps.append(("find_events", concerned))
-        sent: list[Sent] = [(self._statements[name], values) for name, values in steps]
-        told = await self._pipeline.run(connection, sent)
+        if Reserve in kinds and any(parameters[Reserve]["idempotency_keys"]):
+            steps.append(("find_replays", parameters[Reserve]))
+        if Update in kinds:
+            steps.append(("find_events", targets))
+        results = await self._pipeline.run(
+            connection, [(self._statements[name], values) for name, values in steps]
+        )
         try:
-            rows = {name: found for (name, _), found in zip(steps, told, strict=True)}
-            outcomes = _outcomes(changes, kinds, rows)
-            _count(changes, outcomes, rows)
+            rows = {name: result for (name, _), result in zip(steps, results, strict=True)}
+            outcomes = _collect_outcomes(changes, kinds, rows)
+            _update_metrics(changes, outcomes, rows)
         except Exception as error:
-            # The tickets have moved: it must not look as if nothing had been done.
+            # The batch is committed: the changes must not be reported as not done.
             log.exception("the outcomes of a committed batch could not be read")
-            raise NotRead("its outcomes could not be read") from error
+            raise UnreadableRows("the outcomes could not be read") from error
         return outcomes
 
 
-def _count(
-    changes: Sequence[Change], outcomes: Sequence[Outcome], rows: dict[str, list[Row]]
+def _update_metrics(
+    changes: Sequence[Change], outcomes: Sequence[Outcome], rows: Mapping[str, list[Row]]
 ) -> None:
-    """Take down what was committed, and how long it waited for its locks."""
+    """Count the tickets that a committed batch moved, and record its wait for locks."""
     moved: Counter[str] = Counter()
     for change, outcome in zip(changes, outcomes, strict=True):
         if outcome.code == "granted":
-            moved[change.becomes] += outcome.tickets_moved
+            moved[change.new_status] += outcome.tickets_moved
     moved["expired"] += sum(tickets for _, tickets in rows["expire_tickets"])
-    for becomes, tickets in moved.items():
+    for new_status, tickets in moved.items():
         if tickets:
-            metrics.TICKETS.labels(becomes).inc(tickets)
-    metrics.LOCK_SECONDS.observe(max((waited for _, waited in rows["lock_events"]), default=0.0))
+            metrics.TICKETS.labels(new_status).inc(tickets)
+    metrics.LOCK_WAIT_SECONDS.observe(
+        max((waited for _, waited in rows["lock_events"]), default=0.0)
+    )
 
 
-def _outcomes(
+def _collect_outcomes(
     changes: Sequence[Change],
-    kinds: Sequence[tuple[type[Change], Sequence[int]]],
-    rows: dict[str, list[Row]],
+    kinds: Mapping[type[Change], Sequence[int]],
+    rows: Mapping[str, list[Row]],
 ) -> list[Outcome]:
-    """Read the rows of the statements: one outcome for each change, in their order."""
-    outcomes: list[Outcome | None] = [
-        Outcome("granted") if type(change) is Expire else None for change in changes
-    ]
-    for kind, places in kinds:
-        for n, outcome in kind.outcomes(rows[kind.statement]):
-            outcomes[places[n]] = outcome
-        if kind is Reserve:
-            # What a key stands for is told by find_replays, whoever reserved it.
-            for n, outcome in read_outcomes(rows.get("find_replays", ())):
-                before = outcomes[places[n]]
-                if before is not None and before.code == "replayed":
-                    outcomes[places[n]] = outcome
-    told = [outcome for outcome in outcomes if outcome is not None]
-    assert len(told) == len(changes), "a statement has passed over a request"  # noqa: S101
-    for row in rows.get("find_events", ()):
-        (outcome,) = told
-        told = [Outcome(outcome.code, detail=outcome.detail, event=Event(*row))]
-    return told
+    """Return the outcome of each change, in their order, from the rows of all statements."""
+    # An Expire has no statement of its own: expire_tickets has done it.
+    outcomes = {n: Outcome("granted") for n, change in enumerate(changes) if type(change) is Expire}
+    for kind, indexes in kinds.items():
+        for index_in_kind, outcome in kind.read_outcomes(rows[kind.statement]):
+            outcomes[indexes[index_in_kind]] = outcome
+    # For a replay, reserve_tickets returns no tickets; find_replays has them, or a refusal.
+    for index_in_kind, outcome in read_outcomes(rows.get("find_replays", ())):
+        if outcomes[kinds[Reserve][index_in_kind]].code == "replayed":
+            outcomes[kinds[Reserve][index_in_kind]] = outcome
+    if updated := rows.get("find_events"):
+        outcomes[0] = replace(outcomes[0], event=Event(*updated[0]))  # an update runs alone
+    return [outcomes[n] for n in range(len(changes))]  # a KeyError if a statement left one out

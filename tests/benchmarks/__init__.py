@@ -1,1 +1,1 @@
-"""Benchmarks: what the service is measured against. No test of the suite."""
+"""Benchmarks of the service against alternatives, run with ``python -m tests.benchmarks``."""

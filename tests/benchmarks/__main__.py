@@ -11,26 +11,27 @@ from tests.benchmarks import bench, trials
 from tests.benchmarks.workloads import WORKLOADS
 
 DESCRIPTION = """\
-Runs each workload against the service, against begin, select for update, insert, update, commit,
-and against the same server without a database, in turn, on a PostgreSQL of its own: four minutes
-in all. What counts are the ratios. --trial does something longer in their place. It needs the
-extra bench, and uses wrk if there is one. WORKERS sets how many workers the service has."""
+Measure the service against the textbook transaction (begin, select for update, insert, update,
+commit) and against the same server without a database, in turn, on a temporary PostgreSQL. The
+default takes four minutes. Compare the ratios of one run; absolute rates depend on the machine.
+The load comes from wrk, if it is installed. WORKERS sets the number of the service's workers.
+Requires the extra "bench"."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmark, or one trial, and return the exit code."""
+    """Run the benchmark or one trial, and return the exit code."""
     parser = build_parser()
     parsed = parser.parse_args(arguments)
     try:
         workers = read_settings().workers
         if parsed.trial:
-            trials.run(parsed.trial, parsed.plot)
+            trials.run_trial(parsed.trial, parsed.plot)
             return 0
-        outcomes = bench.run(parsed.rounds, parsed.seconds, workers, WORKLOADS)
+        summaries = bench.run(parsed.rounds, parsed.seconds, workers, WORKLOADS)
         if parsed.json:
-            print(bench.as_json(outcomes))
+            print(bench.as_json(summaries))
         else:
-            bench.print_table(outcomes)
+            bench.print_table(summaries)
         if parsed.plot:
             bench.plot(parsed.plot, parsed.seconds, workers)
     except (EmbeddedError, SettingsError) as error:
@@ -43,21 +44,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of the benchmark's options."""
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks", description=DESCRIPTION, allow_abbrev=False
     )
     add = parser.add_argument
-    add("--json", action="store_true", help="the figures as JSON")
-    add(
-        "--plot", type=output_file, metavar="FILE", help="draw tickets over clients, too (SVG, PNG)"
-    )
-    add(
-        "--rounds", type=whole_number(1, 99), default=3, metavar="N", help="of which the median (3)"
-    )
-    add("--seconds", type=whole_number(1, 600), default=5, metavar="N", help="for each load (5)")
+    count, seconds = whole_number(1, 99), whole_number(1, 600)
     names = ", ".join(trials.TRIALS)
-    add("--trial", choices=trials.TRIALS, metavar="NAME", help=f"one of {names} instead")
+    add("--json", action="store_true", help="print the results as JSON")
+    add("--plot", type=output_file, metavar="FILE", help="also plot a chart to FILE (SVG or PNG)")
+    add("--rounds", type=count, default=3, metavar="N", help="rounds to take medians of (3)")
+    add("--seconds", type=seconds, default=5, metavar="N", help="duration of each load (5)")
+    add("--trial", choices=trials.TRIALS, metavar="NAME", help=f"run one trial instead: {names}")
     return parser
 
 

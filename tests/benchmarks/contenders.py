@@ -1,4 +1,4 @@
-"""The contenders: what is measured, and the PostgreSQL that each of them has to itself."""
+"""The contenders of the benchmark, and the temporary PostgreSQL that they use."""
 
 import os
 import socket
@@ -18,12 +18,13 @@ from service.settings import resource
 ROOT = Path(__file__).parent.parent.parent
 
 UVICORN = ("-m", "uvicorn", "--loop", "uvloop", "--http", "httptools", "--no-access-log")
+# The arguments of ``python`` that start each contender.
 CONTENDERS: dict[str, Sequence[str]] = {
     "holdfast": ("-m", "service"),
     "textbook": (*UVICORN, "--log-level", "error", "tests.benchmarks.textbook:app"),
     "no database": (*UVICORN, "--log-level", "error", "tests.benchmarks.no_database:app"),
 }
-"""What each is started with, behind ``python``."""
+# The contenders of the trial "alternatives".
 ALTERNATIVES: dict[str, Sequence[str]] = {
     name: (*UVICORN, "--log-level", "error", f"tests.benchmarks.{module}:app")
     for name, module in (
@@ -32,12 +33,11 @@ ALTERNATIVES: dict[str, Sequence[str]] = {
         ("ticket rows", "ticket_rows"),
     )
 }
-"""Contenders of the trial of that name alone."""
 
 
 @contextmanager
 def own_database() -> Iterator[str]:
-    """Give the URL of a PostgreSQL of the benchmark's own, as it comes: with fsync."""
+    """Run a temporary PostgreSQL with its default settings (with fsync), and yield its URL."""
     with tempfile.TemporaryDirectory(prefix="holdfast-bench-") as folder:
         Path(folder).chmod(0o755)
         with EmbeddedPostgres(Path(folder)) as postgres:
@@ -50,10 +50,10 @@ def own_database() -> Iterator[str]:
 def serving(
     contender: str, dsn: str, settings: Mapping[str, object]
 ) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """Run a contender for as long as the block runs, and give its URL and its process."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    """Run a contender for as long as the block runs, and yield its URL and its process."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
     arguments = {**CONTENDERS, **ALTERNATIVES}[contender]
     if contender != "holdfast":
         arguments = (*arguments, "--port", str(port))
@@ -84,11 +84,11 @@ def _wait_for(port: int, process: subprocess.Popen[str]) -> None:
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             return
         time.sleep(0.05)
-    raise RuntimeError("a contender does not answer")
+    raise RuntimeError(f"the contender does not accept connections on port {port} within 30 s")
 
 
 def peak_megabytes(process: subprocess.Popen[str]) -> float:
-    """Return the most memory that a process, or the largest of its workers, ever had."""
+    """Return the peak memory of a process or of its largest worker."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     return max(
         int(line.split()[1]) / 1024

@@ -1,8 +1,8 @@
--- The load for wrk: sends the requests of a file, one after the other, again from its beginning
--- when it is through, and prints what came of them as a line of JSON.
+-- The load for wrk: sends the requests of a file in order, again and again, and prints a summary
+-- as one line of JSON.
 --
--- REQUESTS names the file: method, path and body in each line, with tabs between. %n in a line
--- is a number that no other request has.
+-- REQUESTS names the file: method, path and body on each line, separated by tabs. %n in a line is
+-- replaced by a unique number.
 
 local lines, n = {}, 0
 local threads = {}

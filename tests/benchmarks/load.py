@@ -1,7 +1,7 @@
-"""The load: sends requests over many connections and tells what came of them.
+"""The load generator sends requests over many connections and measures the responses.
 
-With wrk where there is one; else with a client of our own, which takes more of the machine and so
-leaves less to what is measured.
+It is wrk where that is installed, else a client in Python, which needs more CPU and leaves less
+to the server under test.
 """
 
 import asyncio
@@ -24,44 +24,41 @@ SCRIPT = Path(__file__).with_name("load.lua")
 
 @dataclass(frozen=True)
 class Request:
-    """A request; ``%n`` in its body becomes a number that no other request has."""
+    """A request; ``%n`` in its body is replaced by a unique number."""
 
     method: str
     path: str
-    body: str = ""
-    """Of a DELETE: the fingerprint."""
+    body: str = ""  # for a DELETE, the fingerprint
 
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a load."""
+    """The result of a load."""
 
-    seconds: float
-    p50: float
-    """In milliseconds, as is the next."""
+    seconds: float  # the duration
+    p50: float  # latencies in milliseconds
     p99: float
     longest: float
-    lost: int
-    """Requests that had no answer."""
-    statuses: dict[int, int]
+    lost: int  # requests without a response
+    statuses: dict[int, int]  # the number of responses by status
 
     def rate(self, *statuses: int) -> float:
-        """Return how many answers of these statuses came in a second."""
+        """Return the number of responses with these statuses per second."""
         return sum(self.statuses.get(status, 0) for status in statuses) / self.seconds
 
 
 def load(url: str, requests: Sequence[Request], clients: int, seconds: float) -> Result:
-    """Send requests over and over, each client the next when it has its answer."""
+    """Send the requests repeatedly; each client sends the next one after a response."""
     if shutil.which("wrk"):
         return _with_wrk(url, requests, clients, seconds)
-    return asyncio.run(_with_our_own(url, requests, clients, seconds))
+    return asyncio.run(_with_own_client(url, requests, clients, seconds))
 
 
 def _with_wrk(url: str, requests: Sequence[Request], clients: int, seconds: float) -> Result:
     with tempfile.NamedTemporaryFile("w") as file:
-        file.writelines(f"{one.method}\t{one.path}\t{one.body}\n" for one in requests)
+        file.writelines(f"{each.method}\t{each.path}\t{each.body}\n" for each in requests)
         file.flush()
-        done = subprocess.run(
+        process = subprocess.run(
             [
                 *("wrk", "--threads", "1", "--connections", str(clients), "--timeout", "10s"),
                 *("--duration", f"{seconds:.0f}s", "--script", str(SCRIPT), url),
@@ -71,29 +68,29 @@ def _with_wrk(url: str, requests: Sequence[Request], clients: int, seconds: floa
             text=True,
             check=True,
         )
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    told = json.loads(line)
-    statuses = {int(status): number for status, number in told.pop("statuses").items()}
-    return Result(statuses=statuses, **told)
+    (line,) = [line for line in process.stdout.splitlines() if line.startswith("{")]
+    summary = json.loads(line)
+    statuses = {int(status): number for status, number in summary.pop("statuses").items()}
+    return Result(statuses=statuses, **summary)
 
 
-async def _with_our_own(
+async def _with_own_client(
     url: str, requests: Sequence[Request], clients: int, seconds: float
 ) -> Result:
     host, port = url.removeprefix("http://").split(":")
     loop = asyncio.get_running_loop()
     numbers = count()
     end = time.monotonic() + seconds
-    begun = time.monotonic()
-    all_of_them = [
+    start = time.monotonic()
+    connections = [
         await loop.create_connection(lambda: _Client(requests, numbers, end), host, int(port))
         for _ in range(clients)
     ]
-    await asyncio.gather(*(client.done for _, client in all_of_them))
-    took = time.monotonic() - begun
+    await asyncio.gather(*(client.done for _, client in connections))
+    took = time.monotonic() - start
     statuses: Counter[int] = Counter()
     waits: list[float] = []
-    for transport, client in all_of_them:
+    for transport, client in connections:
         transport.close()
         statuses += client.statuses
         waits += client.waits
@@ -102,12 +99,12 @@ async def _with_our_own(
     p50, p99, longest = (
         waits[int(last * part)] * 1000 if waits else 0.0 for part in (0.5, 0.99, 1)
     )
-    lost = sum(client.lost for _, client in all_of_them)
+    lost = sum(client.lost for _, client in connections)
     return Result(took, p50, p99, longest, lost, dict(statuses))
 
 
 class _Client(asyncio.Protocol):
-    """One connection: a request, its answer, the next request."""
+    """One connection: it sends the next request after each response."""
 
     def __init__(self, requests: Sequence[Request], numbers: "count[int]", end: float) -> None:
         self._requests, self._numbers, self._end = requests, numbers, end
@@ -144,7 +141,7 @@ class _Client(asyncio.Protocol):
     def on_message_complete(self) -> None:
         self.statuses[self._parser.get_status_code()] += 1
         self.waits.append(time.monotonic() - self._sent)
-        # Not from within the parser, which the next request replaces.
+        # Not within the callback of the parser, which the next request replaces.
         asyncio.get_running_loop().call_soon(self._send)
 
     def connection_lost(self, _: Exception | None) -> None:

@@ -1,6 +1,6 @@
-"""No database: the same server, which reads the same requests and answers as much of nothing.
+"""No database: the same server reads the same requests and sends responses of the same size.
 
-What HTTP alone can do on a machine, for the service to be measured against.
+It shows the rate that HTTP alone allows on a machine.
 """
 
 from datetime import UTC, datetime
@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from service.rows import Uuid
-from service.web.responses import EventAnswer, TicketAnswer
+from service.web.responses import EventResponse, TicketResponse
 
 encode = msgspec.json.Encoder().encode
 ID = Uuid("018f0000-0000-7000-8000-000000000001")
@@ -20,15 +20,15 @@ NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
 
 async def reserve(request: Request) -> Response:
-    """Answer with a ticket that is nobody's."""
+    """Respond with a made-up ticket."""
     owner = msgspec.json.decode(await request.body())["userFingerprint"]
-    ticket = TicketAnswer(ID, request.path_params["id"], ID, "reserved", NOW, NOW, NOW, owner)
+    ticket = TicketResponse(ID, request.path_params["id"], ID, "reserved", NOW, NOW, NOW, owner)
     return Response(encode([ticket]), 201, media_type="application/json")
 
 
 async def find_event(request: Request) -> Response:
-    """Answer with an event that does not exist."""
-    event = EventAnswer(
+    """Respond with a made-up event."""
+    event = EventResponse(
         request.path_params["id"], "Opening night", NOW, 100, 0, 100, 0, 0, 1, NOW, NOW
     )
     return Response(encode(event), headers={"ETag": event.etag}, media_type="application/json")

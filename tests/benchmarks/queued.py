@@ -1,13 +1,13 @@
-"""A queue: requests are written to a table, and a worker takes them from it and answers later.
+"""A queue: the server writes requests to a table, and a worker processes them later.
 
-The worker takes up to 500 at once and decides them under the event's lock, in the order in which
-they came. The server writes a request, commits, and then either answers 202 at once, to be asked
-again (``TOLD_LATER``), or waits until the answer stands in the table. It keeps no ledger, expires
-nothing and knows no keys. Run with ``uvicorn tests.benchmarks.queued:app``, which starts the
-worker; ``DATABASE_URL`` names the database.
+The worker takes up to 500 requests at a time, in order, and decides them under the locks of their
+events. The server commits a request, and then either responds 202 at once (with
+``RESPONDS_AT_ONCE``) or waits until the outcome is in the table. It has no ledger, expiry or keys.
+Run it with ``uvicorn tests.benchmarks.queued:app``, which starts the worker; ``DATABASE_URL``
+names the database.
 
-Never oversells: the worker counts what is left in the row that it has locked, and the answer, the
-tickets and the count are one transaction. What was written to the queue outlives a crash.
+It never oversells: the worker reads the available tickets from the locked row of the event, and
+commits outcome, tickets and count in one transaction. The queue survives a crash.
 """
 
 import asyncio
@@ -30,11 +30,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from service.database.connections import ADAPTERS
-from service.embedded.parent import ending_with
-from service.web.responses import TicketAnswer
+from service.embedded.parent import stop_with_parent
+from service.web.responses import TicketResponse
 
-BATCH, CONNECTIONS, LOOK_SECONDS = 500, 16, 0.002
-"""LOOK_SECONDS: how often the worker looks for requests, and the server for answers."""
+# POLL_SECONDS: how often the worker polls for requests, and the server for outcomes.
+BATCH, CONNECTIONS, POLL_SECONDS = 500, 16, 0.002
 
 CREATE_QUEUE = """
 drop table if exists requests;
@@ -43,23 +43,23 @@ create table requests (
     event_id uuid not null,
     quantity integer not null,
     user_fingerprint text not null,
-    asked_at timestamptz not null default clock_timestamp(),
-    answered_at timestamptz,
+    received_at timestamptz not null default clock_timestamp(),
+    decided_at timestamptz,
     ticket_ids text[]
 );
-create index requests_waiting on requests (id) where answered_at is null;
+create index requests_waiting on requests (id) where decided_at is null;
 """
-ASK = """
+INSERT_REQUEST = """
 insert into requests (event_id, quantity, user_fingerprint) values (%s, %s, %s) returning id
 """
-FIND_ANSWERS = """
-select id, answered_at, ticket_ids
+FIND_OUTCOMES = """
+select id, decided_at, ticket_ids
 from requests
-where id = any(%s::bigint[]) and answered_at is not null
+where id = any(%s::bigint[]) and decided_at is not null
 """
 TAKE = """
 select id, event_id, quantity, user_fingerprint
-from requests where answered_at is null order by id limit %s for update skip locked
+from requests where decided_at is null order by id limit %s for update skip locked
 """
 LOCK_EVENTS = """
 select id, total_tickets - allocated_tickets
@@ -76,62 +76,66 @@ ADD_ALLOCATED = """
 update events set allocated_tickets = allocated_tickets + tickets
 from unnest(%s::uuid[], %s::integer[]) as granted (event_id, tickets) where id = event_id
 """
-ANSWER = """
+RECORD_OUTCOMES = """
 update requests
 set
-    answered_at = clock_timestamp(),
-    ticket_ids = case when answer <> '' then string_to_array(answer, ' ') else '{}' end
-from unnest(%s::bigint[], %s::text[]) as answers (request, answer) where id = request
+    decided_at = clock_timestamp(),
+    ticket_ids = case when tickets <> '' then string_to_array(tickets, ' ') else '{}' end
+from unnest(%s::bigint[], %s::text[]) as outcomes (request, tickets) where id = request
 """
 
 encode = msgspec.json.Encoder().encode
 
 
-def work(dsn: str) -> None:
-    """Take requests and answer them, batch after batch."""
+def run_worker(dsn: str) -> None:
+    """Process requests, batch after batch, until the process is killed."""
     with psycopg.connect(dsn, autocommit=True, context=ADAPTERS, prepare_threshold=0) as database:
         print("working", flush=True)
         while True:
-            if not work_once(database):
-                time.sleep(LOOK_SECONDS)
+            if not process_batch(database):
+                time.sleep(POLL_SECONDS)
 
 
-def work_once(database: psycopg.Connection) -> int:
-    """Answer one batch in one transaction and return how many requests it had."""
+def process_batch(database: psycopg.Connection) -> int:
+    """Process one batch in one transaction, and return the number of its requests."""
     with database.transaction():
         requests = database.execute(TAKE, [BATCH]).fetchall()
         if not requests:
             return 0
         events = list({str(event) for _, event, _, _ in requests})
-        left: dict[str, int] = dict(database.execute(LOCK_EVENTS, [events]).fetchall())
-        before, granted = dict(left), set()
+        available: dict[str, int] = dict(database.execute(LOCK_EVENTS, [events]).fetchall())
+        before, granted = dict(available), set()
         for request, event, quantity, _ in requests:
-            if left.get(event, 0) >= quantity:
-                left[event] -= quantity
+            if available.get(event, 0) >= quantity:
+                available[event] -= quantity
                 granted.add(request)
-        ours = [one for one in requests if one[0] in granted]
-        each = [(event, user) for _, event, quantity, user in ours for _ in range(quantity)]
+        granted_requests = [request for request in requests if request[0] in granted]
+        buyers = [
+            (event, user) for _, event, quantity, user in granted_requests for _ in range(quantity)
+        ]
         with database.pipeline():
             inserted = database.execute(
-                INSERT_TICKETS, [[event for event, _ in each], [user for _, user in each]]
+                INSERT_TICKETS, [[event for event, _ in buyers], [user for _, user in buyers]]
             )
-            taken = [before[event] - left[event] for event in left]
-            database.execute(ADD_ALLOCATED, [list(left), taken])
+            quantities = [before[event] - available[event] for event in available]
+            database.execute(ADD_ALLOCATED, [list(available), quantities])
         ids = iter([id_ for (id_,) in inserted.fetchall()])
-        answers = [
+        tickets_by_request = [
             " ".join(next(ids) for _ in range(quantity)) if request in granted else ""
             for request, _, quantity, _ in requests
         ]
-        database.execute(ANSWER, [[request for request, *_ in requests], answers])
+        database.execute(
+            RECORD_OUTCOMES, [[request for request, *_ in requests], tickets_by_request]
+        )
     return len(requests)
 
 
 def start_worker() -> subprocess.Popen[bytes]:
-    """Start the one worker, which ends with us, and wait until it works."""
+    """Start the worker, which ends with this process, and wait until it is ready."""
     worker = subprocess.Popen(
         [sys.executable, "-m", "tests.benchmarks.queued"],
         stdout=subprocess.PIPE,
-        preexec_fn=ending_with(os.getpid(), signal.SIGKILL),
+        preexec_fn=stop_with_parent(os.getpid(), signal.SIGKILL),
     )
     assert worker.stdout is not None
     worker.stdout.readline()
@@ -139,37 +143,40 @@ def start_worker() -> subprocess.Popen[bytes]:
 
 
 async def reserve(request: Request) -> Response:
-    """Write the request down; then answer that it was, or what became of it."""
+    """Insert the request, and respond with 202 or with its outcome."""
     body = msgspec.json.decode(await request.body())
     event, owner = request.path_params["id"], body["userFingerprint"]
     async with app.state.pool.connection() as connection:
-        asked = await connection.execute(ASK, [event, body["quantity"], owner])
-        (id_,) = await asked.fetchone()
-    if "TOLD_LATER" in os.environ:
+        cursor = await connection.execute(INSERT_REQUEST, [event, body["quantity"], owner])
+        (id_,) = await cursor.fetchone()
+    if "RESPONDS_AT_ONCE" in os.environ:
         return Response(encode({"id": id_}), 202, media_type="application/json")
-    answer = app.state.waiting[id_] = asyncio.get_running_loop().create_future()
-    at, tickets = await answer
+    outcome = app.state.waiting[id_] = asyncio.get_running_loop().create_future()
+    at, tickets = await outcome
     if not tickets:
         return Response(encode({"code": "TICKETS_SOLD_OUT"}), 409, media_type="application/json")
-    told = [TicketAnswer(one, event, tickets[0], "reserved", at, at, at, owner) for one in tickets]
-    return Response(encode(told), 201, media_type="application/json")
+    responses = [
+        TicketResponse(ticket, event, tickets[0], "reserved", at, at, at, owner)
+        for ticket in tickets
+    ]
+    return Response(encode(responses), 201, media_type="application/json")
 
 
-async def look(app: Starlette) -> None:
-    """Hand the answers over that stand in the table, again and again."""
+async def poll_outcomes(app: Starlette) -> None:
+    """Poll the table for outcomes, and pass them to the waiting requests."""
     waiting: dict[int, asyncio.Future[tuple[datetime, Any]]] = app.state.waiting
     async with app.state.pool.connection() as connection:
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
             if waiting:
-                found = await connection.execute(FIND_ANSWERS, [list(waiting)])
-                for id_, at, tickets in await found.fetchall():
+                rows = await connection.execute(FIND_OUTCOMES, [list(waiting)])
+                for id_, at, tickets in await rows.fetchall():
                     waiting.pop(id_).set_result((at, tickets))
 
 
 @asynccontextmanager
 async def lifespan(app: Starlette) -> AsyncIterator[None]:
-    """Open the pool, start the worker and look for answers; end them all."""
+    """Open the pool, start the worker and poll for outcomes; stop all three at the end."""
     worker = start_worker()
     app.state.waiting = {}
     async with AsyncConnectionPool(
@@ -183,11 +190,11 @@ async def lifespan(app: Starlette) -> AsyncIterator[None]:
         min_size=CONNECTIONS,
         max_size=CONNECTIONS,
     ) as app.state.pool:
-        looking = asyncio.create_task(look(app))
+        polling = asyncio.create_task(poll_outcomes(app))
         yield
-        looking.cancel()
+        polling.cancel()
         with suppress(asyncio.CancelledError):
-            await looking
+            await polling
     worker.kill()
     worker.wait()
 
@@ -197,4 +204,4 @@ app = Starlette(
 )
 
 if __name__ == "__main__":
-    work(os.environ["DATABASE_URL"])
+    run_worker(os.environ["DATABASE_URL"])

@@ -1,4 +1,4 @@
-"""What Redis has lost when it ends in the midst of a sale, and what moving out of it takes."""
+"""What Redis loses when it fails during a sale, and how long an import from Redis takes."""
 
 import os
 import signal
@@ -22,9 +22,9 @@ from tests.benchmarks.stores import Disk, Redis
 from tests.benchmarks.workloads import PLENTY, make_events, reservations
 
 ROUNDS, CLIENTS = 3, 100
-NOBODY = "00000000-0000-0000-0000-000000000000"
+EVENT = "00000000-0000-0000-0000-000000000000"
 
-MAKE = """
+CREATE_TICKETS = """
 for n = 1, ARGV[1] do
     local id = string.sub(KEYS[1], 1, 24) .. string.format('%012x', n)
     redis.call('hset', 'ticket:' .. id,
@@ -32,7 +32,7 @@ for n = 1, ARGV[1] do
     redis.call('rpush', 'tickets:' .. KEYS[1], id)
 end
 """
-READ = """
+READ_TICKETS = """
 local rows = {}
 for n, id in ipairs(redis.call('lrange', 'tickets:' .. KEYS[1], 0, -1)) do
     local ticket = redis.call('hmget', 'ticket:' .. id, 'owner', 'ends')
@@ -50,52 +50,52 @@ update events set allocated_tickets = allocated_tickets + (select count(*) from 
 """
 
 
-def moved() -> Iterator[tuple[str, ...]]:
-    """Move the tickets of an event from Redis into the service's tables."""
-    yield "tickets", "read, while Redis serves nobody", "written", "tickets a second"
-    if not Redis.is_there():
-        yield "no redis-server here", "", "", ""
+def import_from_redis() -> Iterator[tuple[str, ...]]:
+    """Import the tickets of an event from Redis into the service's tables."""
+    yield "tickets", "read (blocks Redis)", "written", "tickets per second"
+    if not Redis.is_installed():
+        yield "redis-server is not installed", "", "", ""
         return
     with own_database() as dsn, tempfile.TemporaryDirectory(prefix="holdfast-redis-") as folder:
         for tickets in (10_000, 100_000, 500_000):
             with Redis(Path(folder), "everysec") as redis, psycopg.connect(dsn) as database:
                 (event,) = make_events(database, 1)
-                redis.ask("eval", MAKE, "1", event, str(tickets))
-                begun = time.monotonic()
-                rows = redis.ask("eval", READ, "1", event)
-                read = time.monotonic() - begun
+                redis.call("eval", CREATE_TICKETS, "1", event, str(tickets))
+                start_time = time.monotonic()
+                rows = redis.call("eval", READ_TICKETS, "1", event)
+                read_seconds = time.monotonic() - start_time
                 database.execute(CREATE_MOVED)
                 with database.cursor().copy("copy moved from stdin") as copy:
                     copy.write("\n".join(rows))
                 database.execute(INSERT_MOVED, [event])
                 database.execute(COUNT_MOVED, [event])
                 database.commit()
-                took = time.monotonic() - begun
+                seconds = time.monotonic() - start_time
                 assert len(rows) == tickets
-                redis.ask("flushall")
-            rate = f"{tickets / took:,.0f}"
-            yield f"{tickets:,}", f"{read:.2f} s", f"{took - read:.2f} s", rate
+                redis.call("flushall")
+            rate = f"{tickets / seconds:,.0f}"
+            yield f"{tickets:,}", f"{read_seconds:.2f} s", f"{seconds - read_seconds:.2f} s", rate
 
 
-def killed() -> Iterator[tuple[str, ...]]:
-    """End Redis, or PostgreSQL, in the midst of a sale, and look for what was acknowledged."""
-    yield "", "ended by", "acknowledged", "found", "missing", "back after s"
-    if not Redis.is_there():
-        yield "Redis", "no redis-server here", "", "", "", ""
-    fsyncs = ("everysec", "always") if Redis.is_there() else ()
+def kill_during_sale() -> Iterator[tuple[str, ...]]:
+    """Let Redis or PostgreSQL fail during a sale, and look for the acknowledged tickets."""
+    yield "", "failure", "acknowledged", "found", "missing", "restart s"
+    if not Redis.is_installed():
+        yield "Redis", "redis-server is not installed", "", "", "", ""
+    fsync_settings = ("everysec", "always") if Redis.is_installed() else ()
     for _ in range(ROUNDS):
-        for fsync in fsyncs:
-            for how in ("kill -9", "a power cut"):
-                yield _told_of_the_dead(f"Redis, {fsync}", how, partial(_RedisSale, fsync))
-        yield _told_of_the_dead("the service", "a power cut", _ServiceSale)
+        for fsync in fsync_settings:
+            for failure in ("kill -9", "power cut"):
+                yield _fail_during_sale(f"Redis, {fsync}", failure, partial(_RedisSale, fsync))
+        yield _fail_during_sale("the service", "power cut", _ServiceSale)
 
 
 class _RedisSale:
-    """A sale in Redis, on a disk."""
+    """A sale with Redis on a disk."""
 
     def __init__(self, fsync: str) -> None:
         self._fsync = fsync
-        self._event = NOBODY
+        self._event = EVENT
 
     @contextmanager
     def running(self, folder: Path) -> Iterator[Callable[[], None]]:
@@ -104,16 +104,16 @@ class _RedisSale:
 
     @contextmanager
     def selling(self) -> Iterator[tuple[str, list[Request]]]:
-        self._redis.ask("hset", f"event:{self._event}", "available", str(PLENTY))
+        self._redis.call("hset", f"event:{self._event}", "available", str(PLENTY))
         with serving("redis", "", {"REDIS_SOCKET": self._redis.socket}) as (url, _):
             yield url, reservations([self._event])
 
-    def found(self) -> int:
-        return int(self._redis.ask("llen", f"tickets:{self._event}")[0])
+    def count_tickets(self) -> int:
+        return int(self._redis.call("llen", f"tickets:{self._event}")[0])
 
 
 class _ServiceSale:
-    """A sale by the service, on a disk."""
+    """A sale with the service on a disk."""
 
     @contextmanager
     def running(self, folder: Path) -> Iterator[Callable[[], None]]:
@@ -131,31 +131,38 @@ class _ServiceSale:
         with serving("holdfast", self._dsn, {}) as (url, _):
             yield url, requests
 
-    def found(self) -> int:
+    def count_tickets(self) -> int:
         with psycopg.connect(self._dsn) as database:
             (row,) = database.execute("select count(*) from ticket_allocations").fetchall()
         return int(row[0])
 
 
-def _told_of_the_dead(
-    name: str, how: str, make: Callable[[], _RedisSale | _ServiceSale]
+def _fail_during_sale(
+    name: str, failure: str, make_sale: Callable[[], _RedisSale | _ServiceSale]
 ) -> tuple[str, ...]:
-    sale = make()
-    with Disk.made() as disk, ThreadPoolExecutor(1) as pool:
+    sale = make_sale()
+    with Disk.create() as disk, ThreadPoolExecutor(1) as pool:
         if disk is None:
-            return name, how, "a disk cannot be mounted here", "", "", ""
+            return name, failure, "no right to mount a disk", "", "", ""
         with sale.running(disk.folder) as kill, sale.selling() as (url, requests):
             loading = pool.submit(load, url, requests, CLIENTS, 4)
-            # Not at the same point of Redis's second each time.
+            # Fail at a random point of the second between two fsyncs of Redis.
             time.sleep(2 + os.urandom(1)[0] / 256)
             kill()
-            if how == "a power cut":
+            if failure == "power cut":
                 disk.cut()
             acknowledged = loading.result().statuses.get(201, 0)
         disk.unmount()
         disk.mount()
-        begun = time.monotonic()
+        start_time = time.monotonic()
         with sale.running(disk.folder):
-            back, found = time.monotonic() - begun, sale.found()
-    missing = f"{max(acknowledged - found, 0):,}"
-    return name, how, f"{acknowledged:,}", f"{found:,}", missing, f"{back:.2f}"
+            restart_seconds, tickets = time.monotonic() - start_time, sale.count_tickets()
+    missing = f"{max(acknowledged - tickets, 0):,}"
+    return (
+        name,
+        failure,
+        f"{acknowledged:,}",
+        f"{tickets:,}",
+        missing,
+        f"{restart_seconds:.2f}",
+    )

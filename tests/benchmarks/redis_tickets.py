@@ -1,12 +1,11 @@
-"""Tickets in Redis: a counter for each event and a record for each ticket, changed by a script.
+"""Tickets in Redis: a counter for each event and a hash for each ticket, changed by a script.
 
-What one would write for speed, written well: one connection, on which commands are sent as they
-come, and one script, so that nobody comes between the look at what is left and the taking. It
-expires nothing, keeps no ledger and knows no keys. Run with ``uvicorn
-tests.benchmarks.redis_tickets:app``; ``REDIS_SOCKET`` names the socket.
+The obvious fast implementation, written well: one connection with pipelined commands, and one
+script, so that check and reservation are atomic. It has no ledger, expiry or keys. Run it with
+``uvicorn tests.benchmarks.redis_tickets:app``; ``REDIS_SOCKET`` names the socket.
 
-Never oversells while there is one Redis, and it forgets nothing: a copy that takes over, or a file
-that lacks the last second, sells that second's tickets again.
+It never oversells while there is one Redis that loses nothing: a replica that takes over, or a
+file without the last second, sells the tickets of that second again.
 """
 
 import asyncio
@@ -27,14 +26,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from service.rows import Uuid
-from service.web.responses import TicketAnswer
+from service.web.responses import TicketResponse
 
 HOLD_SECONDS = 900
-TAKE = """
+# Returns 1 if the tickets are reserved. The ids follow the owner and the end of the hold.
+RESERVE = """
 local event, owner, ends = KEYS[1], ARGV[1], ARGV[2]
 local wanted = #ARGV - 2
-local left = tonumber(redis.call('hget', 'event:' .. event, 'available') or 0)
-if left < wanted then return 0 end
+local available = tonumber(redis.call('hget', 'event:' .. event, 'available') or 0)
+if available < wanted then return 0 end
 redis.call('hincrby', 'event:' .. event, 'available', -wanted)
 for n = 3, #ARGV do
     redis.call('hset', 'ticket:' .. ARGV[n],
@@ -43,51 +43,52 @@ for n = 3, #ARGV do
 end
 return 1
 """
-"""Returns 1 if the tickets are taken, whose ids follow the owner and the end of the hold."""
-SHA = hashlib.sha1(TAKE.encode(), usedforsecurity=False).hexdigest()
+SHA = hashlib.sha1(RESERVE.encode(), usedforsecurity=False).hexdigest()
 
 encode = msgspec.json.Encoder().encode
 
 
 class Redis(asyncio.Protocol):
-    """One connection, for commands that return an integer; they are answered in their order."""
+    """A connection for pipelined commands that return an integer."""
 
     def __init__(self) -> None:
         self._waiting: deque[asyncio.Future[int]] = deque()
-        self._rest = b""
+        self._buffer = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the connection."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's, which is not derived
 
-    async def ask(self, *words: str) -> int:
-        """Send a command and return its answer.
+    async def call(self, *words: str) -> int:
+        """Send a command and return its result.
 
         Raises:
-            ConnectionError: no answer came, or an error.
+            ConnectionError: Redis sent an error or closed the connection.
         """
         if self._transport.is_closing():
-            raise ConnectionError("Redis is gone")
-        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._waiting.append(future)
+            raise ConnectionError("the connection to Redis is closed")
+        response: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._waiting.append(response)
         parts = "".join(f"${len(word.encode())}\r\n{word}\r\n" for word in words)
         self._transport.write(f"*{len(words)}\r\n{parts}".encode())
-        return await future
+        return await response
 
     def data_received(self, data: bytes) -> None:
-        """Hand the answers over, a line each."""
-        *lines, self._rest = (self._rest + data).split(b"\r\n")
+        """Parse the responses, one per line."""
+        *lines, self._buffer = (self._buffer + data).split(b"\r\n")
         for line in lines:
-            future = self._waiting.popleft()
+            response = self._waiting.popleft()
             if line.startswith(b":"):
-                future.set_result(int(line[1:]))
+                response.set_result(int(line[1:]))
             else:
-                future.set_exception(ConnectionError(line.decode()))
+                response.set_exception(ConnectionError(line.decode()))
 
     def connection_lost(self, _: Exception | None) -> None:
-        """Tell all who wait that nobody knows."""
+        """Fail all waiting commands: their outcome is unknown."""
         while self._waiting:
-            self._waiting.popleft().set_exception(ConnectionError("Redis is gone"))
+            self._waiting.popleft().set_exception(
+                ConnectionError("the connection to Redis is closed")
+            )
 
 
 async def reserve(request: Request) -> Response:
@@ -98,25 +99,28 @@ async def reserve(request: Request) -> Response:
     now = time.time()
     ends = now + HOLD_SECONDS
     try:
-        taken = await app.state.redis.ask("EVALSHA", SHA, "1", event, owner, f"{ends:.6f}", *ids)
+        reserved = await app.state.redis.call(
+            "EVALSHA", SHA, "1", event, owner, f"{ends:.6f}", *ids
+        )
     except ConnectionError:
         return Response(encode({"code": "OUTCOME_UNKNOWN"}), 503, media_type="application/json")
-    if not taken:
+    if not reserved:
         return Response(encode({"code": "TICKETS_SOLD_OUT"}), 409, media_type="application/json")
-    made, over = (datetime.fromtimestamp(one, UTC) for one in (now, ends))
-    whole = Uuid(ids[0])
+    made, over = (datetime.fromtimestamp(seconds, UTC) for seconds in (now, ends))
+    reservation = Uuid(ids[0])
     tickets = [
-        TicketAnswer(Uuid(id_), event, whole, "reserved", over, made, made, owner) for id_ in ids
+        TicketResponse(Uuid(id_), event, reservation, "reserved", over, made, made, owner)
+        for id_ in ids
     ]
     return Response(encode(tickets), 201, media_type="application/json")
 
 
 @asynccontextmanager
 async def lifespan(app: Starlette) -> AsyncIterator[None]:
-    """Open the connection and make the script known."""
+    """Open the connection and load the script."""
     loop = asyncio.get_running_loop()
     _, app.state.redis = await loop.create_unix_connection(Redis, os.environ["REDIS_SOCKET"])
-    await app.state.redis.ask("EVAL", TAKE, "1", "none", "", "", "")
+    await app.state.redis.call("EVAL", RESERVE, "1", "none", "", "", "")
     yield
 
 

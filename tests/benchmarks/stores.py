@@ -1,6 +1,6 @@
-"""Stores: a Redis of the benchmark's own, and a disk that forgets what was not written through.
+"""Stores: a temporary Redis, and a disk that loses everything not flushed to it.
 
-Neither is asked of a machine that lacks it: a trial says what it has left out.
+A trial skips what the machine does not have, and says so.
 """
 
 import fcntl
@@ -16,27 +16,27 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
-from service.embedded.parent import ending_with
+from service.embedded.parent import stop_with_parent
 
+# _IOR('X', 125, __u32) of fs/ext4/ext4.h. Its argument 2 means: do not flush the journal.
 EXT4_IOC_SHUTDOWN = 2 << 30 | 4 << 16 | ord("X") << 8 | 125
-"""_IOR('X', 125, __u32) of fs/ext4/ext4.h; 2: without writing its journal first."""
 DISK_BYTES = 1 << 30
 
 
 class Redis:
-    """A redis-server on a socket, with its file in a folder."""
+    """A redis-server on a Unix socket, with its data in a folder."""
 
     def __init__(self, folder: Path, fsync: str) -> None:
         self._folder, self._fsync = folder, fsync
         self.socket = str(Path(tempfile.gettempdir(), f"holdfast-redis-{os.getpid()}"))
 
     @staticmethod
-    def is_there() -> bool:
-        """Whether this machine has one."""
+    def is_installed() -> bool:
+        """Return whether Redis is installed."""
         return all(map(shutil.which, ("redis-server", "redis-cli")))
 
     def __enter__(self) -> Self:
-        """Start it and wait until it answers."""
+        """Start Redis and wait until it responds."""
         self._process = subprocess.Popen(
             [
                 *("redis-server", "--port", "0", "--unixsocket", self.socket, "--save", ""),
@@ -44,43 +44,43 @@ class Redis:
                 *("--appendfsync", self._fsync),
             ],
             stdout=subprocess.DEVNULL,
-            preexec_fn=ending_with(os.getpid(), signal.SIGKILL),
+            preexec_fn=stop_with_parent(os.getpid(), signal.SIGKILL),
         )
         deadline = time.monotonic() + 30
-        while self.ask("ping") != ["PONG"]:
+        while self.call("ping") != ["PONG"]:
             if time.monotonic() > deadline:
-                raise RuntimeError("Redis does not answer")
+                raise RuntimeError("redis-server does not respond within 30 s")
             time.sleep(0.01)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop it, unless it was killed before."""
+        """Stop Redis, if it is still running."""
         self._process.terminate()
         self._process.wait(30)
         Path(self.socket).unlink(missing_ok=True)
 
     def kill(self) -> None:
-        """Kill it with -9."""
+        """Kill Redis with SIGKILL."""
         self._process.kill()
         self._process.wait()
 
-    def ask(self, *words: str) -> list[str]:
-        """Send a command and return the lines of its answer."""
+    def call(self, *words: str) -> list[str]:
+        """Send a command and return the lines of the response."""
         command = ["redis-cli", "-s", self.socket, "--raw", *words]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        return done.stdout.splitlines()
+        process = subprocess.run(command, capture_output=True, text=True, check=False)
+        return process.stdout.splitlines()
 
 
 class Disk:
-    """A disk in a file, of which only that outlives ``cut`` which was written through to it."""
+    """A file system in a file; ``cut`` loses everything that was not flushed to it."""
 
     def __init__(self, image: Path, folder: Path) -> None:
         self._image, self.folder = image, folder
 
     @classmethod
     @contextmanager
-    def made(cls) -> Iterator["Disk | None"]:
-        """Make one and mount it for as long as the block runs; None where that is not allowed."""
+    def create(cls) -> Iterator["Disk | None"]:
+        """Create and mount a disk for as long as the block runs; yield None without the right."""
         with tempfile.TemporaryDirectory(prefix="holdfast-disk-") as folder:
             Path(folder).chmod(0o755)
             disk = cls(Path(folder, "image"), Path(folder, "mounted"))
@@ -99,12 +99,12 @@ class Disk:
                 disk.unmount()
 
     def mount(self) -> None:
-        """Have what is on it."""
+        """Mount the file system."""
         _run("mount", "-o", "loop", str(self._image), str(self.folder))
         self.folder.chmod(0o755)
 
     def unmount(self) -> None:
-        """Take it away, as soon as nobody has a file of it open any more."""
+        """Unmount the file system as soon as none of its files is open."""
         deadline = time.monotonic() + 30
         while True:
             try:
@@ -117,7 +117,7 @@ class Disk:
                 return
 
     def cut(self) -> None:
-        """Cut its power: what the kernel has not yet written to it is lost."""
+        """Simulate a power cut: data that the kernel has not written yet is lost."""
         folder = os.open(self.folder, os.O_RDONLY)
         with suppress(OSError):
             fcntl.ioctl(folder, EXT4_IOC_SHUTDOWN, struct.pack("I", 2))

@@ -1,8 +1,8 @@
 """The textbook: one transaction for each request, on the same schema and with the same libraries.
 
-Begin, select for update, insert or update, commit: what one would write first, written well:
-prepared statements, a pool, no query too many. It keeps no ledger, expires nothing and knows no
-keys. Run with ``uvicorn tests.benchmarks.textbook:app``; ``DATABASE_URL`` names the database.
+Begin, select for update, insert or update, commit: the obvious implementation, written well, with
+prepared statements, a pool and no superfluous query. It has no ledger, expiry or keys. Run it with
+``uvicorn tests.benchmarks.textbook:app``; ``DATABASE_URL`` names the database.
 """
 
 import os
@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from service.database.connections import ADAPTERS
 from service.rows import Event, TicketAllocation
-from service.web.responses import EventAnswer, TicketAnswer
+from service.web.responses import EventResponse, TicketResponse
 
 CONNECTIONS = int(os.environ.get("TEXTBOOK_CONNECTIONS", "16"))
 
@@ -56,62 +56,66 @@ from events where id = %s
 encode = msgspec.json.Encoder().encode
 
 
-def respond(answer: object, status: int = 200) -> Response:
-    """Return an answer as JSON."""
-    return Response(encode(answer), status, media_type="application/json")
+def respond(body: object, status: int = 200) -> Response:
+    """Return a response with a JSON body."""
+    return Response(encode(body), status, media_type="application/json")
 
 
 async def reserve(request: Request) -> Response:
     """Reserve one ticket."""
     event_id, body = request.path_params["id"], msgspec.json.decode(await request.body())
     async with request.app.state.pool.connection() as connection, connection.transaction():
-        (available,) = await one(connection, LOCK_EVENT, event_id)
+        (available,) = await fetch_row(connection, LOCK_EVENT, event_id)
         if available < body["quantity"]:
             return respond({"code": "TICKETS_SOLD_OUT"}, 409)
-        row = await one(connection, INSERT_TICKET, event_id, body["userFingerprint"])
+        row = await fetch_row(connection, INSERT_TICKET, event_id, body["userFingerprint"])
         await connection.execute(ADD_ALLOCATED, (1, event_id))
-    return respond([TicketAnswer.of(TicketAllocation(*row), body["userFingerprint"])], 201)
+    return respond([TicketResponse.of(TicketAllocation(*row), body["userFingerprint"])], 201)
 
 
 async def pay(request: Request) -> Response:
     """Pay for a ticket."""
     owner = msgspec.json.decode(await request.body())["userFingerprint"]
-    return await move(request, owner, PAY_TICKET, lambda c, e: c.execute(ADD_PURCHASED, (e,)))
+    return await change_ticket(
+        request, owner, PAY_TICKET, lambda c, e: c.execute(ADD_PURCHASED, (e,))
+    )
 
 
 async def cancel(request: Request) -> Response:
-    """Give a ticket back."""
+    """Cancel a ticket."""
     owner = request.headers["x-user-fingerprint"]
-    return await move(request, owner, CANCEL_TICKET, lambda c, e: c.execute(ADD_ALLOCATED, (-1, e)))
+    return await change_ticket(
+        request, owner, CANCEL_TICKET, lambda c, e: c.execute(ADD_ALLOCATED, (-1, e))
+    )
 
 
-async def move(
+async def change_ticket(
     request: Request,
     owner: str,
     statement: str,
     count: Callable[[AsyncConnection, Any], Awaitable[object]],
 ) -> Response:
-    """Lock event and ticket, in this order, and move the ticket."""
+    """Lock event and ticket, in this order, and change the ticket."""
     ticket_id = request.path_params["id"]
     async with request.app.state.pool.connection() as connection, connection.transaction():
-        (event_id,) = await one(connection, FIND_EVENT_OF_TICKET, ticket_id)
-        await one(connection, LOCK_EVENT, event_id)
-        _, fingerprint, is_held = await one(connection, LOCK_TICKET, ticket_id)
+        (event_id,) = await fetch_row(connection, FIND_EVENT_OF_TICKET, ticket_id)
+        await fetch_row(connection, LOCK_EVENT, event_id)
+        _, fingerprint, is_held = await fetch_row(connection, LOCK_TICKET, ticket_id)
         if fingerprint != owner or not is_held:
             return respond({"code": "REFUSED"}, 409)
-        row = await one(connection, statement, ticket_id)
+        row = await fetch_row(connection, statement, ticket_id)
         await count(connection, event_id)
-    return respond(TicketAnswer.of(TicketAllocation(*row), owner))
+    return respond(TicketResponse.of(TicketAllocation(*row), owner))
 
 
 async def find_event(request: Request) -> Response:
     """Find an event."""
     async with request.app.state.pool.connection() as connection:
-        row = await one(connection, FIND_EVENT, request.path_params["id"])
-    return respond(EventAnswer.of(Event(*row)))
+        row = await fetch_row(connection, FIND_EVENT, request.path_params["id"])
+    return respond(EventResponse.of(Event(*row)))
 
 
-async def one(connection: AsyncConnection, statement: str, *parameters: object) -> Any:
+async def fetch_row(connection: AsyncConnection, statement: str, *parameters: object) -> Any:
     """Run a statement and return its row."""
     return await (await connection.execute(statement.encode(), parameters)).fetchone()
 

@@ -1,8 +1,7 @@
-"""The trials: what the service alone is put through, one at a time and for long.
+"""The trials: longer measurements, one at a time.
 
-A full table, ten minutes on end, more clients than the queue has room for, an event that a
-stranger holds; and what one could have built instead. Each prints a table as it goes; what counts
-are the ratios within it.
+A full table, ten minutes of sales, more clients than the queue has room for, a locked event; and
+the alternatives to the service. Each prints a table; compare the ratios within it.
 """
 
 import statistics
@@ -20,15 +19,15 @@ from service.settings import resource
 from tests.benchmarks.alternatives import alternatives
 from tests.benchmarks.contenders import own_database, peak_megabytes, serving
 from tests.benchmarks.load import Result, load
-from tests.benchmarks.redis_ends import killed, moved
+from tests.benchmarks.redis_ends import import_from_redis, kill_during_sale
 from tests.benchmarks.row_costs import ticket_rows
 from tests.benchmarks.soak import soak
 from tests.benchmarks.workloads import make_events, reservations
 
+# The number of events in the full table, and of the tickets of each.
 FULL_EVENTS, FULL_TICKETS = 5_000, 1_000
-"""Events of the full table, and tickets of each."""
 
-# Three of ten were given up, the others are paid for: what is left of seasons of sales.
+# Like the tickets of past seasons, seven of ten are purchased and three expired.
 FILL = """
 with made as (
     insert into events (name, date, total_tickets, allocated_tickets, purchased_tickets)
@@ -60,91 +59,91 @@ select
 
 
 def full_table() -> Iterator[tuple[str, ...]]:
-    """Sell from a table of five million tickets and from one of none, in turn."""
-    yield "round", "a second, none", "a second, 5 million", "ratio"
+    """Sell from an empty table and from one with five million tickets, in turn."""
+    yield "round", "per second, empty", "per second, 5 million", "ratio"
     with own_database() as empty, psycopg.connect(empty, autocommit=True) as database:
         database.execute("create database full_one")
         full = empty.replace("/holdfast?", "/full_one?")
         migrate(full, load_statements(resource("sql")))
         with psycopg.connect(full, autocommit=True) as connection:
-            connection.execute("set session_replication_role = replica")  # spares the foreign keys
+            connection.execute("set session_replication_role = replica")  # no foreign keys: faster
             connection.execute(FILL, {"events": FULL_EVENTS, "tickets": FULL_TICKETS})
             connection.execute("vacuum analyze")
             connection.execute("checkpoint")
         ratios = []
         for n in range(1, 8):
-            none, many = _hot_rate(empty), _hot_rate(full)
-            ratios.append(many / none)
-            yield str(n), f"{none:,.0f}", f"{many:,.0f}", f"{many / none:.0%}"
+            empty_rate, full_rate = _hot_event_rate(empty), _hot_event_rate(full)
+            ratios.append(full_rate / empty_rate)
+            yield str(n), f"{empty_rate:,.0f}", f"{full_rate:,.0f}", f"{full_rate / empty_rate:.0%}"
         yield "median", "", "", f"{statistics.median(ratios):.0%}"
 
 
 def ten_minutes() -> Iterator[tuple[str, ...]]:
-    """Sell on end, with holds that lapse after 20 s, so that each ticket is written twice."""
+    """Sell for ten minutes, with holds that expire after 20 s, so each ticket is written twice."""
     yield (
-        *("second", "a second", "p99 ms", "service MB", "events kB", "private kB"),
+        *("second", "per second", "p99 ms", "service MB", "events kB", "private kB"),
         *("tickets MB", "their indexes MB", "tickets", "dead rows"),
     )
     with own_database() as dsn, psycopg.connect(dsn, autocommit=True) as database:
         requests = reservations(make_events(database, 1))
         with serving("holdfast", dsn, {"HOLD_SECONDS": 20}) as (url, process):
             for second in range(0, 600, 30):
-                told = load(url, requests, 100, 30)
+                result = load(url, requests, 100, 30)
                 (row,) = database.execute(SIZES).fetchall()
                 memory = peak_megabytes(process)
                 yield (
-                    *(f"{second + 30}", f"{told.rate(201):,.0f}", f"{told.p99:.0f}"),
+                    *(f"{second + 30}", f"{result.rate(201):,.0f}", f"{result.p99:.0f}"),
                     *(f"{memory:.0f}", *(f"{value:,}" for value in row)),
                 )
 
 
 def overload() -> Iterator[tuple[str, ...]]:
-    """Send up to 2,000 clients, none of which heeds Retry-After, to a queue for 500."""
-    yield "clients", "201 a second", "of the best", "other answers", "lost", "longest ms", "MB"
+    """Send up to 2,000 clients that ignore Retry-After to a queue for 500."""
+    yield "clients", "201 per second", "of the best", "other responses", "lost", "longest ms", "MB"
     best = 0.0
     with own_database() as dsn, psycopg.connect(dsn, autocommit=True) as database:
         requests = reservations(make_events(database, 1))
         with serving("holdfast", dsn, {"QUEUE_LIMIT": 500}) as (url, process):
             for clients in (100, 200, 400, 500, 1000, 2000, 500, 2000, 500, 2000):
-                told = load(url, requests, clients, 8)
-                best = max(best, told.rate(201))
-                others = {status: n for status, n in told.statuses.items() if status != 201}
+                result = load(url, requests, clients, 8)
+                best = max(best, result.rate(201))
+                others = {status: n for status, n in result.statuses.items() if status != 201}
                 yield (
-                    *(f"{clients:,}", f"{told.rate(201):,.0f}", f"{told.rate(201) / best:.0%}"),
+                    *(f"{clients:,}", f"{result.rate(201):,.0f}", f"{result.rate(201) / best:.0%}"),
                     ", ".join(f"{status}: {n:,}" for status, n in others.items()),
-                    *(f"{told.lost}", f"{told.longest:,.0f}", f"{peak_megabytes(process):.0f}"),
+                    *(f"{result.lost}", f"{result.longest:,.0f}", f"{peak_megabytes(process):.0f}"),
                 )
 
 
 def stuck_event() -> Iterator[tuple[str, ...]]:
-    """Let a stranger hold one event's row for ten seconds, and sell others beside it."""
+    """Lock the row of one event for ten seconds, and sell other events at the same time."""
     yield (
-        *("others", "free: a second", "held: a second", "ratio", "held: p99 ms"),
-        *("the one's answers", "its longest ms"),
+        *("others", "unlocked: per second", "locked: per second", "ratio", "locked: p99 ms"),
+        *("responses of the locked event", "its longest ms"),
     )
     with own_database() as dsn, psycopg.connect(dsn, autocommit=True) as database:
-        one, *others = make_events(database, 1001)
+        stuck, *others = make_events(database, 1001)
         with serving("holdfast", dsn, {}) as (url, _), ThreadPoolExecutor(2) as pool:
 
-            def both(width: int) -> tuple[Result, Result]:
-                beside = pool.submit(load, url, reservations(others[:width]), 90, 10)
-                own = pool.submit(load, url, reservations([one]), 10, 10)
-                return beside.result(), own.result()
+            def load_both(width: int) -> tuple[Result, Result]:
+                others_load = pool.submit(load, url, reservations(others[:width]), 90, 10)
+                stuck_load = pool.submit(load, url, reservations([stuck]), 10, 10)
+                return others_load.result(), stuck_load.result()
 
             for width in (1, 50, 1000) * 3:
-                free, _ = both(width)
-                with psycopg.connect(dsn) as stranger:
-                    stranger.execute("select from events where id = %s for update", [one])
-                    held, own = both(width)
+                unlocked, _ = load_both(width)
+                with psycopg.connect(dsn) as other_connection:
+                    other_connection.execute("select from events where id = %s for update", [stuck])
+                    locked, stuck_load = load_both(width)
                 yield (
-                    *(f"{width:,}", f"{free.rate(201):,.0f}", f"{held.rate(201):,.0f}"),
-                    *(f"{held.rate(201) / free.rate(201):.0%}", f"{held.p99:.0f}"),
-                    ", ".join(f"{status}: {n:,}" for status, n in own.statuses.items()),
-                    f"{own.longest:,.0f}",
+                    *(f"{width:,}", f"{unlocked.rate(201):,.0f}", f"{locked.rate(201):,.0f}"),
+                    *(f"{locked.rate(201) / unlocked.rate(201):.0%}", f"{locked.p99:.0f}"),
+                    ", ".join(f"{status}: {n:,}" for status, n in stuck_load.statuses.items()),
+                    f"{stuck_load.longest:,.0f}",
                 )
 
 
-def _hot_rate(dsn: str) -> float:
+def _hot_event_rate(dsn: str) -> float:
     with psycopg.connect(dsn, autocommit=True) as database:
         requests = reservations(make_events(database, 1))
     with serving("holdfast", dsn, {}) as (url, _):
@@ -158,22 +157,22 @@ TRIALS: dict[str, Callable[[], Iterator[tuple[str, ...]]]] = {
     "stuck-event": stuck_event,
     "soak": lambda: soak(30),
     "alternatives": alternatives,
-    "redis-killed": killed,
-    "redis-moved": moved,
+    "redis-killed": kill_during_sale,
+    "redis-moved": import_from_redis,
     "ticket-rows": ticket_rows,
 }
 
 
-def run(name: str, picture: Path | None = None) -> None:
-    """Run a trial and print what came of it, a line at a time on stderr and then as a table."""
-    heads, *rows = _shown(soak(30, picture) if name == "soak" else TRIALS[name]())
-    table = Table(*heads)
+def run_trial(name: str, file: Path | None = None) -> None:
+    """Run a trial and print its results: each row on stderr at once, and a table at the end."""
+    columns, *rows = _print_progress(soak(30, file) if name == "soak" else TRIALS[name]())
+    table = Table(*columns)
     for row in rows:
         table.add_row(*row)
     Console(width=120).print(table)
 
 
-def _shown(lines: Iterator[tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
+def _print_progress(lines: Iterator[tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
     console = Console(stderr=True)
     for line in lines:
         if console.is_terminal:

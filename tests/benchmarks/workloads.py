@@ -1,4 +1,4 @@
-"""The workloads: what is asked of the contenders."""
+"""The workloads of the benchmark."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -10,13 +10,13 @@ from tests.benchmarks.contenders import CONTENDERS
 from tests.benchmarks.load import Request
 
 PLENTY = 1_000_000_000
+# More than any contender pays for during one load.
 HOLDS = 60_000
-"""More than anybody pays for in the time of one load."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What is asked of all contenders, and which answers count."""
+    """The requests to the contenders, and the statuses of the responses that count."""
 
     name: str
     clients: int
@@ -25,12 +25,12 @@ class Workload:
     contenders: tuple[str, ...] = ("holdfast", "textbook")
 
 
-def make_events(database: psycopg.Connection, how_many: int, tickets: int = PLENTY) -> list[str]:
+def make_events(database: psycopg.Connection, count: int, tickets: int = PLENTY) -> list[str]:
     rows = database.execute(
         "insert into events (name, date, total_tickets) "
         "select 'event ' || gen_random_uuid(), '2030-01-01', %s from generate_series(1, %s) "
         "returning id",
-        [tickets, how_many],
+        [tickets, count],
     ).fetchall()
     return [str(id_) for (id_,) in rows]
 
@@ -62,7 +62,7 @@ def _cancellations(database: psycopg.Connection) -> list[Request]:
     return [Request("DELETE", path, "owner") for path in paths]
 
 
-def _looks(database: psycopg.Connection) -> list[Request]:
+def _reads(database: psycopg.Connection) -> list[Request]:
     return [Request("GET", f"/events/{event}") for event in make_events(database, 1)]
 
 
@@ -74,9 +74,9 @@ ALL = tuple(CONTENDERS)
 WORKLOADS = (
     Workload("one hot event", 100, lambda db: reservations(make_events(db, 1)), (201,), ALL),
     Workload("over 1,000 events", 100, lambda db: reservations(make_events(db, 1000)), (201,)),
-    Workload("one client alone", 1, lambda db: reservations(make_events(db, 1)), (201,)),
+    Workload("one client", 1, lambda db: reservations(make_events(db, 1)), (201,)),
     Workload("paying for holds", 100, _payments, (200,)),
-    Workload("cancelling holds", 100, _cancellations, (200,)),
+    Workload("canceling holds", 100, _cancellations, (200,)),
     Workload("refusing when sold out", 100, _sold_out, (409,)),
-    Workload("looking at one event", 100, _looks, (200,), ALL),
+    Workload("reading one event", 100, _reads, (200,), ALL),
 )

@@ -1,1 +1,1 @@
-"""What holds when many come at once, and when processes or connections die."""
+"""Concurrent requests, and crashes of processes and connections."""

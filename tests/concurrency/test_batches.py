@@ -1,4 +1,4 @@
-"""Batches: what one transaction does with many requests, in the order in which they came."""
+"""Batches: one transaction with many requests, in the order in which they arrived."""
 
 import asyncio
 import os
@@ -11,7 +11,7 @@ from typing import TypeVar
 import pytest
 
 from service import limits
-from service.database.connections import STEADY_PLANS, open_pool
+from service.database.connections import PLAN_OPTIONS, create_pool
 from service.database.queries import Queries
 from service.database.statements import load_statements
 from service.limits import DEADLINE_SECONDS, WRITE_CONNECTIONS
@@ -29,9 +29,9 @@ from service.write_path.changes import (
 )
 from service.write_path.path import WritePath
 from service.write_path.transaction import Transactions
-from tests.support.batches import carry_out, reserve, words
+from tests.support.batches import carry_out, outcome_codes, reserve
 from tests.support.client import Client, code
-from tests.support.database import Database, not_pooled
+from tests.support.database import Database, skip_if_pooled
 from tests.support.services import RunningService, Starter
 from tests.support.waiting import at_once, wait_until
 
@@ -39,13 +39,13 @@ STATEMENTS = load_statements(resource("sql"))
 T = TypeVar("T")
 
 
-def on_a_write_path(
+def run_on_write_path(
     database: Database, work: Callable[[WritePath], Awaitable[T]], queue_limit: int
 ) -> T:
-    """Do something with a write path of its own."""
+    """Run ``work`` on a new write path."""
 
     async def run() -> T:
-        async with open_pool(database.dsn, WRITE_CONNECTIONS, 500, STEADY_PLANS) as pool:
+        async with create_pool(database.dsn, WRITE_CONNECTIONS, 500, PLAN_OPTIONS) as pool:
             transactions = Transactions(STATEMENTS, hold_seconds=900)
             queries = Queries(pool, STATEMENTS)
             path = WritePath(
@@ -59,18 +59,14 @@ def on_a_write_path(
 @pytest.fixture
 def event(database: Database) -> Uuid:
     """An event of three tickets."""
-    (id_,) = database.psql(
-        "insert into events (name, date, total_tickets) values ('Gig', '2030-01-01', 3) "
-        "returning id"
-    )
-    return Uuid(id_)
+    return Uuid(database.insert_event(tickets=3))
 
 
-def test_a_request_too_large_takes_nothing_from_a_smaller_one_behind_it(
+def test_a_request_that_is_too_large_takes_nothing_from_the_next_one(
     database: Database, event: Uuid
 ) -> None:
     outcomes = carry_out(database, [reserve(event, n) for n in (5, 1, 3, 2, 1)])
-    assert words(outcomes) == [
+    assert outcome_codes(outcomes) == [
         "not_enough_tickets",
         "granted",
         "not_enough_tickets",
@@ -81,21 +77,18 @@ def test_a_request_too_large_takes_nothing_from_a_smaller_one_behind_it(
     assert [len(outcome.tickets) for outcome in outcomes] == [0, 1, 0, 2, 0]
 
 
-def test_first_come_is_first_served_for_each_event_alone(database: Database, event: Uuid) -> None:
-    (other,) = database.psql(
-        "insert into events (name, date, total_tickets) values ('Other', '2030-01-01', 1) "
-        "returning id"
-    )
+def test_each_event_serves_its_requests_in_order(database: Database, event: Uuid) -> None:
+    other = Uuid(database.insert_event(tickets=1, name="Other"))
     unknown = Uuid("018f0000-0000-7000-8000-000000000001")
     batch = [
         reserve(event, 2),
-        reserve(Uuid(other)),
+        reserve(other),
         reserve(unknown),
-        reserve(Uuid(other)),
+        reserve(other),
         reserve(event, 2),
         reserve(event),
     ]
-    assert words(carry_out(database, batch)) == [
+    assert outcome_codes(carry_out(database, batch)) == [
         "granted",
         "granted",
         "not_found",
@@ -105,29 +98,27 @@ def test_first_come_is_first_served_for_each_event_alone(database: Database, eve
     ]
 
 
-def test_one_key_twice_in_a_batch_reserves_once(database: Database, event: Uuid) -> None:
+def test_a_key_sent_twice_in_a_batch_reserves_once(database: Database, event: Uuid) -> None:
     batch = [reserve(event, 2, key="k"), reserve(event, 2, key="k"), reserve(event, user="bob")]
     outcomes = carry_out(database, batch)
-    assert words(outcomes) == ["granted", "replayed", "granted"]
+    assert outcome_codes(outcomes) == ["granted", "replayed", "granted"]
     assert outcomes[0].tickets == outcomes[1].tickets
     assert len(outcomes[0].tickets) == 2
     again = carry_out(database, [reserve(event, 2, key="k"), reserve(event, 1, key="k")])
-    assert words(again) == ["replayed", "idempotency_key_reused"]
+    assert outcome_codes(again) == ["replayed", "idempotency_key_reused"]
     assert again[0].tickets == outcomes[0].tickets
 
 
-def test_one_key_that_is_refused_is_refused_for_its_repeat(database: Database, event: Uuid) -> None:
+def test_a_refused_key_is_refused_again_in_the_same_batch(database: Database, event: Uuid) -> None:
     batch = [reserve(event, 4, key="k"), reserve(event, 4, key="k"), reserve(event, 3)]
-    assert words(carry_out(database, batch)) == [
+    assert outcome_codes(carry_out(database, batch)) == [
         "not_enough_tickets",
         "not_enough_tickets",
         "granted",
     ]
 
 
-def test_a_request_of_each_kind_for_one_ticket_in_one_batch(
-    database: Database, event: Uuid
-) -> None:
+def test_a_batch_cancels_before_it_pays_and_reserves(database: Database, event: Uuid) -> None:
     (held,) = carry_out(database, [reserve(event)])
     ticket = held.tickets[0].id
     outcomes = carry_out(
@@ -141,8 +132,8 @@ def test_a_request_of_each_kind_for_one_ticket_in_one_batch(
             Expire(event),
         ],
     )
-    # What gives back comes first: so the cancel wins, and all three can be reserved.
-    assert words(outcomes) == [
+    # Cancellations come first, so this one succeeds and all three tickets can be reserved.
+    assert outcome_codes(outcomes) == [
         "already_cancelled",
         "granted",
         "not_purchased",
@@ -156,9 +147,7 @@ def test_a_request_of_each_kind_for_one_ticket_in_one_batch(
     ) == ["4|3|0|0|reserved", "3|0|0|1|user_cancelled"]
 
 
-def test_of_several_requests_for_one_ticket_the_first_rightful_one_counts(
-    database: Database, event: Uuid
-) -> None:
+def test_only_the_owners_first_request_changes_a_ticket(database: Database, event: Uuid) -> None:
     (held,) = carry_out(database, [reserve(event)])
     ticket = held.tickets[0].id
     payments = [
@@ -166,61 +155,61 @@ def test_of_several_requests_for_one_ticket_the_first_rightful_one_counts(
         Pay(ticket_id=ticket, user_fingerprint="alice"),
         Pay(ticket_id=ticket, user_fingerprint="alice"),
     ]
-    assert words(carry_out(database, payments)) == [
+    assert outcome_codes(carry_out(database, payments)) == [
         "wrong_fingerprint",
         "granted",
         "already_purchased",
     ]
     refunds = [Refund(ticket), Refund(ticket)]
-    assert words(carry_out(database, refunds)) == ["granted", "already_refunded"]
+    assert outcome_codes(carry_out(database, refunds)) == ["granted", "already_refunded"]
 
 
-@pytest.mark.parametrize(("kind", "done"), [(Pay, "purchased"), (Cancel, "cancelled")])
-def test_of_several_requests_for_one_reservation_the_first_rightful_one_counts(
-    database: Database, event: Uuid, kind: type[Pay | Cancel], done: str
+@pytest.mark.parametrize(("kind", "status"), [(Pay, "purchased"), (Cancel, "cancelled")])
+def test_only_the_owners_first_request_changes_a_reservation(
+    database: Database, event: Uuid, kind: type[Pay | Cancel], status: str
 ) -> None:
     (held,) = carry_out(database, [reserve(event, 2)])
-    whole = held.tickets[0].reservation_id
+    reservation = held.tickets[0].reservation_id
     batch = [
-        kind(user_fingerprint=user, reservation_id=whole) for user in ("mallory", "alice", "alice")
+        kind(user_fingerprint=user, reservation_id=reservation)
+        for user in ("mallory", "alice", "alice")
     ]
     outcomes = carry_out(database, batch)
-    assert words(outcomes) == ["wrong_fingerprint", "granted", f"already_{done}"]
+    assert outcome_codes(outcomes) == ["wrong_fingerprint", "granted", f"already_{status}"]
     assert [len(outcome.tickets) for outcome in outcomes] == [0, 2, 0]
     assert outcomes[2].detail == held.tickets[0].id
 
 
-def test_a_ticket_goes_to_the_first_request_that_asks_for_it(
-    database: Database, event: Uuid
-) -> None:
+def test_the_first_payment_in_a_batch_gets_the_ticket(database: Database, event: Uuid) -> None:
     (held,) = carry_out(database, [reserve(event, 2)])
     first, second = held.tickets
-    whole = Pay(reservation_id=first.reservation_id, user_fingerprint="alice")
-    single = Pay(ticket_id=second.id, user_fingerprint="alice")
-    outcomes = carry_out(database, [single, whole, single])
-    assert words(outcomes) == ["granted", "granted", "already_purchased"]
-    # Both tickets are shown by the request for the whole, which moved one of them.
+    pay_all = Pay(reservation_id=first.reservation_id, user_fingerprint="alice")
+    pay_second = Pay(ticket_id=second.id, user_fingerprint="alice")
+    outcomes = carry_out(database, [pay_second, pay_all, pay_second])
+    assert outcome_codes(outcomes) == ["granted", "granted", "already_purchased"]
+    # The payment of the reservation returns both tickets and has moved one of them.
     assert [len(outcome.tickets) for outcome in outcomes] == [1, 2, 0]
     assert [outcome.tickets_moved for outcome in outcomes[:2]] == [1, 1]
     assert {ticket.status for ticket in outcomes[1].tickets} == {"purchased"}
 
 
-def test_a_request_for_a_reservation_of_which_nothing_is_left_comes_too_late(
+def test_a_payment_of_a_reservation_whose_tickets_are_all_paid_is_refused(
     database: Database, event: Uuid
 ) -> None:
     (held,) = carry_out(database, [reserve(event)])
     (ticket,) = held.tickets
-    whole = Pay(reservation_id=ticket.reservation_id, user_fingerprint="alice")
-    outcomes = carry_out(database, [Pay(ticket_id=ticket.id, user_fingerprint="alice"), whole])
-    assert words(outcomes) == ["granted", "already_purchased"]
+    pay_ticket = Pay(ticket_id=ticket.id, user_fingerprint="alice")
+    pay_all = Pay(reservation_id=ticket.reservation_id, user_fingerprint="alice")
+    outcomes = carry_out(database, [pay_ticket, pay_all])
+    assert outcome_codes(outcomes) == ["granted", "already_purchased"]
     assert outcomes[1].detail == ticket.id
 
 
-def test_whole_reservations_expire_what_is_due_in_their_event(
+def test_paying_a_reservation_expires_the_due_holds_of_its_event(
     database: Database, event: Uuid
 ) -> None:
-    lapsed, held = carry_out(database, [reserve(event, user="bobby"), reserve(event)])
-    database.lapse(lapsed.tickets[0].id)
+    expired, held = carry_out(database, [reserve(event, user="bobby"), reserve(event)])
+    database.expire_hold(expired.tickets[0].id)
     carry_out(
         database, [Pay(reservation_id=held.tickets[0].reservation_id, user_fingerprint="alice")]
     )
@@ -229,7 +218,7 @@ def test_whole_reservations_expire_what_is_due_in_their_event(
     assert database.psql("select allocated_tickets, version from events") == ["1|4"]
 
 
-def test_a_batch_writes_one_ledger_row_for_each_event_and_none_for_nothing(
+def test_a_batch_writes_one_ledger_row_for_each_event_that_changes(
     database: Database, event: Uuid
 ) -> None:
     carry_out(database, [reserve(event, user=f"user-{n}") for n in range(3)])
@@ -239,15 +228,12 @@ def test_a_batch_writes_one_ledger_row_for_each_event_and_none_for_nothing(
     assert database.psql(rows) == ["1|0|0", "2|3|3"]
 
 
-def test_an_actor_is_stable_within_an_event_and_unlinkable_across_events(
+def test_an_actor_is_the_same_within_an_event_and_differs_across_events(
     database: Database, event: Uuid
 ) -> None:
-    (other,) = database.psql(
-        "insert into events (name, date, total_tickets) values ('Other', '2030-01-01', 9) "
-        "returning id"
-    )
-    for one in (event, event, Uuid(other)):
-        carry_out(database, [reserve(one, user="alice")])
+    other = Uuid(database.insert_event(tickets=9, name="Other"))
+    for event_id in (event, event, other):
+        carry_out(database, [reserve(event_id, user="alice")])
     actors = database.psql(
         "select count(distinct actor) from event_ledger where actor is not null group by event_id "
         "union all select count(distinct actor) from event_ledger where actor is not null"
@@ -256,70 +242,74 @@ def test_an_actor_is_stable_within_an_event_and_unlinkable_across_events(
     assert database.psql("select from event_ledger where actor ~ 'alice'") == []
 
 
-def test_what_waits_for_a_transaction_goes_into_the_next_one_together(
+def test_changes_that_wait_for_a_transaction_share_the_next_one(
     service: RunningService,
     client: Client,
     database: Database,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(limits, "SHARED_LOCK_SECONDS", limits.LOCK_SECONDS)  # nobody is dealt out
+    monkeypatch.setattr(
+        limits, "SHARED_LOCK_SECONDS", limits.LOCK_SECONDS
+    )  # no event gets its own lane
     event = client.create_event(tickets=50)
     with ThreadPoolExecutor(31) as pool:
-        with database.holding(event):
+        with database.lock_event(event):
             first = pool.submit(client.reserve, event, 1, "first")
             database.wait_until_blocked()
-            rest = [pool.submit(client.reserve, event, 1, f"user-{n}") for n in range(30)]
+            others = [pool.submit(client.reserve, event, 1, f"user-{n}") for n in range(30)]
             service.wait_until_accepted(31)
-        assert {answer.result().status_code for answer in [first, *rest]} == {201}
-    moved = "select reserved from event_ledger where version > 1 order by version"
-    assert database.psql(moved) == ["1", "30"]
+        assert {response.result().status_code for response in [first, *others]} == {201}
+    batch_sizes = "select reserved from event_ledger where version > 1 order by version"
+    assert database.psql(batch_sizes) == ["1", "30"]
 
 
 @pytest.mark.parametrize("across_events", ["true", "false"])
-def test_whether_a_batch_may_span_events_is_a_setting(
+def test_a_setting_decides_whether_a_batch_may_span_events(
     database: Database, start: Starter, across_events: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "SHARED_LOCK_SECONDS", limits.LOCK_SECONDS)  # nobody is dealt out
+    monkeypatch.setattr(
+        limits, "SHARED_LOCK_SECONDS", limits.LOCK_SECONDS
+    )  # no event gets its own lane
     service = start(database, batch_across_events=across_events)
     with service.client() as client:
         events = [client.create_event(name=f"event {n}") for n in range(6)]
         with ThreadPoolExecutor(13) as pool:
-            with database.holding(events[0]):
-                answers = [pool.submit(client.reserve, events[0])]
+            with database.lock_event(events[0]):
+                responses = [pool.submit(client.reserve, events[0])]
                 database.wait_until_blocked()
-                answers += [pool.submit(client.reserve, event) for event in [*events, *events[1:]]]
+                responses += [
+                    pool.submit(client.reserve, event) for event in [*events, *events[1:]]
+                ]
                 service.wait_until_accepted(12 if across_events == "true" else 2)
-            assert {answer.result().status_code for answer in answers} == {201}
-    transactions = (
-        "select count(distinct xmin::text) = count(*) from event_ledger where version > 1"
-    )
-    one_each = database.psql(transactions) == ["t"]
-    assert one_each is (across_events == "false")
+            assert {response.result().status_code for response in responses} == {201}
+    all_differ = "select count(distinct xmin::text) = count(*) from event_ledger where version > 1"
+    one_transaction_per_event = database.psql(all_differ) == ["t"]
+    assert one_transaction_per_event is (across_events == "false")
 
 
-def test_whole_reservations_are_no_more_in_a_batch_than_it_may_move() -> None:
-    async def run() -> list[int]:
+def test_a_batch_limits_the_tickets_of_its_reservations() -> None:
+    async def take_batches() -> list[int]:
         loop = asyncio.get_running_loop()
-        line = deque(
+        queue = deque(
             QueuedChange(
-                Pay(reservation_id=Uuid(str(n)), user_fingerprint="alice", tickets_at_most=1000),
+                Pay(reservation_id=Uuid(str(n)), user_fingerprint="alice", max_tickets=1000),
                 loop.create_future(),
                 loop.time() + 1,
                 loop.time() + 1,
             )
             for n in range(12)
         )
-        return [len(take_batch(line)) for _ in range(3)]
+        return [len(take_batch(queue)) for _ in range(3)]
 
-    most = limits.BATCH_TICKETS // 1000
-    assert asyncio.run(run()) == [most, most, 12 - 2 * most]
+    limit = limits.MAX_BATCH_TICKETS // 1000
+    assert asyncio.run(take_batches()) == [limit, limit, 12 - 2 * limit]
 
 
-def test_one_key_with_two_quantities_is_not_one_batch() -> None:
-    async def taken() -> list[int]:
+def test_one_key_with_two_quantities_needs_two_batches() -> None:
+    async def take_batches() -> list[int]:
         now = asyncio.get_running_loop().time()
         event = Uuid("018f0000-0000-7000-8000-000000000001")
-        line = deque(
+        queue = deque(
             QueuedChange(change, asyncio.get_running_loop().create_future(), now + 9, now + 9)
             for change in [
                 reserve(event, 2, key="k"),
@@ -331,12 +321,12 @@ def test_one_key_with_two_quantities_is_not_one_batch() -> None:
             ]
         )
         sizes = []
-        while line:
-            sizes.append(len(take_batch(line)))
+        while queue:
+            sizes.append(len(take_batch(queue)))
         return sizes
 
-    # The second quantity waits for what becomes of the first; an update goes alone.
-    assert asyncio.run(taken()) == [3, 1, 1, 1]
+    # The second quantity waits for the outcome of the first; an update is a batch of its own.
+    assert asyncio.run(take_batches()) == [3, 1, 1, 1]
 
 
 def test_events_are_locked_in_the_order_of_their_ids(database: Database) -> None:
@@ -346,38 +336,40 @@ def test_events_are_locked_in_the_order_of_their_ids(database: Database) -> None
     )
     events.sort()
     with ThreadPoolExecutor(1) as pool:
-        with database.holding(events[0]):
+        with database.lock_event(events[0]):
             batch = [reserve(Uuid(event)) for event in reversed(events)]
-            waiting = pool.submit(carry_out, database, batch)
-            database.wait_until_blocked(of="")
-            # It waits for the first of them and has none of the others.
+            outcomes = pool.submit(carry_out, database, batch)
+            database.wait_until_blocked(application="")
+            # It waits for the first event and has locked none of the others.
             with database.connect() as rival:
-                free = rival.execute("select id from events for update skip locked").fetchall()
-            assert len(free) == len(events) - 1
-        assert set(words(waiting.result())) == {"granted"}
+                unlocked = rival.execute("select id from events for update skip locked").fetchall()
+            assert len(unlocked) == len(events) - 1
+        assert set(outcome_codes(outcomes.result())) == {"granted"}
 
 
-def test_a_stuck_event_is_told_busy_and_holds_up_no_other(
+def test_a_stuck_event_is_busy_and_does_not_delay_another_event(
     client: Client, database: Database
 ) -> None:
-    stuck, free = client.create_event(name="stuck"), client.create_event(name="free", tickets=50)
+    stuck, other = client.create_event(name="stuck"), client.create_event(name="other", tickets=50)
     (ticket,) = client.hold(stuck)
-    with database.holding(stuck):
-        answers = at_once(
+    with database.lock_event(stuck):
+        responses = at_once(
             lambda: client.reserve(stuck),
             lambda: client.pay(ticket),
-            *[lambda n=n: client.reserve(free, user=f"user-{n}") for n in range(20)],
+            *[lambda n=n: client.reserve(other, user=f"user-{n}") for n in range(20)],
         )
-        assert [code(answer) for answer in answers[:2]] == [(503, "BUSY")] * 2
-        assert answers[0].headers["Retry-After"] == "1"
-        assert {answer.status_code for answer in answers[2:]} == {201}
-    # Nothing was done for those that were told so, and the event is open again.
-    assert client.ticket(ticket).json()["status"] == "reserved"
-    assert client.event(stuck)["allocatedTickets"] == 1
+        assert [code(response) for response in responses[:2]] == [(503, "BUSY")] * 2
+        assert responses[0].headers["Retry-After"] == "1"
+        assert {response.status_code for response in responses[2:]} == {201}
+    # BUSY has changed nothing, and the event can be changed again.
+    assert client.find_ticket(ticket).json()["status"] == "reserved"
+    assert client.find_event(stuck)["allocatedTickets"] == 1
     assert client.pay(ticket).status_code == 200
 
 
-def test_a_poisoned_request_takes_no_neighbour_with_it(client: Client, database: Database) -> None:
+def test_a_request_that_fails_does_not_fail_the_rest_of_its_batch(
+    client: Client, database: Database
+) -> None:
     event = client.create_event(tickets=50)
     database.psql(
         "create function refuse_poison() returns trigger language plpgsql as "
@@ -386,84 +378,82 @@ def test_a_poisoned_request_takes_no_neighbour_with_it(client: Client, database:
         "when (new.user_fingerprint = 'poison') execute function refuse_poison()"
     )
     with ThreadPoolExecutor(20) as pool:
-        with database.holding(event):
-            answers = [pool.submit(client.reserve, event, 1, f"user-{n}") for n in range(10)]
-            answers.append(pool.submit(client.reserve, event, 1, "poison"))
-            answers += [pool.submit(client.reserve, event, 1, f"user-{n}") for n in range(10, 19)]
+        with database.lock_event(event):
+            responses = [pool.submit(client.reserve, event, 1, f"user-{n}") for n in range(10)]
+            responses.append(pool.submit(client.reserve, event, 1, "poison"))
+            responses += [pool.submit(client.reserve, event, 1, f"user-{n}") for n in range(10, 19)]
             database.wait_until_blocked()
-        told = [answer.result() for answer in answers]
-    assert code(told[10]) == (500, "INTERNAL_SERVER_ERROR")
-    assert "poison" not in told[10].text
-    assert {answer.status_code for answer in told[:10] + told[11:]} == {201}
-    assert client.event(event)["allocatedTickets"] == 19
+        *before, poisoned = [pending.result() for pending in responses[:11]]
+        after = [pending.result() for pending in responses[11:]]
+    assert code(poisoned) == (500, "INTERNAL_SERVER_ERROR")
+    assert "poison" not in poisoned.text
+    assert {response.status_code for response in before + after} == {201}
+    assert client.find_event(event)["allocatedTickets"] == 19
 
 
-def test_more_than_may_wait_is_told_busy(database: Database, start: Starter) -> None:
+def test_a_change_beyond_the_queue_limit_is_busy(database: Database, start: Starter) -> None:
     service = start(database, queue_limit=3)
     with service.client() as client, ThreadPoolExecutor(4) as pool:
         event = client.create_event(tickets=10)
-        with database.holding(event):
-            first = [pool.submit(client.reserve, event) for _ in range(3)]
+        with database.lock_event(event):
+            queued = [pool.submit(client.reserve, event) for _ in range(3)]
             service.wait_until_accepted(3)
-            fourth = pool.submit(client.reserve, event)
-            # It is told so slowly: those in the queue must not wait for that, too.
-            wait_until(lambda: service.state.write_path.turned_away == 1)
-        assert {answer.result().status_code for answer in first} == {201}
-        assert code(fourth.result()) == (503, "BUSY")
+            excess = pool.submit(client.reserve, event)
+            # Its refusal is delayed, but not the changes in the queue.
+            wait_until(lambda: service.state.write_path.delayed_refusals == 1)
+        assert {response.result().status_code for response in queued} == {201}
+        assert code(excess.result()) == (503, "BUSY")
 
 
-def test_first_come_is_first_served_across_batches(database: Database) -> None:
-    (event,) = database.psql(
-        "insert into events (name, date, total_tickets) values ('Gig', '2030-01-01', 700) "
-        "returning id"
-    )
+def test_requests_are_served_in_order_across_batches(database: Database) -> None:
+    event = Uuid(database.insert_event(tickets=700))
 
-    async def crowd(path: WritePath) -> list[Outcome | Refusal]:
-        return await asyncio.gather(*(path.submit(reserve(Uuid(event))) for _ in range(1200)))
+    async def submit_changes(path: WritePath) -> list[Outcome | Refusal]:
+        return await asyncio.gather(*(path.submit(reserve(event)) for _ in range(1200)))
 
-    told = on_a_write_path(database, crowd, queue_limit=2000)
-    outcomes = [one for one in told if isinstance(one, Outcome)]
-    assert words(outcomes) == ["granted"] * 700 + ["tickets_sold_out"] * 500
+    results = run_on_write_path(database, submit_changes, queue_limit=2000)
+    outcomes = [result for result in results if isinstance(result, Outcome)]
+    assert outcome_codes(outcomes) == ["granted"] * 700 + ["tickets_sold_out"] * 500
     assert len(database.psql("select distinct updated_at from ticket_allocations")) > 1
 
 
-def test_the_turned_away_wait_before_they_hear_it_but_only_so_many(
+def test_refusals_of_a_full_queue_are_delayed_up_to_a_limit(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "TURNED_AWAY", 1)
-    monkeypatch.setattr(limits, "TURN_AWAY_SECONDS", 3600.0)
+    monkeypatch.setattr(limits, "MAX_DELAYED_REFUSALS", 1)
+    monkeypatch.setattr(limits, "BUSY_DELAY_SECONDS", 3600.0)
 
-    async def crowd(path: WritePath) -> bool:
+    async def submit_changes(path: WritePath) -> bool:
         event = Uuid("018f0000-0000-7000-8000-000000000001")
-        first = asyncio.create_task(path.submit(reserve(event)))
+        delayed = asyncio.create_task(path.submit(reserve(event)))
         await asyncio.sleep(0)
         assert await path.submit(reserve(event)) is BUSY
-        first.cancel()
-        await asyncio.wait([first])
-        return first.cancelled()
+        delayed.cancel()
+        await asyncio.wait([delayed])
+        return delayed.cancelled()
 
-    assert on_a_write_path(database, crowd, queue_limit=0)
+    assert run_on_write_path(database, submit_changes, queue_limit=0)
 
 
-def test_a_connection_that_breaks_under_a_batch_leaves_the_outcome_unknown(
+def test_a_connection_that_breaks_during_a_batch_is_outcome_unknown(
     client: Client, database: Database
 ) -> None:
     event = client.create_event(tickets=5)
-    with ThreadPoolExecutor(1) as pool, database.holding(event):
-        answer = pool.submit(client.reserve, event)
+    with ThreadPoolExecutor(1) as pool, database.lock_event(event):
+        pending = pool.submit(client.reserve, event)
         database.wait_until_blocked()
         database.psql(
             "select pg_terminate_backend(pid) from pg_stat_activity "
             "where wait_event_type = 'Lock' and datname = current_database()"
         )
-        told = answer.result()
-    assert code(told) == (503, "OUTCOME_UNKNOWN")
-    assert told.headers["Retry-After"] == "1"
+        response = pending.result()
+    assert code(response) == (503, "OUTCOME_UNKNOWN")
+    assert response.headers["Retry-After"] == "1"
     wait_until(lambda: client.reserve(event).status_code == 201)
 
 
-@not_pooled("a read is given a server that does not stand still")
-def test_nobody_waits_longer_than_the_deadline_for_a_server_that_stands_still(
+@skip_if_pooled("the pooler gives a read another, running server process")
+def test_requests_to_a_stopped_server_end_at_the_deadline(
     service: RunningService, client: Client, database: Database
 ) -> None:
     event, other = client.create_event(tickets=5), client.create_event(name="other")
@@ -478,38 +468,38 @@ def test_nobody_waits_longer_than_the_deadline_for_a_server_that_stands_still(
         try:
             sent = pool.submit(client.reserve, event)
             service.wait_until_accepted(1)
-            behind = pool.submit(client.reserve, event, 1, "bob")
+            queued = pool.submit(client.reserve, event, 1, "bob")
             read = pool.submit(client.get, f"/events/{event}")
-            # What was never sent is refused while what was sent is still waited for.
-            wait_until(behind.done)
+            # The queued change is refused while the sent one still waits.
+            wait_until(queued.done)
             assert not sent.done()
-            told = [one.result() for one in (sent, behind, read)]
-            # The lane goes on with another connection, while this one still stands still.
+            responses = [pending.result() for pending in (sent, queued, read)]
+            # The lane goes on with another connection, while the first is still stopped.
             wait_until(lambda: client.reserve(other).status_code == 201)
         finally:
             for pid in backends:
                 os.kill(int(pid), signal.SIGCONT)
-    # The one was sent; the other waited behind it, and PostgreSQL never heard of it.
-    assert [code(one) for one in told] == [
+    # The first change was sent to PostgreSQL; the second was queued and never sent.
+    assert [code(response) for response in responses] == [
         (503, "OUTCOME_UNKNOWN"),
         (503, "BUSY"),
         (503, "BUSY"),
     ]
-    assert max(one.elapsed.total_seconds() for one in told) < DEADLINE_SECONDS + 1
-    wait_until(lambda: client.event(event)["allocatedTickets"] == 2)
+    assert max(response.elapsed.total_seconds() for response in responses) < DEADLINE_SECONDS + 1
+    wait_until(lambda: client.find_event(event)["allocatedTickets"] == 2)
 
 
-def test_more_events_stuck_than_there_are_connections_hold_up_no_other(
+def test_more_stuck_events_than_connections_do_not_delay_another_event(
     client: Client, database: Database
 ) -> None:
     stuck = [client.create_event(name=f"stuck {n}") for n in range(WRITE_CONNECTIONS + 2)]
-    free = client.create_event(name="free", tickets=50)
+    other = client.create_event(name="other", tickets=50)
     with database.connect() as rival, ThreadPoolExecutor(40) as pool:
         rival.execute("select from events where name like 'stuck%' for update")
-        held_up = [pool.submit(client.reserve, event) for event in stuck]
+        blocked = [pool.submit(client.reserve, event) for event in stuck]
         database.wait_until_blocked(WRITE_CONNECTIONS - 1)
-        answers = [pool.submit(client.reserve, free, 1, f"user-{n}") for n in range(20)]
-        assert {answer.result().status_code for answer in answers} == {201}
-        assert {code(answer.result()) for answer in held_up} == {(503, "BUSY")}
+        responses = [pool.submit(client.reserve, other, 1, f"user-{n}") for n in range(20)]
+        assert {response.result().status_code for response in responses} == {201}
+        assert {code(response.result()) for response in blocked} == {(503, "BUSY")}
         rival.rollback()
     wait_until(lambda: client.reserve(stuck[0]).status_code == 201)

@@ -1,10 +1,9 @@
-"""Kills: whatever is killed under a crowd, what was told stays true and nothing is lost.
+"""Kills: whatever process is killed during a sale, every response stays true and nothing is lost.
 
-A crowd reserves with keys, pays, cancels and refunds, and sends again whatever was not answered
-with yes or no. Meanwhile the service, a worker, a backend or the postmaster is killed with
-SIGKILL, again and again. Then all that the crowd was told is held against the tables.
-``pytest tests/concurrency/test_kills.py -rP`` prints the figures, with ``-m slow`` those of many
-more kills.
+A crowd reserves with keys, pays, cancels and refunds, and retries each request until it succeeds
+or is refused. Meanwhile the service, a worker, a backend or the postmaster is killed with SIGKILL
+again and again. Then all responses are compared with the tables.
+``pytest tests/concurrency/test_kills.py -rP`` prints the figures; ``-m slow`` kills more often.
 """
 
 import itertools
@@ -37,26 +36,26 @@ from service.settings import resource
 from tests.support.client import Client, code
 from tests.support.commands import holdfast
 from tests.support.database import Database
-from tests.support.services import served, workers_of
+from tests.support.services import run_embedded_service, worker_pids
 from tests.support.waiting import WAIT_SECONDS, wait_until
 
 KILLS = pytest.mark.parametrize("kills", [2, pytest.param(25, marks=pytest.mark.slow)])
 BUYERS = 16
+# Of each event. With every kill another event goes on sale, so requests succeed and are refused.
 TICKETS = 60
-"""Of each event. With every kill another goes on sale, so that both yes and no are told."""
 SETTINGS = {"HOLD_SECONDS": "2", "LOG_LEVEL": "warning"}
-AGAIN_SECONDS = 0.05
-"""Before a request is sent again: sooner than Retry-After asks for."""
-HEAL_SECONDS = 5.0
+# Delay before a retry: shorter than Retry-After.
+RETRY_SECONDS = 0.05
+RECOVERY_SECONDS = 5.0
+# Added to time limits: the crowd, the service and PostgreSQL share two cores.
 SLACK_SECONDS = 2.0
-"""For a machine that runs the crowd, the service and PostgreSQL on two cores."""
 
+# The refusal of a retry whose earlier attempt has succeeded, by the intended status.
 ALREADY = {
     "purchased": "ALREADY_PURCHASED",
     "user_cancelled": "ALREADY_CANCELLED",
     "refunded": "ALREADY_REFUNDED",
 }
-"""What a repeat is told when its ticket is where it was to be brought."""
 
 ORDERS = """
 select
@@ -70,262 +69,287 @@ HELD = "select count(*) from ticket_allocations where status = 'reserved'"
 Send = Callable[[], httpx2.Response]
 
 
-class Answer(NamedTuple):
-    """What became of one request."""
+class Attempt(NamedTuple):
+    """One attempt to send a request.
 
-    what: str
-    """Its status and code, or 'lost', or 'not reached'."""
+    Attributes:
+        result: the status and code of the response, or 'lost', or 'not reached'.
+        seconds: how long it took.
+    """
+
+    result: str
     seconds: float
 
 
 @dataclass
 class Order:
-    """What one buyer, who orders once, was told."""
+    """The order of one buyer, according to the responses.
+
+    Attributes:
+        tickets: the acknowledged tickets, with the status that each must have at the end.
+        unknown: whether it was refused after an attempt with an unknown outcome.
+    """
 
     tickets: dict[str, str] = field(default_factory=dict)
-    """Those that were acknowledged, and how each must end."""
     unknown: bool = False
-    """Whether it was refused after an attempt of which nobody knows what it did."""
 
 
 @dataclass
 class Sale:
-    """A crowd that buys, and all that it was told."""
+    """A crowd that buys tickets, and the responses that it got.
+
+    Attributes:
+        url: of the service.
+        events: all events of the sale.
+        on_sale: how many of the events are on sale; the crowd buys tickets of the last two.
+        over: set when the crowd shall stop.
+        attempts: all attempts to send a request.
+        decided_at: when a request last succeeded or was refused.
+        orders: by buyer.
+        contradictions: responses that contradict each other or the tables.
+    """
 
     url: str
     events: list[str]
     on_sale: int = 1
-    """How many of the events the crowd knows; it asks for the last two of them."""
     over: threading.Event = field(default_factory=threading.Event)
-    answers: list[Answer] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)
     decided_at: float = 0.0
-    """When anybody was last told yes or no."""
     orders: dict[str, Order] = field(default_factory=dict)
-    lies: list[str] = field(default_factory=list)
+    contradictions: list[str] = field(default_factory=list)
 
-    def holds(self, true: bool, otherwise: object) -> None:
-        """Take down whatever is not true."""
-        if not true:
-            self.lies.append(str(otherwise))
+    def check(self, is_true: bool, contradiction: object) -> None:
+        """Record a contradiction unless the condition is true."""
+        if not is_true:
+            self.contradictions.append(str(contradiction))
 
-    def ask(self, send: Send) -> tuple[httpx2.Response, bool]:
-        """Send a request until it is answered with yes or no.
+    def request(self, send: Send) -> tuple[httpx2.Response, bool]:
+        """Send a request until it succeeds or is refused.
 
         Returns:
-            The answer, and whether an attempt before it may have done what was asked for.
+            The response, and whether an earlier attempt may have succeeded.
         """
         unknown = False
         deadline = time.monotonic() + 3 * WAIT_SECONDS
         while True:
             sent = time.monotonic()
-            assert sent < deadline, "nobody says yes or no any more"
+            assert sent < deadline, "the request neither succeeds nor is refused"
             try:
-                answer = send()
+                response = send()
             except httpx2.ConnectError:
-                what = "not reached"
+                result = "not reached"
             except (httpx2.NetworkError, httpx2.RemoteProtocolError):
-                what, unknown = "lost", True
+                result, unknown = "lost", True
             else:
-                status = answer.status_code
-                what = f"{status}" if answer.is_success else f"{status} {code(answer)[1]}"
-                unknown |= what == "503 OUTCOME_UNKNOWN"
+                status = response.status_code
+                result = f"{status}" if response.is_success else f"{status} {code(response)[1]}"
+                unknown |= result == "503 OUTCOME_UNKNOWN"
             now = time.monotonic()
-            self.answers.append(Answer(what, now - sent))
-            if what not in ("not reached", "lost", "503 BUSY", "503 OUTCOME_UNKNOWN"):
+            self.attempts.append(Attempt(result, now - sent))
+            if result not in ("not reached", "lost", "503 BUSY", "503 OUTCOME_UNKNOWN"):
                 self.decided_at = now
-                return answer, unknown
-            time.sleep(AGAIN_SECONDS)
+                return response, unknown
+            time.sleep(RETRY_SECONDS)
 
     def buy(self, number: int) -> None:
-        """Be one buyer after another, until the sale is over."""
-        chance = random.Random(number)
+        """Place one order after another, each as a new buyer, until the sale is over."""
+        rng = random.Random(number)
         with Client(base_url=self.url, timeout=WAIT_SECONDS) as client:
             for order in itertools.count():
                 if self.over.is_set():
                     return
-                self._order(client, chance, f"buyer-{number}-{order}")
+                self._place_order(client, rng, f"buyer-{number}-{order}")
 
-    def _order(self, client: Client, chance: random.Random, buyer: str) -> None:
-        event = chance.choice(self.events[max(0, self.on_sale - 2) : self.on_sale])
-        quantity = chance.randint(1, 3)
+    def _place_order(self, client: Client, rng: random.Random, buyer: str) -> None:
+        event = rng.choice(self.events[max(0, self.on_sale - 2) : self.on_sale])
+        quantity = rng.randint(1, 3)
         reserve = partial(client.reserve, event, quantity, buyer, key=f"order-of-{buyer}")
-        answer, unknown = self.ask(reserve)
-        if answer.status_code != 201:
+        response, unknown = self.request(reserve)
+        if response.status_code != 201:
             self.orders[buyer] = Order(unknown=unknown)
-            what, left = code(answer), answer.json()["details"]["availableTickets"]
-            expected = "NOT_ENOUGH_TICKETS" if left else "TICKETS_SOLD_OUT"
-            self.holds(what == (409, expected) and left < quantity, answer.text)
+            available = response.json()["details"]["availableTickets"]
+            expected = "NOT_ENOUGH_TICKETS" if available else "TICKETS_SOLD_OUT"
+            is_right = code(response) == (409, expected) and available < quantity
+            self.check(is_right, response.text)
             return
-        reserved = answer.json()
-        # After a BUSY there is nothing to repeat: it has said that nothing was done.
-        self.holds(unknown or "Idempotency-Replayed" not in answer.headers, f"{buyer}: replayed")
-        self.holds(len(reserved) == quantity, answer.text)
+        reserved = response.json()
+        # A replay is possible only after an unknown outcome: BUSY means that nothing has changed.
+        is_right = unknown or "Idempotency-Replayed" not in response.headers
+        self.check(is_right, f"{buyer}: replayed")
+        self.check(len(reserved) == quantity, response.text)
         order = self.orders[buyer] = Order({ticket["id"]: "expired" for ticket in reserved})
-        self._decide(client, chance, buyer, order, reserved)
-        if chance.random() < 0.25:
-            again, _ = self.ask(reserve)
-            replayed = again.status_code == 201 and "Idempotency-Replayed" in again.headers
-            shown = replayed and [(ticket["id"], ticket["status"]) for ticket in again.json()]
-            ended = list(order.tickets.items())
-            held = [(id_, "reserved" if end == "expired" else end) for id_, end in ended]
-            self.holds(shown in (ended, held), f"{buyer}: {ended} shown as {again.text}")
+        self._finish_order(client, rng, buyer, order, reserved)
+        if rng.random() < 0.25:
+            replay, _ = self.request(reserve)
+            replayed = replay.status_code == 201 and "Idempotency-Replayed" in replay.headers
+            tickets = replayed and [(ticket["id"], ticket["status"]) for ticket in replay.json()]
+            final = list(order.tickets.items())
+            held = [(id_, "reserved" if end == "expired" else end) for id_, end in final]
+            self.check(tickets in (final, held), f"{buyer}: {final} replayed as {replay.text}")
 
-    def _decide(
+    def _finish_order(
         self,
         client: Client,
-        chance: random.Random,
+        rng: random.Random,
         buyer: str,
         order: Order,
         reserved: list[dict[str, str]],
     ) -> None:
-        """Do with the tickets what buyers do, with each or with all at once, or let them lapse."""
-        to = chance.choice(["purchased", "purchased", "user_cancelled", "expired"])
-        if to == "expired":
+        """Pay for, cancel, or refund the tickets, one by one or all at once, or let them expire."""
+        status = rng.choice(["purchased", "purchased", "user_cancelled", "expired"])
+        if status == "expired":
             return
-        tickets, until = list(order.tickets), datetime.fromisoformat(reserved[0]["expiresAt"])
-        one, whole = {
+        tickets, expires_at = list(order.tickets), datetime.fromisoformat(reserved[0]["expiresAt"])
+        change_ticket, change_reservation = {
             "purchased": (client.pay, client.pay_reservation),
             "user_cancelled": (client.cancel, client.cancel_reservation),
-        }[to]
-        if chance.random() < 0.5:
-            send = partial(whole, reserved[0]["reservationId"], buyer)
-            self._move(send, order, tickets, to, until)
+        }[status]
+        if rng.random() < 0.5:
+            send = partial(change_reservation, reserved[0]["reservationId"], buyer)
+            self._change(send, order, tickets, status, expires_at)
         else:
             for ticket in tickets:
-                self._move(partial(one, ticket, buyer), order, [ticket], to, until)
-        if order.tickets[tickets[0]] == "purchased" and chance.random() < 0.5:
+                send = partial(change_ticket, ticket, buyer)
+                self._change(send, order, [ticket], status, expires_at)
+        if order.tickets[tickets[0]] == "purchased" and rng.random() < 0.5:
             send = partial(client.refund, tickets[0])
-            self._move(send, order, tickets[:1], "refunded", datetime.max.replace(tzinfo=UTC))
+            self._change(send, order, tickets[:1], "refunded", datetime.max.replace(tzinfo=UTC))
 
-    def _move(self, send: Send, order: Order, tickets: list[str], to: str, until: datetime) -> None:
-        """Bring tickets to a status while their hold lasts, and take down where they are now."""
-        answer, unknown = self.ask(send)
-        if answer.is_success:
-            self.holds(answer.json()["status"] == to, answer.text)
-        elif code(answer) == (410, "HOLD_EXPIRED"):
-            self.holds(datetime.now(UTC) >= until, f"lapsed before {until}: {answer.text}")
+    def _change(
+        self, send: Send, order: Order, tickets: list[str], status: str, expires_at: datetime
+    ) -> None:
+        """Change the status of tickets, and record it unless their hold has expired."""
+        response, unknown = self.request(send)
+        if response.is_success:
+            self.check(response.json()["status"] == status, response.text)
+        elif code(response) == (410, "HOLD_EXPIRED"):
+            is_right = datetime.now(UTC) >= expires_at
+            self.check(is_right, f"expired before {expires_at}: {response.text}")
             return
         else:
-            self.holds(unknown and code(answer) == (409, ALREADY[to]), f"{to}: {answer.text}")
-        order.tickets |= dict.fromkeys(tickets, to)
+            is_right = unknown and code(response) == (409, ALREADY[status])
+            self.check(is_right, f"{status}: {response.text}")
+        order.tickets |= dict.fromkeys(tickets, status)
 
-    def goes_on_through(self, kills: int, kill: Callable[[], float]) -> list[float]:
+    def run(self, kills: int, kill: Callable[[], float]) -> list[float]:
         """Let the crowd buy while something is killed again and again.
 
         Args:
             kills: how often.
-            kill: kills, waits until what was killed is there again, and returns since when.
+            kill: kills, waits for the restart, and returns the time of the restart.
 
         Returns:
-            The seconds from then until somebody was told yes or no, for each kill.
+            For each kill, the seconds from the restart until a request succeeds or is refused.
         """
-        chance, healed = random.Random(kills), []
+        rng, recoveries = random.Random(kills), []
 
-        def one_more() -> float:
-            enough = len(self.answers) + chance.randint(50, 200)
-            wait_until(lambda: len(self.answers) > enough)
-            back = kill()
-            wait_until(lambda: self.decided_at >= back)
-            return self.decided_at - back
+        def kill_once() -> float:
+            attempts = len(self.attempts) + rng.randint(50, 200)
+            wait_until(lambda: len(self.attempts) > attempts)
+            restarted_at = kill()
+            wait_until(lambda: self.decided_at >= restarted_at)
+            return self.decided_at - restarted_at
 
         with ThreadPoolExecutor(BUYERS) as pool:
             buyers = [pool.submit(self.buy, number) for number in range(BUYERS)]
             try:
                 for number in range(kills):
                     self.on_sale = number + 1
-                    healed.append(one_more())
+                    recoveries.append(kill_once())
             finally:
                 self.over.set()
             for buyer in buyers:
                 buyer.result()
-        return healed
+        return recoveries
 
     def compare(self, database: Database) -> None:
-        """Hold what was told against the tables, now that all holds have run out."""
+        """Wait until all holds have expired, and compare the orders with the tables."""
         wait_until(lambda: database.psql(HELD) == ["0"])
-        found: dict[str, dict[str, str]] = {}
+        stored: dict[str, dict[str, str]] = {}
         for line in database.psql(ORDERS):
-            buyer, reservations, ids, ends = line.split("|")
-            self.holds(reservations == "1", f"{buyer} has {reservations} reservations for a key")
-            found[buyer] = dict(zip(ids.split(), ends.split(), strict=True))
+            buyer, reservations, ids, statuses = line.split("|")
+            self.check(reservations == "1", f"{buyer} has {reservations} reservations for one key")
+            stored[buyer] = dict(zip(ids.split(), statuses.split(), strict=True))
         for buyer, order in self.orders.items():
-            there = found.pop(buyer, {})
-            if order.unknown and set(there.values()) == {"expired"}:
-                continue  # an attempt came to its end after its repeat had been refused
-            told, true = list(order.tickets.items()), list(there.items())
-            self.holds(told == true, f"{buyer}: {told} became {true}")
-        self.holds(not found, f"nobody has asked for {found}")
-        for answer in self.answers:
-            self.holds(not answer.what.startswith("500"), answer)
-            self.holds(answer.seconds < DEADLINE_SECONDS + SLACK_SECONDS, answer)
+            rows = stored.pop(buyer, {})
+            if order.unknown and set(rows.values()) == {"expired"}:
+                continue  # an attempt has succeeded after its retry was refused
+            expected, actual = list(order.tickets.items()), list(rows.items())
+            self.check(expected == actual, f"{buyer}: {expected} became {actual}")
+        self.check(not stored, f"tickets that were never ordered: {stored}")
+        for attempt in self.attempts:
+            self.check(not attempt.result.startswith("500"), attempt)
+            self.check(attempt.seconds < DEADLINE_SECONDS + SLACK_SECONDS, attempt)
 
     def sell_out(self) -> None:
-        """Sell what is left of each event, and not one more."""
+        """Buy all available tickets of each event, and check that there are exactly TICKETS."""
         with Client(base_url=self.url, timeout=WAIT_SECONDS) as client:
             for event in self.events:
-                shown = self.ask(partial(client.get, f"/events/{event}"))[0].json()
-                left = shown["totalTickets"] - shown["purchasedTickets"]
-                assert shown["availableTickets"] == left
-                while left:
-                    reserved, _ = self.ask(partial(client.reserve, event, min(left, 10)))
+                counts = self.request(partial(client.get, f"/events/{event}"))[0].json()
+                available = counts["totalTickets"] - counts["purchasedTickets"]
+                assert counts["availableTickets"] == available
+                while available:
+                    reserved, _ = self.request(partial(client.reserve, event, min(available, 10)))
                     assert reserved.status_code == 201, reserved.text
                     reservation = reserved.json()[0]["reservationId"]
-                    paid, _ = self.ask(partial(client.pay_reservation, reservation))
+                    paid, _ = self.request(partial(client.pay_reservation, reservation))
                     assert paid.status_code == 200, paid.text
-                    left -= len(reserved.json())
+                    available -= len(reserved.json())
                 assert code(client.reserve(event)) == (409, "TICKETS_SOLD_OUT")
-                assert client.event(event)["purchasedTickets"] == TICKETS
+                assert client.find_event(event)["purchasedTickets"] == TICKETS
 
     def figures(self) -> str:
-        """Return in a few lines what the crowd has been through."""
-        answers = sorted(Counter(answer.what for answer in self.answers).items())
-        ends = Counter(end for order in self.orders.values() for end in order.tickets.values())
+        """Return a summary of the sale in three lines."""
+        results = sorted(Counter(attempt.result for attempt in self.attempts).items())
+        statuses = Counter(end for order in self.orders.values() for end in order.tickets.values())
         return (
-            f"{len(self.answers)} requests: {', '.join(f'{n} {what}' for what, n in answers)}\n"
-            f"{ends.total()} tickets: {', '.join(f'{n} {end}' for end, n in ends.items())}\n"
-            f"longest answer {max(answer.seconds for answer in self.answers):.2f} s"
+            f"{len(self.attempts)} requests: "
+            f"{', '.join(f'{n} {result}' for result, n in results)}\n"
+            f"{statuses.total()} tickets: "
+            f"{', '.join(f'{n} {status}' for status, n in statuses.items())}\n"
+            f"longest response {max(attempt.seconds for attempt in self.attempts):.2f} s"
         )
 
 
 def open_sale(client: Client, kills: int) -> Sale:
-    """Make the events of a sale, one for each kill."""
+    """Create the events of a sale, one for each kill."""
     events = [client.create_event(TICKETS, name=f"night {number}") for number in range(kills)]
     return Sale(str(client.base_url), events)
 
 
-def withstands(sale: Sale, database: Database, kills: int, kill: Callable[[], float]) -> None:
-    """Assert that a sale withstands so many kills."""
-    begun = time.monotonic()
-    healed = sale.goes_on_through(kills, kill)
-    print(f"{kills} kills in {time.monotonic() - begun:.0f} s, {sale.figures()}")
-    print(f"healed after {max(healed):.2f} s at the most, {statistics.median(healed):.2f} s median")
+def assert_survives(sale: Sale, database: Database, kills: int, kill: Callable[[], float]) -> None:
+    """Assert that all responses of a sale are true after this many kills."""
+    started = time.monotonic()
+    recoveries = sale.run(kills, kill)
+    print(f"{kills} kills in {time.monotonic() - started:.0f} s, {sale.figures()}")
+    print(f"recovery {statistics.median(recoveries):.2f} s median, {max(recoveries):.2f} s maximum")
     sale.compare(database)
-    assert sale.lies == []
+    assert sale.contradictions == []
     sale.sell_out()
-    audited = holdfast("audit", database_url=database.dsn)
-    assert audited.returncode == 0, audited.stdout
-    assert max(healed) < HEAL_SECONDS + SLACK_SECONDS
+    audit = holdfast("audit", database_url=database.dsn)
+    assert audit.returncode == 0, audit.stdout
+    assert max(recoveries) < RECOVERY_SECONDS + SLACK_SECONDS
 
 
 def crash(
-    database: Database, victim: Callable[[], int], mend: Callable[[], bool] = lambda: True
+    database: Database, find_pid: Callable[[], int], restart: Callable[[], bool] = lambda: True
 ) -> float:
-    """Kill a process of PostgreSQL, and return since when all of it is there again.
+    """Kill a process of PostgreSQL, and return the time when the server is up again.
 
     Args:
-        database: of the server.
-        victim: returns the pid.
-        mend: what has to be done again and again, if anything, until it is up.
+        database: a database of the server.
+        find_pid: returns the ID of the process to kill.
+        restart: is called until it returns true, if the server is not restarted otherwise.
     """
-    with database.connect() as bystander:
-        os.kill(victim(), signal.SIGKILL)
-        wait_until(lambda: not answers(bystander))
-    wait_until(lambda: mend() and is_up(database))
+    with database.connect() as connection:
+        os.kill(find_pid(), signal.SIGKILL)
+        wait_until(lambda: not is_alive(connection))
+    wait_until(lambda: restart() and is_up(database))
     return time.monotonic()
 
 
-def answers(connection: psycopg.Connection) -> bool:
-    """Whether the server still has this connection."""
+def is_alive(connection: psycopg.Connection) -> bool:
+    """Whether this connection still works."""
     try:
         connection.execute("select 1")
     except psycopg.OperationalError:
@@ -334,16 +358,16 @@ def answers(connection: psycopg.Connection) -> bool:
 
 
 def is_up(database: Database) -> bool:
-    """Whether the server takes a connection."""
+    """Whether the server accepts connections."""
     try:
         with database.connect() as connection:
-            return answers(connection)
+            return is_alive(connection)
     except psycopg.OperationalError:
         return False
 
 
-def started(postgres: EmbeddedPostgres) -> bool:
-    """Start a server, unless the remains of the last one are still in the way."""
+def try_start(postgres: EmbeddedPostgres) -> bool:
+    """Start a server; return false while remains of its killed processes prevent it."""
     try:
         postgres.start()
     except EmbeddedError:
@@ -351,19 +375,19 @@ def started(postgres: EmbeddedPostgres) -> bool:
     return True
 
 
-def embedded(folder: Path) -> Database:
-    """Return the database of the embedded PostgreSQL that runs in a folder."""
+def embedded_database(folder: Path) -> Database:
+    """Return the database of the embedded PostgreSQL in a folder."""
     return Database(str(EmbeddedPostgres(folder).dsn))
 
 
-def postmaster(data_dir: Path) -> int:
-    """Return the pid of a PostgreSQL's first process."""
+def postmaster_pid(data_dir: Path) -> int:
+    """Return the process ID of a postmaster."""
     (pid_file,) = data_dir.glob("postgresql-*/postmaster.pid")
     return int(pid_file.read_text().splitlines()[0])
 
 
-def backend(database: Database) -> int:
-    """Return the pid of a backend of the service, of one at work if there is any."""
+def backend_pid(database: Database) -> int:
+    """Return the process ID of a backend of the service, preferably of one that is working."""
     (pid,) = database.psql(
         "select pid from pg_stat_activity where application_name = 'holdfast' "
         "order by state = 'idle', random() limit 1"
@@ -371,95 +395,106 @@ def backend(database: Database) -> int:
     return int(pid)
 
 
-def replaced(process: int) -> float:
-    """Kill a worker, and return since when there is another in its place."""
-    worker = random.choice(workers_of(process))
+def kill_worker(process: int) -> float:
+    """Kill a worker, and return the time when it is replaced."""
+    worker = random.choice(worker_pids(process))
     os.kill(worker, signal.SIGKILL)
-    wait_until(lambda: len(set(workers_of(process)) - {worker}) == 2)
+    wait_until(lambda: len(set(worker_pids(process)) - {worker}) == 2)
     return time.monotonic()
 
 
 @KILLS
 @pytest.mark.parametrize(
-    "own",
+    "is_embedded",
     [
-        pytest.param(False, id="PostgreSQL stays"),
-        # In short: test_a_key_is_found_after_a_kill_of_the_service.
-        pytest.param(True, id="PostgreSQL goes with it", marks=pytest.mark.slow),
+        pytest.param(False, id="PostgreSQL keeps running"),
+        # Its short version: test_a_key_is_replayed_after_a_kill_of_the_service.
+        pytest.param(True, id="embedded PostgreSQL", marks=pytest.mark.slow),
     ],
 )
-def test_a_sale_withstands_kills_of_the_service(
-    database: Database, folder: Path, unused_port: int, kills: int, own: bool
+def test_a_sale_survives_kills_of_the_service(
+    database: Database, folder: Path, unused_port: int, kills: int, is_embedded: bool
 ) -> None:
-    variables = SETTINGS if own else SETTINGS | {"DATABASE_URL": database.service_dsn}
+    variables = SETTINGS if is_embedded else SETTINGS | {"DATABASE_URL": database.service_dsn}
     with ExitStack() as running:
-        process, client = running.enter_context(served(folder, unused_port, **variables))
+        process, client = running.enter_context(
+            run_embedded_service(folder, unused_port, **variables)
+        )
         sale = open_sale(client, kills)
 
         def kill() -> float:
             nonlocal process
             process.kill()
             process.wait()
-            # At once: its PostgreSQL may still be stopping.
-            process, _ = running.enter_context(served(folder, unused_port, **variables))
+            # Without a wait, so its PostgreSQL may still be stopping.
+            process, _ = running.enter_context(
+                run_embedded_service(folder, unused_port, **variables)
+            )
             return time.monotonic()
 
-        withstands(sale, embedded(folder) if own else database, kills, kill)
+        if is_embedded:
+            database = embedded_database(folder)
+        assert_survives(sale, database, kills, kill)
 
 
 @KILLS
-def test_a_sale_withstands_kills_of_a_worker(
+def test_a_sale_survives_kills_of_a_worker(
     database: Database, folder: Path, unused_port: int, kills: int
 ) -> None:
-    elsewhere = {"DATABASE_URL": database.service_dsn, "WORKERS": "2"}
-    with served(folder, unused_port, **elsewhere, **SETTINGS) as (process, client):
+    variables = {"DATABASE_URL": database.service_dsn, "WORKERS": "2", **SETTINGS}
+    with run_embedded_service(folder, unused_port, **variables) as (process, client):
         sale = open_sale(client, kills)
-        withstands(sale, database, kills, lambda: replaced(process.pid))
+        assert_survives(sale, database, kills, lambda: kill_worker(process.pid))
 
 
 @KILLS
-def test_a_sale_withstands_kills_of_a_backend(folder: Path, unused_port: int, kills: int) -> None:
-    with served(folder, unused_port, **SETTINGS) as (_, client):
-        sale, database = open_sale(client, kills), embedded(folder)
-        withstands(sale, database, kills, lambda: crash(database, lambda: backend(database)))
+def test_a_sale_survives_kills_of_a_backend(folder: Path, unused_port: int, kills: int) -> None:
+    with run_embedded_service(folder, unused_port, **SETTINGS) as (_, client):
+        sale, database = open_sale(client, kills), embedded_database(folder)
+        kill = partial(crash, database, partial(backend_pid, database))
+        assert_survives(sale, database, kills, kill)
 
 
 @KILLS
-def test_a_sale_withstands_kills_of_the_postmaster_that_the_service_starts_again(
+def test_a_sale_survives_kills_of_the_embedded_postmaster(
     folder: Path, unused_port: int, kills: int
 ) -> None:
-    with served(folder, unused_port, **SETTINGS) as (_, client):
-        sale, database = open_sale(client, kills), embedded(folder)
-        withstands(sale, database, kills, lambda: crash(database, lambda: postmaster(folder)))
+    with run_embedded_service(folder, unused_port, **SETTINGS) as (_, client):
+        sale, database = open_sale(client, kills), embedded_database(folder)
+        kill = partial(crash, database, partial(postmaster_pid, folder))
+        assert_survives(sale, database, kills, kill)
 
 
 @KILLS
-def test_a_sale_withstands_kills_of_a_worker_and_of_a_postmaster_elsewhere_at_once(
+def test_a_sale_survives_kills_of_a_worker_and_a_remote_postmaster_at_once(
     folder: Path, unused_port: int, kills: int
 ) -> None:
-    data_dir = folder / "elsewhere"
+    data_dir = folder / "remote"
     with EmbeddedPostgres(data_dir) as postgres:
         database = Database(str(postgres.dsn))
         migrate(database.dsn, load_statements(resource("sql")))
-        elsewhere = {"DATABASE_URL": database.dsn, "WORKERS": "2"}
-        with served(folder, unused_port, **elsewhere, **SETTINGS) as (process, client):
+        variables = {"DATABASE_URL": database.dsn, "WORKERS": "2", **SETTINGS}
+        with run_embedded_service(folder, unused_port, **variables) as (
+            process,
+            client,
+        ):
             sale = open_sale(client, kills)
 
-            def both() -> int:
-                os.kill(random.choice(workers_of(process.pid)), signal.SIGKILL)
-                return postmaster(data_dir)
+            def kill_worker_and_find_postmaster() -> int:
+                os.kill(random.choice(worker_pids(process.pid)), signal.SIGKILL)
+                return postmaster_pid(data_dir)
 
-            withstands(
-                sale, database, kills, lambda: crash(database, both, lambda: started(postgres))
-            )
+            restart = partial(try_start, postgres)
+            kill = partial(crash, database, kill_worker_and_find_postmaster, restart)
+            assert_survives(sale, database, kills, kill)
 
 
-def test_the_same_crowd_notices_a_kill_of_a_server_that_does_not_wait_for_its_disk(
+def test_the_crowd_notices_a_crash_without_synchronous_commit(
     folder: Path, unused_port: int
 ) -> None:
-    with served(folder, unused_port, **SETTINGS) as (_, client):
-        sale, database = open_sale(client, 1), embedded(folder)
-        # The service refuses such a server at its start, and so it becomes one later.
+    with run_embedded_service(folder, unused_port, **SETTINGS) as (_, client):
+        sale, database = open_sale(client, 1), embedded_database(folder)
+        # Changed after the start, because the service refuses to start with such a server.
         database.psql("alter database holdfast set synchronous_commit = off")
         database.psql("alter system set wal_writer_delay = '10s'")
         database.psql("alter system set wal_writer_flush_after = '1GB'")
@@ -468,6 +503,6 @@ def test_the_same_crowd_notices_a_kill_of_a_server_that_does_not_wait_for_its_di
             "select pg_terminate_backend(pid) from pg_stat_activity "
             "where application_name = 'holdfast'"
         )
-        sale.goes_on_through(1, lambda: crash(database, lambda: postmaster(folder)))
+        sale.run(1, partial(crash, database, partial(postmaster_pid, folder)))
         sale.compare(database)
-        assert any("became []" in lie for lie in sale.lies)
+        assert any("became []" in contradiction for contradiction in sale.contradictions)

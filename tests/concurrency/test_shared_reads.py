@@ -1,4 +1,4 @@
-"""Shared reads: who looks together shares a query, and is shown nothing from before they came."""
+"""Shared reads: concurrent reads share a query, which starts after they have arrived."""
 
 import asyncio
 from collections.abc import Sequence
@@ -10,128 +10,131 @@ import pytest
 
 from service.database.queries import Queries
 from service.rows import Event, Uuid
-from service.web.shared_reads import SharedReads, Shown
+from service.web.shared_reads import EncodedEvent, SharedReads
 from tests.support.client import Client, code
 from tests.support.database import Database
 from tests.support.services import RunningService
 
-ONE, OTHER = (Uuid(f"018f0000-0000-7000-8000-00000000000{n}") for n in (1, 2))
+FIRST, SECOND = (Uuid(f"018f0000-0000-7000-8000-00000000000{n}") for n in (1, 2))
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
 
-class Stand:
-    """Stands in for the database: each query is answered when the test says so, by a version."""
+class FakeQueries:
+    """Queries whose results the test provides, as a version for all events."""
 
     def __init__(self) -> None:
-        self.asked: list[Sequence[Uuid]] = []
-        self._answers: list[asyncio.Future[int]] = []
-        self._sent = asyncio.Condition()
+        self.queried: list[Sequence[Uuid]] = []
+        self._results: list[asyncio.Future[int]] = []
+        self._new_query = asyncio.Condition()
 
     async def find_events(self, event_ids: Sequence[Uuid], _: float) -> list[Event]:
-        """Wait for the test's answer."""
-        self.asked.append(sorted(event_ids))
-        self._answers.append(asyncio.get_running_loop().create_future())
-        async with self._sent:
-            self._sent.notify_all()
-        version = await self._answers[-1]
+        """Wait for the result that the test provides."""
+        self.queried.append(sorted(event_ids))
+        self._results.append(asyncio.get_running_loop().create_future())
+        async with self._new_query:
+            self._new_query.notify_all()
+        version = await self._results[-1]
         return [Event(id_, "Gig", NOW, 10, 0, NOW, NOW, 0, version) for id_ in event_ids]
 
-    async def until_asked(self, times: int) -> None:
-        """Wait until so many queries were sent."""
-        async with self._sent:
-            await self._sent.wait_for(lambda: len(self.asked) >= times)
+    async def wait_for_queries(self, count: int) -> None:
+        """Wait until at least ``count`` queries were sent."""
+        async with self._new_query:
+            await self._new_query.wait_for(lambda: len(self.queried) >= count)
 
-    def answer(self, version: int) -> None:
-        """Answer the last query."""
-        self._answers[-1].set_result(version)
+    def finish(self, version: int) -> None:
+        """Let the last query return events of this version."""
+        self._results[-1].set_result(version)
 
     def fail(self, error: Exception) -> None:
-        """Have the last query fail."""
-        self._answers[-1].set_exception(error)
+        """Let the last query raise an error."""
+        self._results[-1].set_exception(error)
 
 
-def version(shown: Shown | None) -> str:
-    assert shown is not None
-    return shown.etag.strip('"').partition("-")[0]
+def version(event: EncodedEvent | None) -> str:
+    assert event is not None
+    return event.etag.strip('"').partition("-")[0]
 
 
-def test_who_comes_while_a_query_is_under_way_is_answered_by_the_next() -> None:
+def test_a_request_during_a_query_waits_for_the_next_query() -> None:
     async def run() -> None:
-        database = Stand()
-        reads = SharedReads(cast(Queries, database))
-        first = asyncio.create_task(reads.find_event(ONE))
-        await database.until_asked(1)
-        # Something is committed and acknowledged now: these must see it, and do.
-        late = [asyncio.create_task(reads.find_event(id_)) for id_ in (ONE, ONE, OTHER, ONE)]
-        database.answer(1)
-        await database.until_asked(2)
-        database.answer(2)
+        queries = FakeQueries()
+        reads = SharedReads(cast(Queries, queries))
+        first = asyncio.create_task(reads.find_event(FIRST))
+        await queries.wait_for_queries(1)
+        # These requests must see what is committed and acknowledged now.
+        later = [
+            asyncio.create_task(reads.find_event(id_)) for id_ in (FIRST, FIRST, SECOND, FIRST)
+        ]
+        queries.finish(1)
+        await queries.wait_for_queries(2)
+        queries.finish(2)
         assert version(await first) == "1"
-        assert [version(await one) for one in late] == ["2"] * 4
-        assert database.asked == [[ONE], [ONE, OTHER]]
+        assert [version(await read) for read in later] == ["2"] * 4
+        assert queries.queried == [[FIRST], [FIRST, SECOND]]
 
     asyncio.run(run())
 
 
-def test_a_query_that_fails_fails_for_those_who_shared_it_and_no_other() -> None:
+def test_a_failed_query_fails_only_the_requests_that_shared_it() -> None:
     async def run() -> None:
-        database = Stand()
-        reads = SharedReads(cast(Queries, database))
-        first = asyncio.create_task(reads.find_event(ONE))
-        await database.until_asked(1)
-        late = asyncio.create_task(reads.find_event(ONE))
-        database.fail(TimeoutError())
-        await database.until_asked(2)
-        database.answer(2)
+        queries = FakeQueries()
+        reads = SharedReads(cast(Queries, queries))
+        first = asyncio.create_task(reads.find_event(FIRST))
+        await queries.wait_for_queries(1)
+        later = asyncio.create_task(reads.find_event(FIRST))
+        queries.fail(TimeoutError())
+        await queries.wait_for_queries(2)
+        queries.finish(2)
         with pytest.raises(TimeoutError):
             await first
-        assert version(await late) == "2"
+        assert version(await later) == "2"
 
     asyncio.run(run())
 
 
-def test_who_goes_away_takes_the_answer_from_nobody() -> None:
+def test_a_cancelled_request_does_not_cancel_the_shared_query() -> None:
     async def run() -> None:
-        database = Stand()
-        reads = SharedReads(cast(Queries, database))
-        tasks = [asyncio.create_task(reads.find_event(ONE)) for _ in range(3)]
-        await database.until_asked(1)
+        queries = FakeQueries()
+        reads = SharedReads(cast(Queries, queries))
+        tasks = [asyncio.create_task(reads.find_event(FIRST)) for _ in range(3)]
+        await queries.wait_for_queries(1)
         tasks[0].cancel()
-        database.answer(1)
-        assert [version(await one) for one in tasks[1:]] == ["1", "1"]
+        queries.finish(1)
+        assert [version(await task) for task in tasks[1:]] == ["1", "1"]
 
     asyncio.run(run())
 
 
-def test_a_crowd_that_looks_at_one_event_takes_few_queries(
+def test_concurrent_reads_of_one_event_share_queries(
     client: Client, database: Database, service: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     event = client.create_event()
-    asked: list[int] = []
+    queries = 0
     find_events = Queries.find_events
 
     async def counted(self: Queries, event_ids: Sequence[Uuid], seconds: float) -> Any:
-        asked.append(len(event_ids))
+        nonlocal queries
+        queries += 1
         return await find_events(self, event_ids, seconds)
 
     monkeypatch.setattr(Queries, "find_events", counted)
     with ThreadPoolExecutor(40) as pool:
         with database.connect() as rival:
             rival.execute("lock table events in access exclusive mode")
-            looks = [pool.submit(client.get, f"/events/{event}") for _ in range(40)]
+            reads = [pool.submit(client.get, f"/events/{event}") for _ in range(40)]
             database.wait_until_blocked()
-        assert {look.result().status_code for look in looks} == {200}
-    assert len(asked) < 40
-    assert client.event(event)["version"] == 1
+        assert {read.result().status_code for read in reads} == {200}
+    assert queries < 40
+    assert client.find_event(event)["version"] == 1
 
 
-def test_a_read_shows_what_was_acknowledged_before_it(client: Client) -> None:
+def test_a_read_shows_every_change_acknowledged_before_it(client: Client) -> None:
     event = client.create_event(tickets=1000)
     with ThreadPoolExecutor(8) as pool:
 
-        def buy_and_look(_: int) -> bool:
+        def reserve_and_read(_: int) -> bool:
             ticket = client.reserve(event).json()[0]
-            return bool(client.event(event)["updatedAt"] >= ticket["createdAt"])
+            return bool(client.find_event(event)["updatedAt"] >= ticket["createdAt"])
 
-        assert all(pool.map(buy_and_look, range(200)))
-    assert code(client.get(f"/events/{ONE}")) == (404, "NOT_FOUND")
+        assert all(pool.map(reserve_and_read, range(200)))
+    assert code(client.get(f"/events/{FIRST}")) == (404, "NOT_FOUND")

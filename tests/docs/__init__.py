@@ -1,1 +1,1 @@
-"""What the documents say, held to the service; the examples are run."""
+"""Tests that compare the documents with the service, and run their commands and examples."""

@@ -1,4 +1,4 @@
-"""Examples: the checkout in Python as a command."""
+"""The example checkout in Python, run as a command."""
 
 import signal
 import subprocess
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.checkouts import EXAMPLES, UNKNOWN, loaded
+from tests.support.checkouts import EXAMPLES, UNKNOWN, load_checkout
 from tests.support.client import Client
 from tests.support.database import Database
 from tests.support.services import RunningService
@@ -19,7 +19,7 @@ from tests.support.waiting import WAIT_SECONDS, at_once
 
 @contextmanager
 def command(folder: Path, event: str, url: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """Run the checkout as its document says."""
+    """Run the checkout as its documentation says."""
     process = subprocess.Popen(
         [sys.executable, str(EXAMPLES / "checkout.py"), event, "--url", url, *arguments],
         cwd=folder,
@@ -35,43 +35,43 @@ def command(folder: Path, event: str, url: str, *arguments: str) -> Iterator[sub
         process.communicate()
 
 
-def said(process: subprocess.Popen[str], keys: str = "") -> str:
-    """Return all that a command has said when it has ended."""
+def output_of(process: subprocess.Popen[str], keys: str = "") -> str:
+    """Wait for the end of a command and return its output."""
     return process.communicate(keys, timeout=WAIT_SECONDS)[0]
 
 
-def test_a_command_that_is_killed_while_it_waits_for_its_answer_has_its_tickets_the_next_time(
+def test_a_killed_command_finds_its_tickets_when_it_is_run_again(
     client: Client, database: Database, service: RunningService, tmp_path: Path
 ) -> None:
     event = client.create_event(tickets=4)
     buy = partial(command, tmp_path, event, service.url, "--quantity", "2")
-    with database.holding(event), buy() as process:
+    with database.lock_event(event), buy() as process:
         service.wait_until_accepted(1)
         process.kill()
         process.wait()
     service.wait_until_accepted(0)
-    assert client.event(event)["reservedTickets"] == 2
+    assert client.find_event(event)["reservedTickets"] == 2
     with buy() as process:
-        assert said(process, "\n").endswith("bought\n")
+        assert output_of(process, "\n").endswith("bought\n")
     with buy() as process:
-        assert said(process).endswith("bought\n")
-    assert client.event(event)["allocatedTickets"] == 2
+        assert output_of(process).endswith("bought\n")
+    assert client.find_event(event)["allocatedTickets"] == 2
 
 
-def test_a_command_that_is_refused_says_why(
+def test_a_refused_command_prints_the_reason(
     service: RunningService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order = tmp_path / "order.json"
-    asked = ["checkout.py", UNKNOWN, "--url", service.url, "--order", str(order)]
-    monkeypatch.setattr(sys, "argv", asked)
+    arguments = ["checkout.py", UNKNOWN, "--url", service.url, "--order", str(order)]
+    monkeypatch.setattr(sys, "argv", arguments)
     with pytest.raises(SystemExit, match="NOT_FOUND: There is no such event"):
-        loaded().main()
-    monkeypatch.setattr(sys, "argv", [*asked, "--quantity", "2"])
+        load_checkout().main()
+    monkeypatch.setattr(sys, "argv", [*arguments, "--quantity", "2"])
     with pytest.raises(SystemExit, match=f"is another order, of 1 for {UNKNOWN}"):
-        loaded().main()
+        load_checkout().main()
 
 
-def test_a_command_that_is_interrupted_gives_back(
+def test_an_interrupted_command_cancels_its_tickets(
     client: Client, service: RunningService, tmp_path: Path
 ) -> None:
     event = client.create_event(tickets=4)
@@ -80,8 +80,8 @@ def test_a_command_that_is_interrupted_gives_back(
         while "held for" not in process.stdout.read(20):
             pass
         process.send_signal(signal.SIGINT)
-        assert said(process).endswith("given back\n")
-    assert client.event(event)["availableTickets"] == 4
+        assert output_of(process).endswith("given back\n")
+    assert client.find_event(event)["availableTickets"] == 4
 
 
 def test_a_command_without_a_terminal_buys_nothing(
@@ -89,13 +89,13 @@ def test_a_command_without_a_terminal_buys_nothing(
 ) -> None:
     event = client.create_event(tickets=4)
     with command(tmp_path, event, service.url) as process:
-        assert said(process).endswith("given back\n")
-    assert client.event(event)["availableTickets"] == 4
+        assert output_of(process).endswith("given back\n")
+    assert client.find_event(event)["availableTickets"] == 4
 
 
-def test_an_order_that_two_begin_at_once_is_one(tmp_path: Path) -> None:
-    module = loaded()
+def test_an_order_that_is_opened_concurrently_is_created_once(tmp_path: Path) -> None:
+    module = load_checkout()
     begin = partial(module.Order.open, tmp_path / "order.json", UNKNOWN, 1)
     assert len({order.key for order in at_once(*[begin] * 8)}) == 1
-    assert [one.name for one in tmp_path.iterdir()] == ["order.json"]
+    assert [file.name for file in tmp_path.iterdir()] == ["order.json"]
     assert (tmp_path / "order.json").stat().st_mode & 0o077 == 0

@@ -1,4 +1,4 @@
-"""The errors as a document: every code that there is and no other, as the service tells it."""
+"""The error reference has exactly the codes of the service, with what the service sends."""
 
 import re
 from collections import defaultdict
@@ -13,51 +13,50 @@ from tests.support.paths import DOCS
 from tests.support.services import settings_for_tests
 
 PAGE = (DOCS / "reference" / "errors.md").read_text()
-LINES = re.findall(r"^\| (\d{3}) \| \[`(\w+)`\]", PAGE, re.M)
-SECTIONS = {
-    code: (int(status), " ".join(text.split()))
-    for code, status, text in re.findall(r"^### `(\w+)`\n\n(\d+)(.*?)(?=^##|\Z)", PAGE, re.M | re.S)
-}
+SECTIONS = dict(re.findall(r"^### `(\w+)`\n\n(.*?)(?=^##|\Z)", PAGE, re.MULTILINE | re.DOTALL))
 
 
 def all_refusals() -> dict[str, list[Refusal]]:
-    """Return whatever the service may refuse with, by code."""
+    """Return the refusals of the service by code."""
     by_code: dict[str, list[Refusal]] = defaultdict(list)
     of_routes = [
-        one
-        for path in ROUTES.values()
-        for endpoint in path.values()
-        for one in endpoint.all_refusals(settings_for_tests(organizer_token="secret"))
+        refusal
+        for endpoints in ROUTES.values()
+        for endpoint in endpoints.values()
+        for refusal in endpoint.all_refusals(settings_for_tests(organizer_token="secret"))
     ]
-    for one in [*vars(refusals).values(), *of_routes]:
-        if isinstance(one, Refusal):
-            by_code[one.code].append(one)
+    for refusal in [*vars(refusals).values(), *of_routes]:
+        if isinstance(refusal, Refusal):
+            by_code[refusal.code].append(refusal)
     return by_code
 
 
 REFUSALS = all_refusals()
 
 
-def test_every_code_is_told_with_its_status_and_no_other() -> None:
-    statuses = {code: one.status for code, found in REFUSALS.items() for one in found}
-    assert {code: int(status) for status, code in LINES} == statuses
-    assert {code: status for code, (status, _) in SECTIONS.items()} == statuses
+def test_the_page_has_a_row_and_a_section_for_every_code() -> None:
+    statuses = {code: str(same_code[0].status) for code, same_code in REFUSALS.items()}
+    rows = re.findall(r"^\| (\d{3}) \| \[`(\w+)`\]", PAGE, re.MULTILINE)
+    assert {code: status for status, code in rows} == statuses
+    assert {code: text[:3] for code, text in SECTIONS.items()} == statuses
 
 
 @pytest.mark.parametrize("code", REFUSALS)
-def test_a_code_is_told_whole(code: str) -> None:
-    _, told = SECTIONS[code]
-    assert told.count("- Client: ") == 1
-    assert told.count("- Operator: ") == 1
-    for one in REFUSALS[code]:
-        assert one.error in told
-        assert all(name in told for name in one.headers)
+def test_the_section_of_a_code_is_complete(code: str) -> None:
+    text = " ".join(SECTIONS[code].split())
+    assert text.count("- Client: ") == 1
+    assert text.count("- Operator: ") == 1
+    for refusal in REFUSALS[code]:
+        assert refusal.error in text
+        assert all(name in text for name in refusal.headers)
 
 
 @pytest.mark.parametrize("code", REFUSALS)
-def test_an_example_is_what_is_sent(code: str) -> None:
-    (example,) = re.findall("```json (.*?) ```", SECTIONS[code][1])
-    assert example in [
-        bytes(refuse(one.because(details) if (details := one.such_as) else one).body).decode()
-        for one in REFUSALS[code]
-    ]
+def test_the_example_of_a_code_is_a_real_response(code: str) -> None:
+    (example,) = re.findall(r"^```json\n(.*?)\n```$", SECTIONS[code], re.MULTILINE | re.DOTALL)
+    bodies = []
+    for refusal in REFUSALS[code]:
+        if refusal.example_details:
+            refusal = refusal.with_details(refusal.example_details)
+        bodies.append(bytes(refuse(refusal).body).decode())
+    assert example in bodies

@@ -1,4 +1,4 @@
-"""Generated clients: what public generators make of the description compiles, and sells.
+"""Clients generated from the OpenAPI description by public generators compile and sell.
 
 The commands and the code are those of docs/how-to/generate-a-client.md, in its order.
 """
@@ -16,17 +16,19 @@ import pytest
 from tests.support.database import Database
 from tests.support.paths import DOCS
 from tests.support.services import Starter
+from tests.support.tools import find_tool
 
-TOKEN = "the-organizers-own-token"  # noqa: S105 - of these tests alone
+TOKEN = "the-organizers-own-token"  # noqa: S105 - used by tests only
 PAGE = (DOCS / "how-to" / "generate-a-client.md").read_text()
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 SALES = Path(__file__).with_name("clients")
+# What pip and npm print when they cannot reach a registry, but not when a version is missing.
 NO_REGISTRY = re.compile(r"from versions: none|ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ETIMEDOUT")
-"""What pip and npm say when there is nobody to ask, and not when there is no such version."""
 
+# The commands that check the code, and the one that runs the sale.
 CHECKS = {
     "Python": [
-        # Of what is generated nothing is told: not all that the generator writes is strict.
+        # "silent" hides errors in the generated code, which is not strict everywhere.
         f"{sys.executable} -m mypy --strict --follow-imports silent "
         "--python-executable .venv/bin/python buy.py sale.py",
         "python -m compileall -q holdfast_client",
@@ -37,12 +39,11 @@ CHECKS = {
         f"node sale.js $URL {TOKEN}",
     ],
 }
-"""What is done in the end: the code is checked, and the sale is run."""
 
 
 def run(command: str, folder: Path, url: str) -> str:
-    """Run lines of bash, as if the folder's .venv were activated, and return what they print."""
-    done = subprocess.run(
+    """Run a bash script as if the folder's .venv were activated, and return its output."""
+    process = subprocess.run(
         [shutil.which("bash") or "bash", "-ec", command],
         cwd=folder,
         env={**os.environ, "PATH": f"{folder}/.venv/bin:{os.environ['PATH']}", "URL": url},
@@ -50,14 +51,14 @@ def run(command: str, folder: Path, url: str) -> str:
         text=True,
         check=False,
     )
-    if done.returncode and " install " in command and (found := NO_REGISTRY.search(done.stderr)):
-        pytest.skip(f"the generator could not be had: {found[0]}")
-    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-    return done.stdout
+    if process.returncode and " install " in command and NO_REGISTRY.search(process.stderr):
+        pytest.skip("the generator cannot be installed: no package registry can be reached")
+    assert process.returncode == 0, f"{command}\n{process.stdout}{process.stderr}"
+    return process.stdout
 
 
 def follow(language: str, folder: Path, url: str) -> None:
-    """Do what the page says of a language: run what is a command, and keep what is code."""
+    """Follow the page's section on a language: run the commands and save the code."""
     printed = ""
     for kind, text in FENCED.findall(PAGE.partition(f"## {language}\n")[2].partition("\n## ")[0]):
         text = text.replace("http://localhost:8000", url)
@@ -77,21 +78,20 @@ def test_a_generated_client_compiles_and_sells(
     language: str, programs: list[str], database: Database, start: Starter, tmp_path: Path
 ) -> None:
     for program in programs:
-        if shutil.which(program) is None:
-            pytest.skip(f"{program} is not installed")
+        find_tool(program)
     service = start(database, organizer_token=TOKEN)
     with service.client() as client:
         client.headers["Authorization"] = f"Bearer {TOKEN}"
-        bought = client.create_event(tickets=1)
+        event_id = client.create_event(tickets=1)
         follow(language, tmp_path, service.url)
-        assert client.event(bought)["purchasedTickets"] == 1
+        assert client.find_event(event_id)["purchasedTickets"] == 1
 
         shutil.copytree(SALES, tmp_path, dirs_exist_ok=True)
         *checks, sale = CHECKS[language]
         for check in checks:
             run(check, tmp_path, service.url)
-        sold = json.loads(run(sale, tmp_path, service.url))
-        shown = client.event(sold["id"])
-        assert shown["name"] == f"Sold from {language}"
-        assert (shown["reservedTickets"], shown["purchasedTickets"]) == (3, 3)
-        assert shown["version"] == sold["version"]
+        printed = json.loads(run(sale, tmp_path, service.url))
+        event = client.find_event(printed["id"])
+        assert event["name"] == f"Sold from {language}"
+        assert (event["reservedTickets"], event["purchasedTickets"]) == (3, 3)
+        assert event["version"] == printed["version"]

@@ -1,4 +1,4 @@
-"""The schema as a document: the dump and docs/schema.md say what the migrations make."""
+"""The schema dump and docs/schema.md match the migrations."""
 
 import re
 
@@ -7,17 +7,17 @@ import pytest
 from service.embedded.programs import find_programs
 from tests.support.database import Database
 from tests.support.paths import DOCS
-from tests.support.schema import DUMP, dumped
+from tests.support.schema import DUMP, dump_schema
 
 
-def test_the_dump_is_what_the_migrations_make(database: Database) -> None:
-    """Write it anew with ``python -m tests.support.write_schema``."""
+def test_the_dump_matches_the_migrations(database: Database) -> None:
+    """``python -m tests.support.write_schema`` writes the dump."""
     if find_programs().major != 18:
-        pytest.skip("the dump is written by pg_dump 18, and each version writes it differently")
-    assert dumped(database) == DUMP.read_text(), "run python -m tests.support.write_schema"
+        pytest.skip("the dump is written by pg_dump 18, and the format differs between versions")
+    assert dump_schema(database) == DUMP.read_text(), "run python -m tests.support.write_schema"
 
 
-def test_the_diagram_has_every_column_and_no_other(database: Database) -> None:
+def test_the_diagram_has_exactly_the_columns(database: Database) -> None:
     diagram = (DOCS / "schema.md").read_text().partition("```mermaid")[2].partition("```")[0]
     drawn = {
         f"{table}.{name}|{type_}"
@@ -32,13 +32,13 @@ def test_the_diagram_has_every_column_and_no_other(database: Database) -> None:
         "and not attisdropped and relname !~ 'yoyo'"
     )
     assert drawn == {
-        f"{name}|{short.get(type_, type_)}" for name, type_ in (one.split("|") for one in columns)
+        f"{name}|{short.get(type_, type_)}" for name, type_ in (row.split("|") for row in columns)
     }
 
 
-def test_the_text_names_every_part_of_the_schema(database: Database) -> None:
+def test_the_page_names_every_part_of_the_schema(database: Database) -> None:
     text = (DOCS / "schema.md").read_text()
-    named = database.psql(
+    names = database.psql(
         "select attname from pg_attribute where attrelid in "
         "('events'::regclass, 'ticket_allocations'::regclass, 'event_private'::regclass, "
         "'event_ledger'::regclass) and attnum > 0 and not attisdropped "
@@ -52,18 +52,18 @@ def test_the_text_names_every_part_of_the_schema(database: Database) -> None:
         "union select unnest(enum_range(null::event_change))::text "
         "union select unnest(enum_range(null::allocation_status))::text"
     )
-    assert [name for name in named if f"`{name}" not in text] == []
+    assert [name for name in names if f"`{name}" not in text] == []
 
 
-def test_the_text_names_no_constraint_or_index_that_does_not_exist(database: Database) -> None:
+def test_the_page_names_nothing_that_does_not_exist(database: Database) -> None:
     text = (DOCS / "schema.md").read_text()
-    exist = set(
+    existing = set(
         database.psql(
             "select conname from pg_constraint union select relname from pg_class "
             "union select proname from pg_proc union select attname from pg_attribute "
             "union select typname from pg_type union select tgname from pg_trigger"
         )
     )
-    first_cells = re.findall(r"^\| `(\w+)[`(]", text, re.M)
-    assert len(first_cells) > 30
-    assert [name for name in first_cells if name not in exist] == []
+    names = re.findall(r"^\| `(\w+)[`(]", text, re.M)
+    assert len(names) > 30
+    assert [name for name in names if name not in existing] == []

@@ -1,4 +1,4 @@
-"""The SQL files as a document: what their headers say, in order, and who really runs them."""
+"""The SQL reference matches the headers of the files, their order and their callers."""
 
 import re
 from collections.abc import Iterator
@@ -12,42 +12,44 @@ from service.cli.parser import main
 from service.database.statements import load_statements
 from service.settings import resource
 from service.web.routes import ROUTES
-from service.write_path.changes import IN_ORDER
+from service.write_path.changes import KINDS_IN_ORDER
 from service.write_path.transaction import AFTER, BEFORE
 from tests.support.client import Client
-from tests.support.database import SERVICE_ROLE, Database, not_pooled
-from tests.support.services import Starter, serving
-from tests.support.sql_reference import ENTRY, PAGE, entry
+from tests.support.database import SERVICE_ROLE, Database, skip_if_pooled
+from tests.support.services import Starter, run_service
+from tests.support.sql_reference import ENTRY, PAGE, format_entry
 from tests.support.waiting import wait_until
 
 STATEMENTS = load_statements(resource("sql"))
 
 
-def entries() -> dict[str, tuple[str, str]]:
-    """Return what the page says of each file, and who calls it by that."""
+def read_page() -> dict[str, tuple[str, str]]:
+    """Return the page's entry of each file, and the callers that it names."""
     return {
-        found["name"]: (found[0].strip(), " ".join(found["callers"].split()))
-        for found in ENTRY.finditer(PAGE.read_text())
+        match["name"]: (match[0].strip(), " ".join(match["callers"].split()))
+        for match in ENTRY.finditer(PAGE.read_text())
     }
 
 
-def test_the_page_says_what_the_headers_say() -> None:
-    """Write it anew with ``python -m tests.support.write_sql_reference``."""
-    told = entries()
-    # A new file's entry begins with its heading and its callers, by hand; the rest is written.
-    assert set(told) == set(STATEMENTS)
-    for name, (text, callers) in told.items():
-        assert text == entry(name, callers), "run python -m tests.support.write_sql_reference"
+def test_the_page_matches_the_headers() -> None:
+    """``python -m tests.support.write_sql_reference`` writes the page."""
+    entries = read_page()
+    # The heading and the callers of a new file are written by hand, the rest by the program.
+    assert set(entries) == set(STATEMENTS)
+    for name, (text, callers) in entries.items():
+        assert text == format_entry(name, callers), (
+            "run python -m tests.support.write_sql_reference"
+        )
 
 
-def test_the_page_has_the_order_in_which_a_transaction_runs_them() -> None:
+def test_the_page_has_the_order_of_the_statements() -> None:
     table = PAGE.read_text().partition("## The order")[2].partition("\n## ")[0]
     listed = re.findall(r"^\| \d+ \| \[`(\w+)`\]", table, re.M)
-    assert listed == [*BEFORE, *(kind.statement for kind in IN_ORDER), *AFTER]
+    assert listed == [*BEFORE, *(kind.statement for kind in KINDS_IN_ORDER), *AFTER]
 
 
 class ServerLog:
-    """What PostgreSQL logs of the statements that run in one database."""
+    """PostgreSQL's log of the statements that run in one database."""
 
     def __init__(self, data_dir: Path, database: Database) -> None:
         with database.connect() as connection:
@@ -56,70 +58,69 @@ class ServerLog:
         self._database = database
         logs = data_dir.glob("postgresql-*/log/*.log")
         self._file = max(logs, key=lambda file: file.stat().st_mtime)
-        self._read = self._file.stat().st_size
+        self._offset = self._file.stat().st_size
         self._marks = count()
 
-    def told(self) -> set[str]:
-        """Return the names of the files that have run since this was asked last."""
+    def read(self) -> set[str]:
+        """Return the names of the files that have run since the last call."""
         mark = f"mark {next(self._marks)}"
         self._database.psql(f"select '{mark}'")
-        wait_until(lambda: mark.encode() in self._new())
-        new = self._new()
-        self._read += len(new)
-        return names(new)
+        wait_until(lambda: mark.encode() in self._new_part())
+        new = self._new_part()
+        self._offset += len(new)
+        return statement_names(new)
 
     def wait_for(self, name: str) -> None:
         """Wait until a file has run."""
-        wait_until(lambda: name in names(self._new()))
+        wait_until(lambda: name in statement_names(self._new_part()))
 
-    def _new(self) -> bytes:
-        return self._file.read_bytes()[self._read :]
-
-
-def names(log: bytes) -> set[str]:
-    """Return the names of the files that have run, by a log."""
-    return {
-        found.decode() for found in re.findall(rb"(?:statement|execute \S+): /\* (\w+) \*/", log)
-    }
+    def _new_part(self) -> bytes:
+        return self._file.read_bytes()[self._offset :]
 
 
-def requests(client: Client, log: ServerLog) -> Iterator[str]:
-    """Send a request to each route; yield the route when it is answered."""
+def statement_names(log: bytes) -> set[str]:
+    """Return the names of the files that have run according to a log."""
+    pattern = rb"(?:statement|execute \S+): /\* (\w+) \*/"
+    return {name.decode() for name in re.findall(pattern, log)}
+
+
+def send_requests(client: Client, log: ServerLog) -> Iterator[str]:
+    """Send a request to each route, and yield the route after the response."""
     event = client.create_event(tickets=20)
     yield "POST /events"
     client.get("/events")
     yield "GET /events"
-    client.event(event)
+    client.find_event(event)
     client.get(f"/events/{event}?at=2090-01-01T00:00:00Z")
     yield "GET /events/{id}"
     client.update_event(event, totalTickets=30)
     yield "PATCH /events/{id}"
-    client.ledger(event)
+    client.list_ledger(event)
     yield "GET /events/{id}/ledger"
-    client.audit(event)
+    client.check_event(event)
     yield "GET /events/{id}/audit"
-    client.event_tickets(event)
+    client.list_event_tickets(event)
     yield "GET /events/{id}/tickets"
-    paid, given = client.hold(event, 2)
+    paid, cancelled = client.hold(event, 2)
     first, second = [
         client.reserve(event, key=key).json()[0]["reservationId"] for key in ("first", "second")
     ]
     yield "POST /events/{id}/tickets"
-    client.ticket(paid)
+    client.find_ticket(paid)
     yield "GET /events/tickets/{id}"
     client.pay(paid)
     yield "POST /events/tickets/{id}/payment"
-    client.cancel(given)
+    client.cancel(cancelled)
     yield "DELETE /events/tickets/{id}/payment"
     client.refund(paid)
     yield "POST /events/tickets/{id}/refund"
-    client.reservation(first)
+    client.find_reservation(first)
     yield "GET /reservations/{id}"
     client.pay_reservation(first)
     yield "POST /reservations/{id}/payment"
     client.cancel_reservation(second)
     yield "DELETE /reservations/{id}"
-    client.user_tickets()
+    client.list_user_tickets()
     yield "GET /tickets"
     client.post("/fingerprints")
     yield "POST /fingerprints"
@@ -131,50 +132,54 @@ def requests(client: Client, log: ServerLog) -> Iterator[str]:
     yield "GET /events/{id}/stream"
 
 
-def meet_a_locked_event(client: Client, database: Database, log: ServerLog) -> set[str]:
-    """Pay while somebody holds the event; return what that asks beyond what it does."""
+def pay_while_locked(client: Client, database: Database, log: ServerLog) -> set[str]:
+    """Pay while the event is locked; return the statements that only this case needs."""
     event = client.create_event(name="Locked")
     (ticket,) = client.hold(event)
     reservation = client.reserve(event).json()[0]["reservationId"]
-    log.told()
+    log.read()
     with ThreadPoolExecutor() as pool:
-        with database.holding(event):
-            paid = [pool.submit(client.pay, ticket)]
+        with database.lock_event(event):
+            payments = [pool.submit(client.pay, ticket)]
             log.wait_for("find_unlocked_events")
-            paid += [pool.submit(client.pay_reservation, reservation)]
+            payments += [pool.submit(client.pay_reservation, reservation)]
             log.wait_for("find_reservations")
-        assert [one.result().status_code for one in paid] == [200, 200]
-    return log.told() - {*BEFORE, "pay_tickets"}
+        assert [payment.result().status_code for payment in payments] == [200, 200]
+    return log.read() - {*BEFORE, "pay_tickets"}
 
 
-@not_pooled("each read begins with limit_waits")
-def test_the_page_says_who_calls_each_file(
+@skip_if_pooled("each read begins with limit_waits")
+def test_the_page_names_the_callers_of_each_file(
     database: Database, data_dir: Path, start: Starter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """PostgreSQL itself is asked: it logs each statement, and ours carry their names."""
+    """PostgreSQL logs each statement; those of the service carry the names of their files."""
     log = ServerLog(data_dir, database)
-    ran: dict[str, set[str]] = {}
+    statements_by_caller: dict[str, set[str]] = {}
     with start(database, sweeps=False).client() as client:
         log.wait_for("list_due_events")
-        ran["the sweeper"] = log.told()
-        for route in requests(client, log):
-            ran[f"`{route}`"] = log.told()
-        every_change = {route for route, files in ran.items() if "expire_tickets" in files}
-        ran["the write path while an event is locked"] = meet_a_locked_event(client, database, log)
+        statements_by_caller["the sweeper"] = log.read()
+        for route in send_requests(client, log):
+            statements_by_caller[f"`{route}`"] = log.read()
+        every_change = {
+            route for route, files in statements_by_caller.items() if "expire_tickets" in files
+        }
+        statements_by_caller["the write path while an event is locked"] = pay_while_locked(
+            client, database, log
+        )
     monkeypatch.setenv("DATABASE_URL", database.dsn)
     for arguments in (["migrate"], ["audit"], ["grant", SERVICE_ROLE], ["forget", "alice"]):
         with pytest.raises(SystemExit, match=r"^0$"):
             main(arguments)
-        ran[f"`holdfast {arguments[0]}`"] = log.told()
-    with serving(database):
-        ran["`holdfast serve`"] = log.told() - ran["the sweeper"]
+        statements_by_caller[f"`holdfast {arguments[0]}`"] = log.read()
+    with run_service(database):
+        statements_by_caller["`holdfast serve`"] = log.read() - statements_by_caller["the sweeper"]
 
     routes = {f"`{method} {path}`" for path, methods in ROUTES.items() for method in methods}
-    assert routes <= ran.keys()
-    for name, (_, callers) in entries().items():
-        by = {caller for caller, files in ran.items() if name in files}
-        if by >= every_change:
-            by = by - every_change | {"every change"}
-        assert set(callers.split(", ")) == (by or {"nobody"}), (
-            f"{name}: correct it by hand in {PAGE}"
+    assert routes <= statements_by_caller.keys()
+    for name, (_, callers) in read_page().items():
+        actual = {caller for caller, files in statements_by_caller.items() if name in files}
+        if actual >= every_change:
+            actual = actual - every_change | {"every change"}
+        assert set(callers.split(", ")) == (actual or {"nobody"}), (
+            f"{name}: correct the callers by hand in {PAGE}"
         )

@@ -1,1 +1,1 @@
-"""What clients, browsers and proxies meet: routes, headers, bodies, streams, limits."""
+"""Tests of the service over HTTP: routes, headers, bodies, streams, limits, proxies, browsers."""

@@ -1,4 +1,4 @@
-"""Bad input: refused in one shape, every bad field named at once, nothing written."""
+"""Bad input is refused in one format that names every bad field, and writes nothing."""
 
 import itertools
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.support.client import Client, code
-from tests.support.database import Database, created
+from tests.support.database import Database, create_database
 from tests.support.services import RunningService, settings_for_tests
 from tests.support.waiting import WAIT_SECONDS
 
@@ -18,35 +18,35 @@ GOOD = {"name": "Gig", "date": "2030-06-01T20:00:00Z", "totalTickets": 5}
 
 
 def bad_fields(client: Client, method: str, url: str, content: bytes | str) -> set[str]:
-    """Send a body that must be refused, and return the fields that the refusal names."""
+    """Send a body that must be refused, and return the names of the fields in the refusal."""
     if isinstance(content, str):
         content = content.encode("utf-8", "surrogatepass")
-    answer = client.request(method, url, content=content, headers=JSON)
-    assert code(answer) == (400, "BAD_REQUEST"), answer.text
-    details = answer.json()["details"]
-    assert all(set(one) == {"field", "message"} for one in details)
-    return {one["field"] for one in details}
+    response = client.request(method, url, content=content, headers=JSON)
+    assert code(response) == (400, "BAD_REQUEST"), response.text
+    details = response.json()["details"]
+    assert all(set(detail) == {"field", "message"} for detail in details)
+    return {detail["field"] for detail in details}
 
 
 class NumberedClient(Client):
-    """A client whose events have each a name of their own: they share one database."""
+    """A client that gives every event a unique name, since the tests share a database."""
 
     def create_event(self, tickets: int = 10, name: str = "Event", **fields: Any) -> str:
-        """Make an event and return its id."""
+        """Create an event and return its id."""
         return super().create_event(tickets, f"{name} {next(NUMBERS)}", **fields)
 
 
 @pytest.fixture(scope="module")
 def shared(server: str, template: str) -> Iterator[Database]:
-    """One database for all of these tests, since none of them writes."""
-    with created(server, template) as database:
+    """One database for all tests of this module: none of them sells a ticket."""
+    with create_database(server, template) as database:
         yield database
-        database.adds_up()
+        database.check_books()
 
 
 @pytest.fixture(scope="module")
 def client(shared: Database) -> Iterator[Client]:
-    """A client of one service for all of these tests."""
+    """A client of one service for all tests of this module."""
     service = RunningService(shared, settings_for_tests())
     service.start()
     with NumberedClient(base_url=service.url, timeout=WAIT_SECONDS) as client:
@@ -56,7 +56,7 @@ def client(shared: Database) -> Iterator[Client]:
 
 @pytest.fixture(autouse=True)
 def nothing_is_written(client: Client, shared: Database) -> Iterator[None]:
-    """After each test: no ticket, and no event but those that were made on purpose, as made."""
+    """Check after each test that it wrote nothing but the events created on purpose."""
     yield
     assert shared.psql("select count(*) from ticket_allocations") == ["0"]
     changed = "select name, version from events where name !~ '^Event \\d+$' or version > 1"
@@ -90,9 +90,9 @@ def test_every_bad_field_is_named_at_once(client: Client) -> None:
     ],
     ids=lambda body: repr(body[:12]),
 )
-def test_what_is_no_object_of_json_is_refused(client: Client, body: bytes) -> None:
-    answer = client.post("/events", content=body, headers=JSON)
-    assert code(answer) == (400, "BAD_REQUEST")
+def test_a_body_that_is_not_a_json_object_is_refused(client: Client, body: bytes) -> None:
+    response = client.post("/events", content=body, headers=JSON)
+    assert code(response) == (400, "BAD_REQUEST")
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_a_bad_number_is_refused(client: Client, number: str) -> None:
     assert bad_fields(client, "POST", f"/events/{event}/tickets", body) == {"quantity"}
 
 
-def test_more_tickets_than_one_may_want_are_refused(client: Client) -> None:
+def test_a_quantity_over_the_limit_is_refused(client: Client) -> None:
     event = client.create_event(tickets=100)
     body = '{"userFingerprint": "alice", "quantity": 11}'
     assert bad_fields(client, "POST", f"/events/{event}/tickets", body) == {"quantity"}
@@ -155,9 +155,9 @@ def test_more_tickets_than_one_may_want_are_refused(client: Client) -> None:
     ],
 )
 def test_a_bad_date_is_refused(client: Client, date: str) -> None:
-    answer = client.post("/events", json={**GOOD, "date": date})
-    assert code(answer) == (400, "BAD_REQUEST")
-    assert [one["field"] for one in answer.json()["details"]] == ["date"]
+    response = client.post("/events", json={**GOOD, "date": date})
+    assert code(response) == (400, "BAD_REQUEST")
+    assert [detail["field"] for detail in response.json()["details"]] == ["date"]
 
 
 @pytest.mark.parametrize(
@@ -165,31 +165,31 @@ def test_a_bad_date_is_refused(client: Client, date: str) -> None:
 )
 def test_a_bad_fingerprint_is_refused(client: Client, fingerprint: object) -> None:
     event = client.create_event()
-    answer = client.post(
+    response = client.post(
         f"/events/{event}/tickets", json={"quantity": 1, "userFingerprint": fingerprint}
     )
-    assert code(answer) == (400, "BAD_REQUEST")
-    assert [one["field"] for one in answer.json()["details"]] == ["userFingerprint"]
+    assert code(response) == (400, "BAD_REQUEST")
+    assert [detail["field"] for detail in response.json()["details"]] == ["userFingerprint"]
 
 
 @pytest.mark.parametrize("key", ["", "a b", "x" * 256])
 def test_a_bad_key_is_refused(client: Client, key: str) -> None:
     event = client.create_event()
-    answer = client.post(
+    response = client.post(
         f"/events/{event}/tickets",
         json={"quantity": 1, "userFingerprint": "alice"},
         headers={"Idempotency-Key": key},
     )
-    assert code(answer) == (400, "BAD_REQUEST")
+    assert code(response) == (400, "BAD_REQUEST")
 
 
-def test_a_field_that_is_given_twice_is_refused(client: Client) -> None:
+def test_a_duplicate_field_is_refused(client: Client) -> None:
     event = client.create_event()
     body = '{"quantity": 1, "userFingerprint": "alice", "quantity": 2}'
     assert bad_fields(client, "POST", f"/events/{event}/tickets", body) == {"quantity"}
 
 
-def test_an_update_of_nothing_is_refused(client: Client) -> None:
+def test_an_update_without_a_field_is_refused(client: Client) -> None:
     event = client.create_event()
     assert code(client.update_event(event)) == (400, "BAD_REQUEST")
     assert bad_fields(client, "PATCH", f"/events/{event}", '{"name": null}') == {"name"}
@@ -235,12 +235,12 @@ def test_a_malformed_id_is_refused(client: Client, id_: str) -> None:
     ],
 )
 def test_a_bad_query_is_refused(client: Client, query: str) -> None:
-    answer = client.get(f"/events?{query}")
-    assert code(answer) == (400, "BAD_REQUEST")
-    assert answer.json()["details"][0]["field"] == query.partition("=")[0]
+    response = client.get(f"/events?{query}")
+    assert code(response) == (400, "BAD_REQUEST")
+    assert response.json()["details"][0]["field"] == query.partition("=")[0]
 
 
-def test_a_query_where_none_belongs_is_refused(client: Client) -> None:
+def test_a_query_on_a_route_without_parameters_is_refused(client: Client) -> None:
     event = client.create_event()
     assert code(client.get(f"/events/{event}?verbose=1")) == (400, "BAD_REQUEST")
 
@@ -250,50 +250,50 @@ def test_a_body_that_is_too_large_is_refused(client: Client) -> None:
     assert code(client.post("/events", content=large, headers=JSON)) == (413, "PAYLOAD_TOO_LARGE")
     chunked = client.post("/events", content=iter([large]), headers=JSON)
     assert code(chunked) == (413, "PAYLOAD_TOO_LARGE")
-    # It comes before the id, the fields and the media type are looked at.
+    # The size is checked before the id, the fields and the media type.
     assert client.post("/events/x/tickets", content=large).status_code == 413
 
 
 @pytest.mark.parametrize("media_type", ["text/plain", "application/x-www-form-urlencoded", ""])
-def test_a_body_that_is_not_json_by_name_is_refused(client: Client, media_type: str) -> None:
-    answer = client.post("/events", content=b"{}", headers={"Content-Type": media_type})
-    assert code(answer) == (415, "UNSUPPORTED_MEDIA_TYPE")
+def test_a_body_with_another_media_type_is_refused(client: Client, media_type: str) -> None:
+    response = client.post("/events", content=b"{}", headers={"Content-Type": media_type})
+    assert code(response) == (415, "UNSUPPORTED_MEDIA_TYPE")
 
 
-def test_json_with_a_charset_is_json(client: Client) -> None:
+def test_a_json_media_type_may_have_a_charset(client: Client) -> None:
     headers = {"Content-Type": "Application/JSON; charset=utf-8"}
     assert code(client.post("/events", content=b"{}", headers=headers)) == (400, "BAD_REQUEST")
 
 
-def test_what_is_no_route_is_not_found_in_the_same_shape(client: Client) -> None:
+def test_an_unknown_path_is_not_found(client: Client) -> None:
     for path in ("/index.html", "/event", "/events/", "/events/x/y/z"):
         assert code(client.get(path)) == (404, "NOT_FOUND")
 
 
-def test_a_method_that_a_path_does_not_have_names_those_it_has(client: Client) -> None:
-    answer = client.put("/events")
-    assert code(answer) == (405, "METHOD_NOT_ALLOWED")
-    assert answer.headers["Allow"] == "GET, HEAD, POST"
-    answer = client.get("/events/tickets/018f0000-0000-7000-8000-000000000001/refund")
-    assert answer.headers["Allow"] == "POST"
+def test_a_wrong_method_is_refused_with_the_allowed_ones(client: Client) -> None:
+    response = client.put("/events")
+    assert code(response) == (405, "METHOD_NOT_ALLOWED")
+    assert response.headers["Allow"] == "GET, HEAD, POST"
+    response = client.get("/events/tickets/018f0000-0000-7000-8000-000000000001/refund")
+    assert response.headers["Allow"] == "POST"
 
 
-def test_head_answers_as_get_does_without_the_body(client: Client) -> None:
+def test_head_returns_the_headers_of_get_without_the_body(client: Client) -> None:
     event = client.create_event()
-    got, headed = client.get(f"/events/{event}"), client.head(f"/events/{event}")
-    assert (headed.status_code, headed.content) == (200, b"")
+    get, head = client.get(f"/events/{event}"), client.head(f"/events/{event}")
+    assert (head.status_code, head.content) == (200, b"")
     for name in ("ETag", "Content-Length", "Content-Type"):
-        assert headed.headers[name] == got.headers[name]
+        assert head.headers[name] == get.headers[name]
 
 
-def test_whole_numbers_may_be_written_with_a_point(client: Client) -> None:
+def test_a_whole_number_may_have_a_decimal_point(client: Client) -> None:
     event = client.create_event(tickets=7)
-    answer = client.request(
+    response = client.request(
         "PATCH", f"/events/{event}", content=b'{"totalTickets": 7.0}', headers=JSON
     )
-    assert (answer.status_code, answer.json()["version"]) == (200, 1)
+    assert (response.status_code, response.json()["version"]) == (200, 1)
 
 
-def test_a_fraction_of_a_second_is_cut_to_microseconds(client: Client) -> None:
+def test_a_fraction_of_a_second_is_truncated_to_microseconds(client: Client) -> None:
     event = client.create_event(date="2030-06-01t20:00:00.1234567891z")
-    assert client.event(event)["date"] == "2030-06-01T20:00:00.123456Z"
+    assert client.find_event(event)["date"] == "2030-06-01T20:00:00.123456Z"

@@ -1,4 +1,4 @@
-"""CORS: a browser is told whose pages may call the service, by a setting."""
+"""CORS: CORS_ORIGINS sets which origins may call the service from a browser."""
 
 import pytest
 
@@ -10,8 +10,8 @@ SHOP, OTHER = "https://shop.example", "https://other.example"
 
 
 def preflight(client: Client, origin: str, method: str, *headers: str) -> dict[str, str]:
-    """Ask as a browser does before it sends a request, and return what it is told."""
-    answer = client.options(
+    """Send a preflight request and return the response's headers; {} for a refusal."""
+    response = client.options(
         "/events/018f0000-0000-7000-8000-000000000001/tickets",
         headers={
             "Origin": origin,
@@ -19,24 +19,26 @@ def preflight(client: Client, origin: str, method: str, *headers: str) -> dict[s
             **({"Access-Control-Request-Headers": ",".join(headers)} if headers else {}),
         },
     )
-    if answer.status_code != 200:
-        assert code(answer) == (400, "BAD_REQUEST")
+    if response.status_code != 200:
+        assert code(response) == (400, "BAD_REQUEST")
         return {}
-    return dict(answer.headers)
+    return dict(response.headers)
 
 
-def test_without_the_setting_no_page_may(client: Client) -> None:
-    answer = client.get("/events", headers={"Origin": SHOP})
-    assert answer.status_code == 200
-    assert "Access-Control-Allow-Origin" not in answer.headers
-    asked = {"Origin": SHOP, "Access-Control-Request-Method": "GET"}
-    assert code(client.options("/events", headers=asked)) == (405, "METHOD_NOT_ALLOWED")
+def test_no_other_origin_may_call_without_the_setting(client: Client) -> None:
+    response = client.get("/events", headers={"Origin": SHOP})
+    assert response.status_code == 200
+    assert "Access-Control-Allow-Origin" not in response.headers
+    headers = {"Origin": SHOP, "Access-Control-Request-Method": "GET"}
+    assert code(client.options("/events", headers=headers)) == (405, "METHOD_NOT_ALLOWED")
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PATCH", "DELETE"])
-def test_a_page_of_a_named_origin_may(database: Database, start: Starter, method: str) -> None:
+def test_a_listed_origin_may_use_every_method(
+    database: Database, start: Starter, method: str
+) -> None:
     with start(database, cors_origins=f"{SHOP}, http://localhost:3000").client() as client:
-        told = preflight(
+        headers = preflight(
             client,
             SHOP,
             method,
@@ -45,30 +47,30 @@ def test_a_page_of_a_named_origin_may(database: Database, start: Starter, method
             "x-user-fingerprint",
             "authorization",
         )
-        assert told["access-control-allow-origin"] == SHOP
-        assert method in told["access-control-allow-methods"]
-        assert "Origin" in told["vary"]
+        assert headers["access-control-allow-origin"] == SHOP
+        assert method in headers["access-control-allow-methods"]
+        assert "Origin" in headers["vary"]
 
 
-def test_an_answer_and_a_refusal_are_shown_to_its_origin_alone(
+def test_only_a_listed_origin_may_read_a_response_or_a_refusal(
     database: Database, start: Starter
 ) -> None:
     with start(database, cors_origins=SHOP).client() as client:
         for path in ("/events", "/nowhere"):
-            answer = client.get(path, headers={"Origin": SHOP})
-            assert answer.headers["Access-Control-Allow-Origin"] == SHOP
-            shown = answer.headers["Access-Control-Expose-Headers"].split(", ")
-            assert {"Idempotency-Replayed", "Retry-After", "Date"} <= set(shown)
-            assert answer.headers["Vary"] == "Origin"
-            answer = client.get(path, headers={"Origin": OTHER})
-            assert "Access-Control-Allow-Origin" not in answer.headers
+            response = client.get(path, headers={"Origin": SHOP})
+            assert response.headers["Access-Control-Allow-Origin"] == SHOP
+            exposed = response.headers["Access-Control-Expose-Headers"].split(", ")
+            assert {"Idempotency-Replayed", "Retry-After", "Date"} <= set(exposed)
+            assert response.headers["Vary"] == "Origin"
+            response = client.get(path, headers={"Origin": OTHER})
+            assert "Access-Control-Allow-Origin" not in response.headers
         assert preflight(client, OTHER, "GET") == {}
         assert preflight(client, SHOP, "PUT") == {}
         assert preflight(client, SHOP, "GET", "x-other") == {}
 
 
-def test_any_page_may_where_that_is_set(database: Database, start: Starter) -> None:
+def test_the_setting_may_allow_every_origin(database: Database, start: Starter) -> None:
     with start(database, cors_origins="*").client() as client:
         assert preflight(client, OTHER, "POST")["access-control-allow-origin"] == "*"
-        answer = client.get("/events", headers={"Origin": OTHER})
-        assert answer.headers["Access-Control-Allow-Origin"] == "*"
+        response = client.get("/events", headers={"Origin": OTHER})
+        assert response.headers["Access-Control-Allow-Origin"] == "*"

@@ -1,6 +1,6 @@
-"""Hostile clients: slow, endless, malformed or gone, they cost little, and others nothing.
+"""Hostile clients: slow, endless, malformed or gone, they cost little and disturb nobody else.
 
-One service for all of these tests, a process of its own, whose memory is looked at.
+All tests share one service, which runs as its own process so that its memory can be measured.
 """
 
 import json
@@ -19,59 +19,59 @@ import pytest
 
 from service import limits
 from tests.support.client import Client
-from tests.support.database import Database, created
-from tests.support.services import serving
+from tests.support.database import Database, create_database
+from tests.support.services import run_service
 from tests.support.sockets import read_all, statuses
 from tests.support.waiting import WAIT_SECONDS, wait_until
 
 MEBIBYTE = 1024 * 1024
-MAY_GROW_BYTES = 48 * MEBIBYTE
-"""Of memory, at its peak, by what one test does. What is sent is far more, where it counts."""
+# The peak growth in memory that one test may cause. Tests that check it send far more.
+MAX_GROWTH_BYTES = 48 * MEBIBYTE
 
 
 @pytest.fixture(scope="module")
 def database(server: str, template: str) -> Iterator[Database]:
-    """One database for all of these tests; at their end its books must be level."""
-    with created(server, template) as database:
+    """One database for all tests of this module; its books must add up at the end."""
+    with create_database(server, template) as database:
         yield database
-        database.adds_up()
+        database.check_books()
 
 
 @pytest.fixture(scope="module")
 def client(database: Database) -> Iterator[Client]:
-    """A client of the service that is attacked."""
-    with serving(database, log_level="error") as client:
+    """A client of the service under attack."""
+    with run_service(database, log_level="error") as client:
         yield client
 
 
 @pytest.fixture
 def event(client: Client, request: pytest.FixtureRequest) -> str:
-    """An event of the test's own, with enough tickets."""
+    """A new event with enough tickets."""
     return client.create_event(tickets=100_000, name=request.node.name)
 
 
 @contextmanager
 def unharmed(client: Client, event: str) -> Iterator[None]:
-    """Assert that what the block does costs little memory and nobody's answer."""
+    """Assert that the block costs little memory and that other clients get their responses."""
     assert client.process is not None
     process = Path(f"/proc/{client.process.pid}")
-    client.hold(event)  # what is made once is made
-    (process / "clear_refs").write_text("5")  # VmHWM begins anew, proc(5)
+    client.hold(event)  # allocate what is allocated once
+    (process / "clear_refs").write_text("5")  # reset VmHWM, see proc(5)
     before, files = memory(process, "VmRSS"), len(os.listdir(process / "fd"))
     yield
     client.hold(event)
-    assert memory(process, "VmHWM") - before < MAY_GROW_BYTES
+    assert memory(process, "VmHWM") - before < MAX_GROWTH_BYTES
     assert client.process.poll() is None
     assert re.findall(r'^holdfast_request_seconds_count\{.*status="5', metrics(client), re.M) == []
-    # Every connection is given back, but for the pool's to PostgreSQL.
+    # Every connection is closed, except those of the pool to PostgreSQL.
     wait_until(lambda: len(os.listdir(process / "fd")) < files + 10)
 
 
-def memory(process: Path, what: str) -> int:
-    """Return how much memory a process has, or has had, in bytes."""
-    found = re.search(rf"^{what}:\s+(\d+) kB$", (process / "status").read_text(), re.M)
-    assert found
-    return int(found[1]) * 1024
+def memory(process: Path, field: str) -> int:
+    """Return a field of /proc/<pid>/status in bytes: VmRSS is current memory, VmHWM the peak."""
+    match = re.search(rf"^{field}:\s+(\d+) kB$", (process / "status").read_text(), re.M)
+    assert match
+    return int(match[1]) * 1024
 
 
 def metrics(client: Client) -> str:
@@ -86,7 +86,7 @@ def connect(client: Client) -> socket.socket:
 
 
 def reservation(event: str, user: str = "mallory", *headers: str) -> bytes:
-    """Return a request for a ticket, as it is sent."""
+    """Return the bytes of a request that reserves a ticket."""
     body = json.dumps({"quantity": 1, "userFingerprint": user})
     head = [
         f"POST /events/{event}/tickets HTTP/1.1",
@@ -99,7 +99,7 @@ def reservation(event: str, user: str = "mallory", *headers: str) -> bytes:
 
 
 def is_closed(connection: socket.socket) -> bool:
-    """Whether the service has closed a connection; what it has told is dropped."""
+    """Return whether the service has closed a connection; data it has sent is dropped."""
     try:
         while select.select([connection], [], [], 0)[0]:
             if not connection.recv(65_536):
@@ -109,9 +109,9 @@ def is_closed(connection: socket.socket) -> bool:
     return False
 
 
-def test_whoever_is_slow_is_let_go(client: Client, event: str) -> None:
+def test_a_slow_client_is_disconnected(client: Client, event: str) -> None:
     head = reservation(event).partition(b"\r\n\r\n")[0]
-    begun = {
+    beginnings = {
         "silent": b"",
         "blank": b"\r\n",
         "header": head[:20],
@@ -124,25 +124,27 @@ def test_whoever_is_slow_is_let_go(client: Client, event: str) -> None:
     with unharmed(client, event), ExitStack() as stack:
         slow = {
             (kind, number): stack.enter_context(connect(client))
-            for kind in begun
+            for kind in beginnings
             for number in range(500 if kind == "silent" else 20)
         }
         for (kind, _), connection in slow.items():
-            connection.sendall(begun[kind])
+            connection.sendall(beginnings[kind])
         deadline = time.monotonic() + 2 * WAIT_SECONDS
         while slow:
             assert time.monotonic() < deadline, {kind for kind, _ in slow}
             client.hold(event)
-            slow = {name: one for name, one in slow.items() if not is_closed(one)}
+            slow = {
+                name: connection for name, connection in slow.items() if not is_closed(connection)
+            }
             for (kind, _), connection in slow.items():
                 if kind != "silent":
                     with suppress(ConnectionError):
                         connection.send(b"\r\n" if kind == "blank" else b"x")
-            time.sleep(1)  # a byte a second
+            time.sleep(1)  # a byte per second
 
 
 @pytest.mark.parametrize(
-    ("begun", "again", "status"),
+    ("beginning", "repeated", "status"),
     [
         ("POST {path} HTTP/1.1\r\nX: ", b"x" * MEBIBYTE, 431),
         ("POST /", b"x" * MEBIBYTE, 431),
@@ -163,41 +165,41 @@ def test_whoever_is_slow_is_let_go(client: Client, event: str) -> None:
     ],
     ids=["header", "path", "headers", "blank lines", "body", "chunks", "trailer", "unread body"],
 )
-def test_what_never_ends_is_not_kept(
-    client: Client, event: str, begun: str, again: bytes, status: int | None
+def test_an_endless_request_is_not_kept_in_memory(
+    client: Client, event: str, beginning: str, repeated: bytes, status: int | None
 ) -> None:
     with unharmed(client, event), connect(client) as connection:
-        connection.sendall(begun.format(path=f"/events/{event}/tickets").encode())
-        told = b""
+        connection.sendall(beginning.format(path=f"/events/{event}/tickets").encode())
+        received = b""
         try:
             for number in range(100):
-                connection.sendall(again)
+                connection.sendall(repeated)
                 if select.select([connection], [], [], 0)[0]:
-                    told += connection.recv(65_536)
+                    received += connection.recv(65_536)
                 if number % 10 == 0:
                     client.hold(event)
         except ConnectionError:
             pass
-        # Who sends on while the connection is closed may lose the answer with it.
-        assert statuses(told) in ([], [status])
+        # A client that sends while the connection is closed may lose the response.
+        assert statuses(received) in ([], [status])
 
 
-def test_a_header_within_the_bound_is_taken_and_one_beyond_it_is_told_so(client: Client) -> None:
-    name = "x" * (limits.MAX_HEAD_BYTES - 1024)
+def test_only_a_header_over_the_limit_is_refused(client: Client) -> None:
+    name = "x" * (limits.MAX_HEADER_BYTES - 1024)
     assert client.get("/health/live", headers={"X": name}).status_code == 200
     with connect(client) as connection:
-        connection.sendall(b"GET / HTTP/1.1\r\nX: " + b"x" * (limits.MAX_HEAD_BYTES + 8192))
+        connection.sendall(b"GET / HTTP/1.1\r\nX: " + b"x" * (limits.MAX_HEADER_BYTES + 8192))
         assert statuses(read_all(connection)) == [431]
 
 
 def malformed(event: str) -> Iterator[bytes]:
-    """Return requests without end that are broken somewhere, the same ones in each run."""
+    """Yield broken requests without end, the same ones in each run."""
     dice = random.Random(20_261_122)
     chunked = (
         f"POST /events/{event}/tickets HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
         'Transfer-Encoding: chunked\r\n\r\n2\r\n{"\r\n12\r\nquantity":1,"userF\r\n0\r\nX: y\r\n\r\n'
     ).encode()
-    whole = [
+    valid = [
         reservation(event),
         reservation(event, "eve", "Idempotency-Key: k", "Connection: keep-alive", "Expect: x"),
         chunked,
@@ -208,7 +210,7 @@ def malformed(event: str) -> Iterator[bytes]:
     ]
     odd = [b"\0", b"\n", b"\r\n", b" ", b":", b"\xff", b"%", b"-1", b"9" * 30, b"chunked,", b"HTTP"]
     while True:
-        request = bytearray(dice.choice(whole))
+        request = bytearray(dice.choice(valid))
         for _ in range(dice.randint(1, 4)):
             at = dice.randrange(len(request) + 1)
             match dice.randrange(5):
@@ -227,7 +229,7 @@ def malformed(event: str) -> Iterator[bytes]:
 
 def test_ten_thousand_malformed_requests_harm_nobody(client: Client, event: str) -> None:
     requests = malformed(event)
-    told: list[int] = []
+    received: list[int] = []
     with unharmed(client, event):
         for _ in range(20):
             with ExitStack() as stack:
@@ -237,21 +239,19 @@ def test_ten_thousand_malformed_requests_harm_nobody(client: Client, event: str)
                     connection.sendall(request)
                     waiting.append(connection)
                 client.hold(event)
-                # A request that has no end gets no answer; the first of them is waited for, and
-                # while it is, the others are answered.
+                # An incomplete request gets no response. The test waits 0.1 s for the first of
+                # them; by then the service has answered all others.
                 deadline = time.monotonic() + 0.1
                 for connection in waiting:
-                    left = max(deadline - time.monotonic(), 0)
-                    if select.select([connection], [], [], left)[0]:
+                    timeout = max(deadline - time.monotonic(), 0)
+                    if select.select([connection], [], [], timeout)[0]:
                         with suppress(ConnectionResetError):
-                            told += statuses(connection.recv(65_536))
-    assert len(told) > 2000
-    assert {status // 100 for status in told} <= {2, 4}
+                            received += statuses(connection.recv(65_536))
+    assert len(received) > 2000
+    assert {status // 100 for status in received} <= {2, 4}
 
 
-def test_hundreds_of_pipelined_requests_are_answered_in_their_order(
-    client: Client, event: str
-) -> None:
+def test_pipelined_requests_get_their_responses_in_order(client: Client, event: str) -> None:
     requests = [reservation(event, f"p{n}", f"X-Request-Id: n{n}") for n in range(100)]
     requests += [
         b"GET /health/live HTTP/1.1\r\nX-Request-Id: n%d\r\n\r\n" % n for n in range(100, 900)
@@ -259,15 +259,13 @@ def test_hundreds_of_pipelined_requests_are_answered_in_their_order(
     requests.append(b"GET /health/live HTTP/1.1\r\nX-Request-Id: last\r\nConnection: close\r\n\r\n")
     with unharmed(client, event), connect(client) as connection:
         connection.sendall(b"".join(requests))
-        told = read_all(connection)
-    assert statuses(told) == [201] * 100 + [200] * 801
-    names = re.findall(rb"^x-request-id: (\w+)", told, re.M)
-    assert names == [*(f"n{n}".encode() for n in range(900)), b"last"]
+        received = read_all(connection)
+    assert statuses(received) == [201] * 100 + [200] * 801
+    request_ids = re.findall(rb"^x-request-id: (\w+)", received, re.M)
+    assert request_ids == [*(f"n{n}".encode() for n in range(900)), b"last"]
 
 
-def test_who_pipelines_without_end_and_reads_nothing_is_not_waited_for(
-    client: Client, event: str
-) -> None:
+def test_a_client_that_pipelines_and_never_reads_blocks_nobody(client: Client, event: str) -> None:
     request = b"GET /health/live HTTP/1.1\r\n\r\n"
     flood = request * 100_000
     with unharmed(client, event), ExitStack() as stack:
@@ -284,15 +282,15 @@ def test_who_pipelines_without_end_and_reads_nothing_is_not_waited_for(
                     client.hold(event)
 
 
-def test_what_is_no_request_does_not_take_the_place_of_an_answer(
+def test_garbage_after_a_request_does_not_replace_its_response(
     client: Client, event: str, database: Database
 ) -> None:
     with connect(client) as connection:
-        with database.holding(event):
+        with database.lock_event(event):
             connection.sendall(reservation(event))
             database.wait_until_blocked()
             connection.sendall(b"\0\0\0")
-            # What was sent before this one is looked at before it is answered.
+            # The service reads the bytes above before it answers this request.
             assert client.get("/health/live").status_code == 200
         assert statuses(read_all(connection)) == [201]
     with connect(client) as connection:
@@ -300,23 +298,23 @@ def test_what_is_no_request_does_not_take_the_place_of_an_answer(
         assert statuses(read_all(connection)) == [201] * 3
 
 
-def test_an_offer_of_another_protocol_is_passed_over(client: Client, event: str) -> None:
+def test_an_upgrade_offer_is_ignored(client: Client, event: str) -> None:
     offer = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk")
-    asked = reservation(event, "mallory", *offer)
+    request = reservation(event, "mallory", *offer)
     last = b"GET /health/live HTTP/1.1\r\nConnection: close\r\n\r\n"
     with unharmed(client, event):
-        for cut in (len(asked), len(asked) - 9, asked.index(b"\r\n\r\n") + 4, 30):
+        for cut in (len(request), len(request) - 9, request.index(b"\r\n\r\n") + 4, 30):
             with connect(client) as connection:
-                connection.sendall(asked[:cut])
+                connection.sendall(request[:cut])
                 assert client.get("/health/live").status_code == 200
-                connection.sendall(asked[cut:] + asked + last)
+                connection.sendall(request[cut:] + request + last)
                 assert statuses(read_all(connection)) == [201, 201, 200]
         with connect(client) as connection:
             connection.sendall(b"CONNECT x:443 HTTP/1.1\r\nHost: x\r\n\r\nwhatever")
             assert statuses(read_all(connection)) == [400]
 
 
-def test_what_stands_behind_a_body_is_no_header(client: Client, event: str) -> None:
+def test_a_trailer_does_not_count_as_a_header(client: Client, event: str) -> None:
     (ticket,) = client.hold(event, user="alice")
     with connect(client) as connection:
         connection.sendall(
@@ -326,13 +324,11 @@ def test_what_stands_behind_a_body_is_no_header(client: Client, event: str) -> N
         assert statuses(read_all(connection)) == [400]
 
 
-def test_those_who_leave_before_their_answer_leave_nothing_behind(
-    client: Client, event: str
-) -> None:
-    asked = reservation(event)
+def test_clients_that_leave_before_the_response_cost_nothing(client: Client, event: str) -> None:
+    request = reservation(event)
     with unharmed(client, event):
         for number in range(1000):
             with connect(client) as connection:
-                connection.sendall(asked if number % 2 else asked[: number % len(asked)])
+                connection.sendall(request if number % 2 else request[: number % len(request)])
             if number % 100 == 0:
                 client.hold(event)

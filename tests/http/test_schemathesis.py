@@ -1,4 +1,7 @@
-"""Schemathesis: requests made up from the description, good and bad, and none finds it untrue."""
+"""Schemathesis generates valid and invalid requests from the OpenAPI description.
+
+None of them may show that the service differs from its description.
+"""
 
 import shutil
 import subprocess
@@ -11,16 +14,16 @@ import pytest
 from tests.support.database import Database
 from tests.support.services import Starter
 
-TOKEN = "the-organizers-own-token"  # noqa: S105 - of these tests alone
+TOKEN = "the-organizers-own-token"  # noqa: S105 - used by tests only
 COMMAND = Path(sys.executable).with_name("schemathesis")
 CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
 
 
-def try_service(database: Database, start: Starter, folder: Path, examples: int) -> str:
-    """Have Schemathesis try a service with a sale, always with the same seed.
+def run_schemathesis(database: Database, start: Starter, folder: Path, examples: int) -> str:
+    """Run Schemathesis with a fixed seed against a service that has a sale.
 
     Returns:
-        What it found; '' for nothing.
+        Its output if it found an error, else ''.
     """
     service = start(database, organizer_token=TOKEN)
     with service.client() as client:
@@ -29,9 +32,9 @@ def try_service(database: Database, start: Starter, folder: Path, examples: int)
         reserved = [client.reserve(event, quantity=2).json()[0] for _ in range(60)]
     write_dictionary(folder / "events.txt", [event])
     write_dictionary(folder / "tickets.txt", [ticket["id"] for ticket in reserved[:30]])
-    whole = [ticket["reservationId"] for ticket in reserved[30:]]
-    write_dictionary(folder / "reservations.txt", whole)
-    done = subprocess.run(
+    reservations = [ticket["reservationId"] for ticket in reserved[30:]]
+    write_dictionary(folder / "reservations.txt", reservations)
+    process = subprocess.run(
         [
             *(COMMAND, "--config-file", shutil.copy(CONFIGURATION, folder)),
             *("run", f"{service.url}/openapi.json", "--header", f"Authorization: Bearer {TOKEN}"),
@@ -43,24 +46,24 @@ def try_service(database: Database, start: Starter, folder: Path, examples: int)
         text=True,
         check=False,
     )
-    return "" if done.returncode == 0 else done.stdout + done.stderr
+    return "" if process.returncode == 0 else process.stdout + process.stderr
 
 
 def write_dictionary(path: Path, words: Iterable[str]) -> None:
-    """Write words as Schemathesis reads them."""
+    """Write words in the format of a Schemathesis dictionary."""
     path.write_text("\n".join(f'"{word}"' for word in words))
 
 
-def test_hundreds_of_requests_find_nothing(
+def test_hundreds_of_generated_requests_find_no_error(
     database: Database, start: Starter, tmp_path: Path
 ) -> None:
-    assert try_service(database, start, tmp_path, examples=5) == ""
-    tried = "status not in ('reserved', 'expired')"
-    assert int(database.psql(f"select count(*) from ticket_allocations where {tried}")[0]) > 0
+    assert run_schemathesis(database, start, tmp_path, examples=5) == ""
+    changed = "status not in ('reserved', 'expired')"
+    assert int(database.psql(f"select count(*) from ticket_allocations where {changed}")[0]) > 0
 
 
 @pytest.mark.slow
-def test_thousands_of_requests_find_nothing(
+def test_thousands_of_generated_requests_find_no_error(
     database: Database, start: Starter, tmp_path: Path
 ) -> None:
-    assert try_service(database, start, tmp_path, examples=200) == ""
+    assert run_schemathesis(database, start, tmp_path, examples=200) == ""

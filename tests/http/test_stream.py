@@ -1,4 +1,4 @@
-"""The stream: an event's changes as they are committed, none missed, none twice."""
+"""The stream sends an event's committed changes, each once."""
 
 import socket
 import threading
@@ -8,62 +8,63 @@ import pytest
 from service import limits
 from tests.support.client import Client, code
 from tests.support.database import Database
-from tests.support.services import RunningService, Starter, serving
-from tests.support.streams import Stream, watching
+from tests.support.services import RunningService, Starter, run_service
+from tests.support.streams import Stream, watch_event
 from tests.support.waiting import WAIT_SECONDS, at_once, wait_until
 
 UNKNOWN = "018f0000-0000-7000-8000-000000000001"
 
 
-def watchers(service: RunningService) -> int:
-    """Return how many watch."""
+def count_watchers(service: RunningService) -> int:
+    """Return the number of watchers."""
     return service.state.watchers.count
 
 
 def test_a_stream_begins_with_the_event_as_it_is(client: Client) -> None:
     event = client.create_event()
     client.hold(event, user="alice")
-    with watching(client, event) as stream:
+    with watch_event(client, event) as stream:
         assert stream.retry == "retry: 1000"
-        message = stream.message()
+        message = stream.next_message()
     last = message.pop("lastEvent")
-    assert message == client.event(event)
+    assert message == client.find_event(event)
     assert (last["type"], last["timestamp"]) == ("reserved", message["updatedAt"])
     assert len(last["actor"]) == 10
     assert "alice" not in last["actor"]
 
 
-def test_its_first_message_counts_a_lapsed_hold_as_free(client: Client, database: Database) -> None:
+def test_the_first_message_counts_an_expired_hold_as_available(
+    client: Client, database: Database
+) -> None:
     event = client.create_event()
     (ticket,) = client.hold(event)
-    database.lapse(ticket)
-    with watching(client, event) as stream:
-        assert stream.message()["availableTickets"] == 10
+    database.expire_hold(ticket)
+    with watch_event(client, event) as stream:
+        assert stream.next_message()["availableTickets"] == 10
 
 
-def test_every_change_is_told_with_what_it_was(client: Client, database: Database) -> None:
+def test_a_message_says_what_the_change_was(client: Client, database: Database) -> None:
     event = client.create_event()
-    with watching(client, event) as stream:
-        assert stream.message()["lastEvent"]["type"] == "created"
+    with watch_event(client, event) as stream:
+        assert stream.next_message()["lastEvent"]["type"] == "created"
         (ticket,) = client.hold(event)
-        reserved = stream.message()
+        reserved = stream.next_message()
         client.pay(ticket)
-        purchased = stream.message()
+        purchased = stream.next_message()
         client.refund(ticket)
-        refunded = stream.message()
+        refunded = stream.next_message()
         (other,) = client.hold(event)
-        stream.message()
+        stream.next_message()
         client.cancel(other)
-        cancelled = stream.message()
+        cancelled = stream.next_message()
         client.update_event(event, totalTickets=20)
-        resized = stream.message()
+        resized = stream.next_message()
         client.update_event(event, name="Closing night")
-        updated = stream.message()
-    told = [
-        (one["version"], one["lastEvent"]["type"], one["lastEvent"]["actor"] is None)
-        for one in (reserved, purchased, refunded, cancelled, resized, updated)
-    ]
-    assert told == [
+        updated = stream.next_message()
+    assert [
+        (message["version"], message["lastEvent"]["type"], message["lastEvent"]["actor"] is None)
+        for message in (reserved, purchased, refunded, cancelled, resized, updated)
+    ] == [
         (2, "reserved", False),
         (3, "purchased", False),
         (4, "refunded", True),
@@ -75,83 +76,86 @@ def test_every_change_is_told_with_what_it_was(client: Client, database: Databas
     assert reserved["lastEvent"]["actor"] == cancelled["lastEvent"]["actor"]
 
 
-def test_what_the_sweeper_frees_is_told(database: Database, start: Starter) -> None:
+def test_an_expiry_by_the_sweeper_is_sent(database: Database, start: Starter) -> None:
     with start(database, hold_seconds=1).client() as client:
         event = client.create_event()
         client.hold(event)
-        with watching(client, event) as stream:
-            expired = stream.until(3)[-1]
+        with watch_event(client, event) as stream:
+            expired = stream.read_until(3)[-1]
     assert (expired["lastEvent"]["type"], expired["availableTickets"]) == ("expired", 10)
 
 
-def test_a_stream_works_over_any_number_of_services(database: Database, start: Starter) -> None:
+def test_a_stream_shows_changes_made_by_another_service(database: Database, start: Starter) -> None:
     with start(database).client() as here, start(database).client() as there:
         event = here.create_event()
-        with watching(here, event) as stream:
-            stream.message()
+        with watch_event(here, event) as stream:
+            stream.next_message()
             there.hold(event)
-            assert stream.message()["reservedTickets"] == 1
+            assert stream.next_message()["reservedTickets"] == 1
 
 
-def test_a_resumed_stream_replays_what_was_missed_once_and_goes_on(client: Client) -> None:
+def test_a_resumed_stream_replays_each_missed_version_once(client: Client) -> None:
     event = client.create_event(tickets=30)
     for _ in range(5):
         client.hold(event)
-    with watching(client, event, last_id=2) as stream:
-        replayed = [stream.message() for _ in range(4)]
+    with watch_event(client, event, last_id=2) as stream:
+        replayed = [stream.next_message() for _ in range(4)]
         client.hold(event)
-        live = stream.message()
-    assert [one["version"] for one in [*replayed, live]] == [3, 4, 5, 6, 7]
-    assert [one["reservedTickets"] for one in [*replayed, live]] == [2, 3, 4, 5, 6]
-    entries = client.ledger(event, after=2).json()["data"]
-    assert [one["lastEvent"] for one in [*replayed, live]] == [one["lastEvent"] for one in entries]
+        live = stream.next_message()
+    messages = [*replayed, live]
+    assert [message["version"] for message in messages] == [3, 4, 5, 6, 7]
+    assert [message["reservedTickets"] for message in messages] == [2, 3, 4, 5, 6]
+    last_events = [
+        entry["lastEvent"] for entry in client.list_ledger(event, after=2).json()["data"]
+    ]
+    assert [message["lastEvent"] for message in messages] == last_events
 
 
 def test_a_stream_resumed_at_the_current_version_repeats_nothing(client: Client) -> None:
     event = client.create_event()
-    with watching(client, event, last_id=1) as stream:
+    with watch_event(client, event, last_id=1) as stream:
         client.hold(event)
-        assert stream.message()["version"] == 2
+        assert stream.next_message()["version"] == 2
 
 
 @pytest.mark.parametrize("last_id", ["", "x", "-1", "1.0", "99", "9" * 30, "²"])
-def test_what_is_no_version_gets_the_current_state(client: Client, last_id: str) -> None:
+def test_an_invalid_last_event_id_gets_the_current_state(client: Client, last_id: str) -> None:
     event = client.create_event()
     client.hold(event)
     headers = {b"Last-Event-ID": last_id.encode()}
-    with client.stream("GET", f"/events/{event}/stream", headers=headers) as answer:
-        assert Stream(answer.iter_lines()).message()["version"] == 2
+    with client.stream("GET", f"/events/{event}/stream", headers=headers) as response:
+        assert Stream(response.iter_lines()).next_message()["version"] == 2
 
 
-def test_what_is_told_first_is_not_told_again(
+def test_the_first_message_is_not_sent_twice(
     client: Client, service: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Even if the reader looks while the first message is being fetched."""
-    monkeypatch.setattr(limits, "STREAM_LOOK_SECONDS", 0.0)
+    """The poll for changes may also run while the first message is read."""
+    monkeypatch.setattr(limits, "STREAM_POLL_SECONDS", 0.0)
     event = client.create_event()
     for version in range(1, 20):
-        with watching(client, event) as stream:
-            assert stream.message()["version"] == version
+        with watch_event(client, event) as stream:
+            assert stream.next_message()["version"] == version
             client.update_event(event, totalTickets=100 + version)
-            assert stream.message()["version"] == version + 1
+            assert stream.next_message()["version"] == version + 1
 
 
-def test_who_has_missed_too_much_gets_the_current_state_alone(
+def test_a_replay_that_is_too_long_becomes_the_current_state(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "MAX_REPLAY", 3)
+    monkeypatch.setattr(limits, "MAX_REPLAYED_VERSIONS", 3)
     event = client.create_event(tickets=30)
     for _ in range(5):
         client.hold(event)
-    with watching(client, event, last_id=3) as stream:
-        assert [stream.message()["version"] for _ in range(3)] == [4, 5, 6]
-    with watching(client, event, last_id=2) as stream:
-        assert stream.message()["version"] == 6
+    with watch_event(client, event, last_id=3) as stream:
+        assert [stream.next_message()["version"] for _ in range(3)] == [4, 5, 6]
+    with watch_event(client, event, last_id=2) as stream:
+        assert stream.next_message()["version"] == 6
         client.hold(event)
-        assert stream.message()["version"] == 7
+        assert stream.next_message()["version"] == 7
 
 
-def test_nothing_is_missed_or_repeated_however_often_one_comes_back(
+def test_repeated_resumption_misses_and_repeats_no_version(
     client: Client, service: RunningService
 ) -> None:
     event = client.create_event(tickets=100_000)
@@ -162,41 +166,41 @@ def test_nothing_is_missed_or_repeated_however_often_one_comes_back(
             while not done.is_set():
                 buyer.hold(event)
 
-    crowd = [threading.Thread(target=buy) for _ in range(3)]
-    for one in crowd:
-        one.start()
+    buyers = [threading.Thread(target=buy) for _ in range(3)]
+    for buyer in buyers:
+        buyer.start()
     seen: list[int] = []
     try:
-        with watching(client, event) as stream:
-            seen.append(stream.message()["version"])
+        with watch_event(client, event) as stream:
+            seen.append(stream.next_message()["version"])
         for _ in range(10):
-            # What is replayed is whole; what is live may be the newest of several.
-            missed = client.event(event)["version"] - seen[-1]
-            with watching(client, event, last_id=seen[-1]) as stream:
+            # The replay has every version; a live message may skip versions.
+            missed = client.find_event(event)["version"] - seen[-1]
+            with watch_event(client, event, last_id=seen[-1]) as stream:
                 for _ in range(missed):
-                    version = stream.message()["version"]
+                    version = stream.next_message()["version"]
                     assert version == seen[-1] + 1
                     seen.append(version)
-                seen.append(stream.message()["version"])
+                seen.append(stream.next_message()["version"])
     finally:
         done.set()
-        for one in crowd:
-            one.join()
+        for buyer in buyers:
+            buyer.join()
     assert seen == sorted(set(seen))
 
 
-def test_under_a_crowd_the_newest_state_is_told_and_the_last_one_always(
+def test_a_busy_event_sends_the_newest_states_and_always_the_last(
     client: Client, service: RunningService
 ) -> None:
     event = client.create_event(tickets=300)
-    with watching(client, event) as stream:
-        stream.message()
+    with watch_event(client, event) as stream:
+        stream.next_message()
         with service.client() as crowd:
             at_once(*[lambda: [crowd.hold(event) for _ in range(30)] for _ in range(10)])
-        last = client.event(event)["version"]
-        told = stream.until(last)
-    assert told[-1]["availableTickets"] == 0
-    versions = [one["version"] for one in told]
+        last = client.find_event(event)["version"]
+        messages = stream.read_until(last)
+    assert messages[-1]["availableTickets"] == 0
+    versions = [message["version"] for message in messages]
     assert versions == sorted(set(versions))
     assert len(versions) < last
 
@@ -205,56 +209,81 @@ def test_the_stream_of_an_unknown_event_is_not_found(
     client: Client, service: RunningService
 ) -> None:
     assert code(client.get(f"/events/{UNKNOWN}/stream")) == (404, "NOT_FOUND")
-    assert watchers(service) == 0
+    assert count_watchers(service) == 0
 
 
-def test_a_stream_has_no_head(client: Client) -> None:
-    answer = client.head(f"/events/{client.create_event()}/stream")
-    assert (answer.status_code, answer.headers["Allow"]) == (405, "GET")
+def test_a_stream_does_not_support_head(client: Client) -> None:
+    response = client.head(f"/events/{client.create_event()}/stream")
+    assert (response.status_code, response.headers["Allow"]) == (405, "GET")
 
 
-def test_more_than_may_watch_are_told_busy(
+def test_a_watcher_over_the_limit_gets_busy(
     client: Client, service: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "MAX_WATCHERS", 1)
     event = client.create_event()
-    with watching(client, event) as stream:
-        stream.message()
+    with watch_event(client, event) as stream:
+        stream.next_message()
         assert code(client.get(f"/events/{event}/stream")) == (503, "BUSY")
 
 
-def test_a_quiet_stream_is_kept_open_by_a_comment(
-    client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(limits, "STREAM_QUIET_SECONDS", 0.01)
+def test_comments_keep_a_quiet_stream_open(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "STREAM_KEEP_ALIVE_SECONDS", 0.01)
     event = client.create_event()
-    with client.stream("GET", f"/events/{event}/stream") as answer:
-        lines = answer.iter_lines()
+    with client.stream("GET", f"/events/{event}/stream") as response:
+        lines = response.iter_lines()
         assert ":" in [next(lines) for _ in range(10)]
 
 
-def test_a_closed_browser_frees_everything(service: RunningService, client: Client) -> None:
+def test_a_strict_client_sees_no_empty_event(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some clients, such as httpx-sse, dispatch an event for each blank line, also without data."""
+    monkeypatch.setattr(limits, "STREAM_KEEP_ALIVE_SECONDS", 0.01)
     event = client.create_event()
-    tasks = service.tasks()
-    connections = service.connections()
+    with client.stream("GET", f"/events/{event}/stream") as response:
+        lines = response.iter_lines()
+        block: list[str] = []
+        blocks: list[list[str]] = []
+        comments = 0
+        while len(blocks) < 3:
+            line = next(lines)
+            if line:
+                block.append(line)
+                comments += line == ":"
+                if comments == 2 * len(blocks):
+                    client.hold(event)  # after a comment or two, the next message
+                continue
+            blocks.append(block)
+            block = []
+    assert comments > 0
+    assert all(any(line.startswith("data: ") for line in block) for block in blocks)
+
+
+def test_a_closed_browser_releases_all_its_resources(
+    service: RunningService, client: Client
+) -> None:
+    event = client.create_event()
+    tasks = service.count_tasks()
+    connections = service.count_connections()
     for _ in range(20):
         browser = service.client()
         opened = browser.send(browser.build_request("GET", f"/events/{event}/stream"), stream=True)
         lines = opened.iter_lines()
         next(lines)
-        assert watchers(service) == 1
+        assert count_watchers(service) == 1
         opened.close()
         browser.close()
-        wait_until(lambda: watchers(service) == 0)
-    wait_until(lambda: service.tasks() <= tasks)
-    wait_until(lambda: service.connections() <= connections)
+        wait_until(lambda: count_watchers(service) == 0)
+    wait_until(lambda: service.count_tasks() <= tasks)
+    wait_until(lambda: service.count_connections() <= connections)
 
 
-def test_a_watcher_that_stops_reading_is_dropped_and_slows_nobody(
+def test_a_watcher_that_stops_reading_is_disconnected(
     database: Database, start: Starter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "STALL_SECONDS", 1)
-    monkeypatch.setattr(limits, "STREAM_LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(limits, "TCP_USER_TIMEOUT_SECONDS", 1)
+    monkeypatch.setattr(limits, "STREAM_POLL_SECONDS", 0.001)
     monkeypatch.setattr(limits, "STREAM_GAP_SECONDS", 0.0)
     service = start(database)
     with service.client() as client:
@@ -264,40 +293,40 @@ def test_a_watcher_that_stops_reading_is_dropped_and_slows_nobody(
             stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
             stalled.connect((host, int(port)))
             stalled.sendall(f"GET /events/{event}/stream HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-            wait_until(lambda: watchers(service) == 1)
-            with watching(client, event) as stream, service.client() as buyer:
-                stream.message()
+            wait_until(lambda: count_watchers(service) == 1)
+            with watch_event(client, event) as stream, service.client() as buyer:
+                stream.next_message()
                 for _ in range(50):
                     buyer.hold(event)
-                assert stream.until(51)
-                wait_until(lambda: bool(buyer.hold(event)) and watchers(service) == 1)
-                assert stream.until(buyer.event(event)["version"])
+                assert stream.read_until(51)
+                wait_until(lambda: bool(buyer.hold(event)) and count_watchers(service) == 1)
+                assert stream.read_until(buyer.find_event(event)["version"])
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_service_that_stops_ends_its_streams(database: Database, workers: int) -> None:
-    with serving(database, workers=workers) as client:
+def test_a_service_that_stops_completes_its_streams(database: Database, workers: int) -> None:
+    with run_service(database, workers=workers) as client:
         event = client.create_event()
         assert client.process is not None
-        with watching(client, event) as stream:
-            stream.message()
+        with watch_event(client, event) as stream:
+            stream.next_message()
             client.process.terminate()
-            # To its proper end, not cut off: the last chunk has been there.
-            assert stream.rest() == []
+            # The response is complete: reading on raises if the last chunk is missing.
+            assert stream.remaining_lines() == []
         assert client.process.wait(WAIT_SECONDS) == 0
 
 
-def test_nobody_watches_and_nothing_is_asked(
+def test_the_database_is_not_polled_without_watchers(
     service: RunningService, client: Client, database: Database
 ) -> None:
     event = client.create_event()
-    asked = service.state.watchers.looks
-    with watching(client, event) as stream:
-        stream.message()
-        wait_until(lambda: service.state.watchers.looks > asked)
-    wait_until(lambda: watchers(service) == 0)
-    asked = service.state.watchers.looks
+    polls = service.state.watchers.polls
+    with watch_event(client, event) as stream:
+        stream.next_message()
+        wait_until(lambda: service.state.watchers.polls > polls)
+    wait_until(lambda: count_watchers(service) == 0)
+    polls = service.state.watchers.polls
     client.hold(event)
-    with watching(client, event) as stream:
-        stream.message()
-    assert service.state.watchers.looks <= asked + 1
+    with watch_event(client, event) as stream:
+        stream.next_message()
+    assert service.state.watchers.polls <= polls + 1

@@ -1,1 +1,1 @@
-"""What somebody who runs the service meets: commands, migrations, failures, figures, SQL files."""
+"""Tests of running the service: commands, migrations, failures, monitoring, SQL files."""

@@ -1,78 +1,87 @@
-"""Bad databases: what may be wrong for a while, what clients are told, and that it heals."""
+"""Bad databases: how the service refuses during temporary failures, and that it recovers."""
+
+from collections.abc import Callable, Iterator
 
 import psycopg
 import pytest
 
 from service.limits import BATCH_TRIES
 from tests.support.client import Client, code
-from tests.support.database import Database, not_pooled
+from tests.support.database import Database, skip_if_pooled
 from tests.support.services import Starter
 from tests.support.waiting import wait_until
 
-FAILING = """
+# Takes the statement that fails, and how often; returns a client and the database.
+MakeFailingService = Callable[[str, int], tuple[Client, Database]]
+
+FAILING_TRIGGER = """
 create sequence tries;
 grant usage on sequence tries to public;
 create function fail() returns trigger language plpgsql as $$
 begin
-    if nextval('tries') <= {times} then {how}; end if;
+    if nextval('tries') <= {failures} then {statement}; end if;
     return new;
 end $$;
 create trigger fails before insert on ticket_allocations for each row execute function fail();
 """
 
 
-def raising(sqlstate: str) -> str:
+def raise_error(sqlstate: str) -> str:
     return f"raise exception 'on purpose' using errcode = '{sqlstate}'"
 
 
 @pytest.fixture
-def failing(unbalanced_database: Database, start: Starter):  # type: ignore[no-untyped-def]
-    """Makes a service whose reservations fail so many times, and its client."""
-    opened: list[Client] = []
+def make_failing_service(
+    unbalanced_database: Database, start: Starter
+) -> Iterator[MakeFailingService]:
+    """A function that makes a service whose reservations fail a number of times."""
+    clients: list[Client] = []
 
-    def make(how: str, times: int) -> tuple[Client, Database]:
-        unbalanced_database.psql(FAILING.format(how=how, times=times))
+    def make(statement: str, failures: int) -> tuple[Client, Database]:
+        unbalanced_database.psql(FAILING_TRIGGER.format(statement=statement, failures=failures))
         client = start(unbalanced_database, sweeps=False).client()
-        opened.append(client)
+        clients.append(client)
         return client, unbalanced_database
 
     yield make
-    for client in opened:
+    for client in clients:
         client.close()
 
 
 @pytest.mark.parametrize("sqlstate", ["40001", "40P01"])
-def test_what_postgresql_asks_to_be_tried_again_is_and_nobody_hears_of_it(  # type: ignore[no-untyped-def]
-    failing, sqlstate: str
+def test_a_serialization_failure_or_deadlock_is_retried(
+    make_failing_service: MakeFailingService, sqlstate: str
 ) -> None:
-    client, database = failing(raising(sqlstate), times=BATCH_TRIES - 1)
+    client, database = make_failing_service(raise_error(sqlstate), BATCH_TRIES - 1)
     assert client.reserve(client.create_event()).status_code == 201
     assert database.psql("select last_value from tries") == [str(BATCH_TRIES)]
 
 
 @pytest.mark.parametrize(
-    ("how", "told"),
+    ("statement", "refusal"),
     [
-        (raising("40001"), (503, "BUSY")),
-        (raising("40P01"), (503, "BUSY")),
-        (raising("53200"), (503, "BUSY")),  # out of memory
-        (raising("53100"), (503, "BUSY")),  # disk full
+        (raise_error("40001"), (503, "BUSY")),
+        (raise_error("40P01"), (503, "BUSY")),
+        (raise_error("53200"), (503, "BUSY")),  # out of memory
+        (raise_error("53100"), (503, "BUSY")),  # disk full
         ("perform pg_sleep(60)", (503, "BUSY")),  # statement_timeout
-        (raising("XX000"), (500, "INTERNAL_SERVER_ERROR")),
+        (raise_error("XX000"), (500, "INTERNAL_SERVER_ERROR")),
     ],
 )
-def test_what_fails_for_long_is_told_within_bounds_and_heals(failing, how: str, told) -> None:  # type: ignore[no-untyped-def]
-    client, database = failing(how, times=1_000_000)
+def test_a_lasting_error_is_refused_after_few_tries_and_recovers(
+    make_failing_service: MakeFailingService, statement: str, refusal: tuple[int, str]
+) -> None:
+    client, database = make_failing_service(statement, 1_000_000)
     event = client.create_event()
-    assert code(client.reserve(event)) == told
-    # No more than a few tries of the whole, its event's and its own.
+    assert code(client.reserve(event)) == refusal
+    # The whole batch, the batch of its event and its own batch each have BATCH_TRIES at most.
     assert int(database.psql("select last_value from tries")[0]) <= 3 * BATCH_TRIES
     database.psql("drop trigger fails on ticket_allocations")
     assert client.reserve(event).status_code == 201
-    assert client.event(event)["allocatedTickets"] == 1
+    assert client.find_event(event)["allocatedTickets"] == 1
 
 
-def test_a_server_that_is_read_only_after_a_failover_is_busy_until_it_is_not(
+def test_a_read_only_server_is_busy_until_it_can_be_written_to(
     unbalanced_database: Database, start: Starter
 ) -> None:
     database = unbalanced_database
@@ -92,8 +101,8 @@ def test_a_server_that_is_read_only_after_a_failover_is_busy_until_it_is_not(
         wait_until(lambda: client.reserve(event).status_code == 201)
 
 
-@not_pooled("it says so as if a connection had broken, and then nobody knows")
-def test_a_server_without_a_connection_to_spare_is_busy_until_it_has_one(
+@skip_if_pooled("it reports this like a broken connection, and the outcome is unknown")
+def test_a_server_without_free_connections_is_busy_until_it_has_one(
     unbalanced_database: Database, start: Starter
 ) -> None:
     database = unbalanced_database
@@ -115,7 +124,7 @@ EVENT = {"name": "Another night", "date": "2030-01-01T20:00:00Z", "totalTickets"
 
 
 def end_connections(database: Database) -> None:
-    """End all connections of the service, as a failover does."""
+    """Terminate all connections of the service, as a failover does."""
     with psycopg.connect(database.dsn, autocommit=True) as owner:
         owner.execute(
             "select pg_terminate_backend(pid) from pg_stat_activity "
@@ -123,10 +132,8 @@ def end_connections(database: Database) -> None:
         )
 
 
-@not_pooled("behind a pooler nothing is prepared")
-def test_a_connection_that_cannot_prepare_all_is_not_kept_with_a_half(
-    client: Client, database: Database
-) -> None:
+@skip_if_pooled("behind a pooler nothing is prepared")
+def test_a_half_prepared_connection_is_closed(client: Client, database: Database) -> None:
     event = client.create_event()
     database.psql("alter table ticket_allocations rename position to placed")
     assert code(client.reserve(event)) == (500, "INTERNAL_SERVER_ERROR")

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from service.database.connections import STEADY_PLANS, STEADY_PLANS_ON_CITUS
+from service.database.connections import PLAN_OPTIONS, PLAN_OPTIONS_ON_CITUS
 from service.database.migrations import migration_names
 from service.database.statements import load_statements, translate
 from service.settings import resource
@@ -341,12 +341,12 @@ def differing(ours: str, theirs: str) -> set[str]:
 
 
 def test_the_write_path_has_the_same_settings_on_citus_but_for_the_kind_of_plan() -> None:
-    assert differing(STEADY_PLANS, STEADY_PLANS_ON_CITUS) == {"plan_cache_mode"}
-    assert "plan_cache_mode" not in STEADY_PLANS_ON_CITUS
+    assert differing(PLAN_OPTIONS, PLAN_OPTIONS_ON_CITUS) == {"plan_cache_mode"}
+    assert "plan_cache_mode" not in PLAN_OPTIONS_ON_CITUS
 
 
 @pytest.mark.parametrize(
-    "theirs", ["", STEADY_PLANS, f"{STEADY_PLANS_ON_CITUS} -c work_mem=1MB", "-c jit=off"]
+    "theirs", ["", PLAN_OPTIONS, f"{PLAN_OPTIONS_ON_CITUS} -c work_mem=1MB", "-c jit=off"]
 )
 def test_another_difference_of_settings_is_noticed(theirs: str) -> None:
-    assert differing(STEADY_PLANS, theirs) != {"plan_cache_mode"}
+    assert differing(PLAN_OPTIONS, theirs) != {"plan_cache_mode"}

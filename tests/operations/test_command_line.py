@@ -1,103 +1,119 @@
-"""The command line: help that is a document, one line for what is not understood, completion."""
+"""The command line: its help, one-line errors that name the remedy, and completion."""
 
 import os
 import re
 import shlex
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from service.cli.commands import ACTIONS
-from service.cli.help import COLUMNS, EXITS, PAGES, SETTINGS
-from service.cli.parser import build_parser
+from service.cli.help import EXIT_CODES
+from service.cli.parser import build_parser, parse
 from service.settings import Settings
 from tests.support.commands import holdfast
 from tests.support.database import Database
 from tests.support.paths import DOCS
 
-NOT_UNDERSTOOD = {
-    "sell": "there is no command sell; holdfast --help",
-    "audti": "there is no command audti; the nearest is audit; holdfast --help",
-    "--port 80": "--port is not understood: settings are environment variables; holdfast --help",
-    "serve --port 80": "serve: --port is not understood: settings are environment variables; holdf",
-    "--verson": "--verson is not understood; the nearest is --version; holdfast --help",
-    "audit --jso": "audit: --jso is not understood; the nearest is --json; holdfast audit --help",
-    "migrate now": "migrate: now is not understood; holdfast migrate --help",
-    "grant": "grant: ROLE is missing; holdfast grant --help",
-    "forget": "forget: FINGERPRINT is missing; holdfast forget --help",
-    "sql resrve_tickets": "sql: there is no statement resrve_tickets; the nearest is reserve_",
-    "sql zzz": "sql: there is no statement zzz; holdfast sql lists all; holdfast sql --help",
-    "sql find_events x=1": "sql: find_events has no parameter x; it has event_ids",
-    "sql find_events x": "sql: x is not understood: key=value is",
-    "demo --seconds 1.5": "demo: --seconds: 1.5 is not understood: a whole number from 3 to 600 is",
-    "demo --picture no/such.svg": "demo: --picture: there is no folder no; holdfast demo --help",
-    "demo --seconds": "demo: --seconds: expected one argument; holdfast demo --help",
+HELP_COLUMNS = 80
+SETTINGS = [name.upper() for name in Settings.__dataclass_fields__]
+
+USAGE_ERRORS = {
+    "sell": "unknown command sell (see holdfast --help)",
+    "audti": "unknown command audti: did you mean audit? (see holdfast --help)",
+    "--verson": "unknown option --verson: did you mean --version? (see holdfast --help)",
+    "audit --version": "audit: unknown option --version (see holdfast audit --help)",
+    "--workers 2": "serve: unknown option --workers: set the environment variable WORKERS (see",
+    "audit --sql-dir=x": "audit: unknown option --sql-dir: set the environment variable SQL_DIR",
+    "serve --prot 80": "serve: unknown option --prot: did you mean --port? (see holdfast serve",
+    "serve --port abc": "serve: --port: abc is invalid: expected a whole number from 0 to 65535 (",
+    "audit --jso": "audit: unknown option --jso: did you mean --json? (see holdfast audit --help)",
+    "migrate now": "migrate: unexpected argument now: remove it (see holdfast migrate --help)",
+    "grant": "grant: missing argument ROLE (see holdfast grant --help)",
+    "forget": "forget: missing argument FINGERPRINT (see holdfast forget --help)",
+    "sql resrve_tickets": "sql: unknown statement resrve_tickets: did you mean reserve_tickets? (",
+    "sql zzz": "sql: unknown statement zzz: list all with holdfast sql (see holdfast sql --help)",
+    "sql find_events x=1": "sql: find_events has no parameter x: it has event_ids (see",
+    "sql find_events x": "sql: x is invalid: expected key=value (see holdfast sql --help)",
+    "demo --seconds 1.5": "demo: --seconds: 1.5 is invalid: expected a whole number from 3 to 600",
+    "demo --picture no/such.svg": "demo: --picture: the folder no does not exist: create it (see",
+    "demo --seconds": "demo: --seconds: expected one argument (see holdfast demo --help)",
 }
 
 
-@pytest.mark.parametrize("typed", NOT_UNDERSTOOD)
-def test_what_is_not_understood_is_told_in_one_line_with_the_remedy(typed: str) -> None:
-    done = holdfast(*typed.split())
+@pytest.mark.parametrize("arguments", USAGE_ERRORS)
+def test_a_usage_error_is_one_line_that_names_the_remedy(arguments: str) -> None:
+    done = holdfast(*arguments.split())
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
-    assert line.removeprefix("holdfast").lstrip(": ").startswith(NOT_UNDERSTOOD[typed])
-    assert line.endswith("--help tells more")
+    assert line.removeprefix("holdfast").lstrip(": ").startswith(USAGE_ERRORS[arguments])
+    assert line.endswith(" --help)")
 
 
-@pytest.mark.parametrize("command", ["", *PAGES])
-def test_help_tells_what_it_does_with_examples_settings_and_exit_codes(command: str) -> None:
-    done = holdfast(*command.split(), "--help", columns=COLUMNS + 2)
+@pytest.mark.parametrize("command", ["", *ACTIONS])
+def test_the_help_has_examples_settings_and_exit_codes(command: str) -> None:
+    done = holdfast(*command.split(), "--help", columns=HELP_COLUMNS + 2)
     assert (done.returncode, done.stderr) == (0, "")
-    assert max(len(line) for line in done.stdout.splitlines()) <= COLUMNS
+    assert max(len(line) for line in done.stdout.splitlines()) <= HELP_COLUMNS
     assert "\nexamples:\n" in done.stdout
     assert "\nexit codes:\n" in done.stdout
-    for name in PAGES[command].settings if command else PAGES:
-        assert f"\n  {name} " in done.stdout or f"\n    {name} " in done.stdout
+    assert ("\nenvironment:\n" in done.stdout) == (command != "")
 
 
-def test_help_asks_nothing_of_the_settings() -> None:
+def test_the_help_lists_every_command_and_every_setting() -> None:
+    commands = re.findall(r"^    (\w+)  ", holdfast("--help").stdout, re.M)
+    assert commands == list(ACTIONS)
+    environment = holdfast("serve", "--help").stdout.partition("\nenvironment:\n")[2]
+    assert re.findall(r"^  ([A-Z_]+)  ", environment, re.M) == SETTINGS
+
+
+def test_the_help_reads_no_settings() -> None:
     assert holdfast("audit", "--help", workers="many").returncode == 0
 
 
-@pytest.mark.parametrize("command", PAGES)
-def test_every_example_in_the_help_is_understood(command: str) -> None:
-    for example in PAGES[command].examples:
-        words = re.findall(r"holdfast\b[^|()#]*", example)
-        assert words, example
-        for line in words:
-            typed = shlex.split(line.rstrip('"'))[1:] or ["serve"]
-            assert build_parser().parse_args(typed).command in PAGES
+@pytest.mark.parametrize("command", ACTIONS)
+def test_the_parser_accepts_every_example_in_the_help(command: str) -> None:
+    text = holdfast(command, "--help").stdout.partition("\nexamples:\n")[2]
+    for example in text.partition("\n\n")[0].splitlines():
+        invocations = re.findall(r"\bholdfast(?=\s|$)[^|()#]*", example)
+        assert invocations, example
+        for invocation in invocations:
+            words = shlex.split(invocation.rstrip('"'))[1:]
+            assert parse(build_parser(), words).command in ACTIONS
 
 
-@pytest.mark.parametrize("typed", ["-wXyZ_0123", "--json", "-- --help"])
-def test_a_fingerprint_may_begin_with_a_dash(typed: str) -> None:
-    parsed = build_parser().parse_args(["forget", *typed.split()])
-    assert parsed.fingerprint == typed.split()[-1]
+@pytest.mark.parametrize("arguments", [[], ["--port", "8080"], ["--host=::1"]])
+def test_serve_is_the_default_command(arguments: list[str]) -> None:
+    parser = build_parser()
+    parsed = parse(parser, arguments)
+    assert parsed.command == "serve"
+    assert parsed == parse(parser, ["serve", *arguments])
 
 
-def test_every_command_has_a_page_and_an_action_and_every_setting_its_words() -> None:
-    assert list(ACTIONS) == list(PAGES)
-    assert list(SETTINGS) == [field.name.upper() for field in fields(Settings)]
+@pytest.mark.parametrize("arguments", ["-wXyZ_0123", "--json", "-- --help"])
+def test_a_fingerprint_may_begin_with_a_dash(arguments: str) -> None:
+    parsed = build_parser().parse_args(["forget", *arguments.split()])
+    assert parsed.fingerprint == arguments.split()[-1]
 
 
-def test_the_reference_has_every_command_option_and_exit_code_and_no_other() -> None:
+def test_the_reference_has_all_commands_options_and_exit_codes() -> None:
     text = (DOCS / "reference" / "command-line.md").read_text()
     sections = dict(re.findall(r"^## `holdfast (\w+)`$\n(.*?)(?=^## |\Z)", text, re.M | re.S))
-    assert list(sections) == list(PAGES)
+    assert list(sections) == list(ACTIONS)
     for command, section in sections.items():
-        helped = holdfast(command, "--help").stdout
-        options = set(re.findall(r"^  (?:-h, )?(--\w+)", helped, re.M)) - {"--help"}
+        text_of_help = holdfast(command, "--help").stdout
+        options = set(re.findall(r"^  (?:-h, )?(--\w+)", text_of_help, re.M)) - {"--help"}
         assert set(re.findall(r"^\| `(--\w+)", section, re.M)) == options
-        for code, meaning in PAGES[command].exits.items():
-            assert meaning in EXITS.values() or f"| {code} |" in section, (command, code)
-    for code in EXITS:
+        exit_codes = text_of_help.partition("\nexit codes:\n")[2]
+        for code, meaning in re.findall(r"^  (\d+) +(.*)", exit_codes, re.M):
+            assert meaning in EXIT_CODES.values() or f"| {code} |" in section, (command, code)
+    for code in EXIT_CODES:
         assert f"| {code} |" in text
 
 
-def test_the_settings_page_has_every_setting_and_no_other() -> None:
+def test_the_settings_page_has_all_settings() -> None:
     text = (DOCS / "reference" / "settings.md").read_text()
     rows = "".join(re.findall(r"^(\| `[A-Z].*?) \|", text, re.M))
     assert set(re.findall(r"`([A-Z_]+)`", rows)) == set(SETTINGS)
@@ -107,38 +123,41 @@ COMPLETIONS = {
     "holdfast au": ["audit"],
     "holdfast sql reserve_": ["reserve_tickets"],
     "holdfast sql reserve_tickets --e": ["--explain"],
+    "holdfast serve --p": ["--port"],
 }
 
 
-@pytest.mark.parametrize("typed", COMPLETIONS)
-def test_bash_completes_commands_options_and_statements(typed: str) -> None:
+@pytest.mark.parametrize("line", COMPLETIONS)
+def test_bash_completes_commands_options_and_statements(line: str) -> None:
     scripts = Path(sys.executable).parent
-    # What the Tab key does, by hand: bash calls the function with the line and the cursor.
+    # Does what bash does for the Tab key: calls the completion function with line and cursor.
     script = f"""
         eval "$(register-python-argcomplete holdfast)"
-        COMP_LINE={shlex.quote(typed)} COMP_POINT={len(typed)} COMP_TYPE=9
+        COMP_LINE={shlex.quote(line)} COMP_POINT={len(line)} COMP_TYPE=9
         COMP_WORDS=($COMP_LINE) COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
         $(complete -p holdfast | sed 's/.*-F \\([^ ]*\\).*/\\1/') holdfast
         printf '%s\\n' "${{COMPREPLY[@]}}"
     """
     done = subprocess.run(
-        ["bash", "-c", script],  # noqa: S607 -- the machine's own
+        ["bash", "-c", script],  # noqa: S607 -- the system's bash
         env={"PATH": f"{scripts}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert [line.strip() for line in done.stdout.splitlines()] == COMPLETIONS[typed]
+    assert done.stdout.split() == COMPLETIONS[line]
 
 
-def test_a_role_that_does_not_exist_is_told_with_the_remedy(database: Database) -> None:
+def test_grant_says_how_to_create_a_missing_role(database: Database) -> None:
     done = holdfast("grant", "nobody_here", database_url=database.dsn)
     assert done.returncode == 1
-    said = 'holdfast: role "nobody_here" does not exist: create role comes first\n'
-    assert done.stderr == said
+    assert done.stderr == (
+        'holdfast: role "nobody_here" does not exist: '
+        "create it first, with the SQL command CREATE ROLE\n"
+    )
 
 
-def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+def test_a_closed_pipe_is_no_error() -> None:
     line = f"{shlex.quote(sys.executable)} -m service sql | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)  # noqa: S607
     assert (done.returncode, done.stderr) == (0, "")

@@ -1,7 +1,7 @@
-"""The demo: it sells out, its figures are those of its own books, and it leaves nothing behind.
+"""The demo: it sells out, prints the figures of its database, and leaves nothing behind.
 
-A run takes three seconds, which holds of a second need to run out and be sold again, and three
-more to start a PostgreSQL and a service and to stop them.
+A run takes three seconds, in which holds of one second can expire and be sold again, and three
+more to start and stop a PostgreSQL and a service.
 """
 
 import fcntl
@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from service.settings import resource
-from tests.support.commands import holdfast, refused
+from tests.support.commands import error_line, holdfast
 from tests.support.database import Database
 from tests.support.paths import ROOT
 from tests.support.waiting import WAIT_SECONDS, wait_until
@@ -34,27 +34,34 @@ LINE = re.compile(
 )
 
 
-def processes(folder: Path) -> set[int]:
-    """Return the pids of all that runs in a folder: the service by its setting, PostgreSQL."""
-    found = set()
+def find_processes(folder: Path) -> set[int]:
+    """Return the pids of the processes with a folder in their arguments or environment."""
+    pids = set()
     for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it has ended since
-            told = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
-            if os.fsencode(folder) in told:
-                found.add(int(process.name))
-    return found
+        with suppress(OSError):  # it has ended
+            text = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
+            if os.fsencode(folder) in text:
+                pids.add(int(process.name))
+    return pids
 
 
-def folder_in(text: str) -> Path:
-    """Return the folder that a demo has said it lives in."""
-    found = re.search(r"all of it in (/tmp/holdfast-demo-\w+)", text)
-    assert found, text
-    return Path(found[1])
+def find_folder(output: str) -> Path:
+    """Return the temporary folder that a demo has printed."""
+    folder = re.search(r"a service in (/tmp/holdfast-demo-\w+)", output)
+    assert folder, output
+    return Path(folder[1])
+
+
+def begin_session() -> None:
+    """Start a program as a shell does: with its terminal, and with Ctrl-C not ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if os.isatty(1):
+        fcntl.ioctl(1, termios.TIOCSCTTY, 0)
 
 
 @contextmanager
-def selling(output: int) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a demo that would last, in a terminal or a pipe of its own, for the block."""
+def run_demo(output: int) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a long demo on a terminal or a pipe; kill it at the end of the block."""
     process = subprocess.Popen(
         [sys.executable, "-m", "service", "demo", "--seconds", "60"],
         env={"PATH": os.environ["PATH"], "TERM": "xterm", "COLUMNS": "100"},
@@ -62,7 +69,7 @@ def selling(output: int) -> Iterator[subprocess.Popen[bytes]]:
         stdout=output,
         stderr=output,
         start_new_session=True,
-        preexec_fn=lambda: os.isatty(1) and fcntl.ioctl(1, termios.TIOCSCTTY, 0),
+        preexec_fn=begin_session,
     )
     os.close(output)
     try:
@@ -72,108 +79,110 @@ def selling(output: int) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
-def read_until(source: int, what: bytes) -> str:
-    """Read until something comes, or with nothing to wait for to the end."""
-    seen, deadline = b"", time.monotonic() + 3 * WAIT_SECONDS  # a start and a sale
-    while not (what and re.search(what, seen)):
-        assert time.monotonic() < deadline, seen
+def read_until(source: int, pattern: bytes) -> str:
+    """Read until a pattern matches; without a pattern, to the end."""
+    output, deadline = b"", time.monotonic() + 3 * WAIT_SECONDS  # a start and a sale
+    while not (pattern and re.search(pattern, output)):
+        assert time.monotonic() < deadline, output
         if select.select([source], [], [], 0.1)[0]:
             try:
-                piece = os.read(source, 65536)
-            except OSError:  # a terminal's end
-                piece = b""
-            if not piece:
+                chunk = os.read(source, 65536)
+            except OSError:  # the end of a terminal
+                chunk = b""
+            if not chunk:
                 break
-            seen += piece
-    return seen.decode()
+            output += chunk
+    return output.decode()
 
 
-def test_it_sells_each_ticket_once_and_tells_the_figures_of_its_books(
+def test_the_demo_sells_each_ticket_once_and_prints_the_right_figures(
     database: Database, tmp_path: Path
 ) -> None:
     picture = tmp_path / "demo.svg"
-    # Settings of another service are none of its business.
+    # It ignores the settings of another service.
     done = holdfast(
         *DEMO, "--picture", str(picture), seconds=120, database_url=database.dsn, workers=2
     )
     assert (done.returncode, done.stderr) == (0, "")
-    looks = [[int(one) for one in told] for told in LINE.findall(done.stdout)]
-    assert len(looks) >= 3
-    assert {available + held + paid for available, held, paid, _ in looks} == {TOTAL}
-    assert looks == sorted(looks, key=lambda look: look[3]), "who was refused stays refused"
-    told = done.stdout.replace(",", "")
-    rows = re.findall(r"^ (\w+ ?\w+) +(\d+) +(\d+) +(\d+) +(\d+) +(\d+) *$", told, re.M)
+    lines = [[int(number) for number in match] for match in LINE.findall(done.stdout)]
+    assert len(lines) >= 3
+    assert {available + held + paid for available, held, paid, _ in lines} == {TOTAL}
+    assert lines == sorted(lines, key=lambda line: line[3]), "the number of refusals only grows"
+    output = done.stdout.replace(",", "")
+    rows = re.findall(r"^ (\w+ ?\w+) +(\d+) +(\d+) +(\d+) +(\d+) +(\d+) *$", output, re.M)
     assert [row[0] for row in rows] == ["Opening night", "Matinee", "Last night"]
     for _, tickets, available, held, paid, _ in rows:
         assert (paid, available, held) == (tickets, "0", "0")
     refusals = sum(int(row[5]) for row in rows)
-    assert f"Sold exactly {TOTAL} of {TOTAL} tickets; {refusals} requests refused." in told
+    assert f"Sold exactly {TOTAL} of {TOTAL} tickets; {refusals} requests refused." in output
     assert refusals > 0
-    (again,) = re.findall(r"^(\d+) holds ran out (\d+) given back: all sold again", told, re.M)
-    assert min(int(number) for number in again) > 0
-    assert "3 event(s): all add up" in told
+    (resold,) = re.findall(r"^(\d+) tickets expired and (\d+) were cancelled", output, re.M)
+    assert min(int(number) for number in resold) > 0
+    assert "3 event(s): all add up" in output
     assert "Sold" in picture.read_text()
     assert "@font-face" not in picture.read_text()
     assert database.psql("select count(*) from events") == ["0"]
-    assert processes(folder_in(told)) == set()
-    assert not folder_in(told).exists()
+    assert find_processes(find_folder(output)) == set()
+    assert not find_folder(output).exists()
 
 
-def test_it_tells_when_the_books_do_not_add_up(tmp_path: Path) -> None:
+def test_the_demo_fails_when_the_ledger_is_wrong(tmp_path: Path) -> None:
     shutil.copytree(resource("sql"), tmp_path, dirs_exist_ok=True)
-    cancel = tmp_path / "cancel_reservations.sql"
-    right = "'user_cancelled', freed.tickets,"
-    assert right in cancel.read_text()
-    cancel.write_text(cancel.read_text().replace(right, right.replace("tickets", "tickets + 1")))
+    statement = tmp_path / "cancel_tickets.sql"
+    correct = "changed_events.ticket_count as cancelled,"
+    wrong = "changed_events.ticket_count + 1 as cancelled,"
+    assert correct in statement.read_text()
+    statement.write_text(statement.read_text().replace(correct, wrong))
     done = holdfast(*DEMO, seconds=120, sql_dir=tmp_path)
     assert done.returncode == 1
     assert "3 event(s): 3 do not add up" in done.stdout
-    assert "the audit has found what does not add up" in done.stdout
-    (told,) = re.findall(r"told of (\d+) tickets cancelled, the ledger has (\d+)", done.stdout)
-    assert int(told[0]) < int(told[1])
+    assert "the audit found errors" in done.stdout
+    pattern = r"tickets cancelled: (\d+) by the responses, (\d+) by the ledger"
+    ((responses, ledger),) = re.findall(pattern, done.stdout)
+    assert int(responses) < int(ledger)
     assert "Sold exactly" not in done.stdout
-    assert not folder_in(done.stdout).exists()
+    assert not find_folder(done.stdout).exists()
 
 
-def test_it_says_in_a_line_when_it_cannot_start(tmp_path: Path) -> None:
+def test_the_demo_prints_one_line_when_it_cannot_start(tmp_path: Path) -> None:
     done = holdfast("demo", sql_dir=tmp_path)
-    assert f"the demo's service does not start: {tmp_path} has no .sql files" in refused(done)
-    assert not folder_in(done.stdout).exists()
+    assert f"the demo's service does not start: {tmp_path} has no .sql files" in error_line(done)
+    assert not find_folder(done.stdout).exists()
 
 
-def test_in_a_terminal_the_table_lives_and_ctrl_c_leaves_nothing_behind() -> None:
+def test_ctrl_c_in_a_terminal_stops_the_demo_and_leaves_nothing_behind() -> None:
     terminal, inside = pty.openpty()
-    with selling(inside) as process:
-        # A table that counts, drawn over the one before it: "up a line, erase it".
-        seen = read_until(terminal, rb"(?s)\x1b\[1A\x1b\[2K.*Opening night.*Last night")
+    with run_demo(inside) as process:
+        # A table is drawn over the previous one: "cursor up, erase line".
+        output = read_until(terminal, rb"(?s)\x1b\[1A\x1b\[2K.*Opening night.*Last night")
         os.write(terminal, b"\x03\x03")
-        seen += read_until(terminal, b"")
+        output += read_until(terminal, b"")
         assert process.wait(WAIT_SECONDS) == 130
     os.close(terminal)
-    assert "holdfast: stopped" in seen
-    assert "Traceback" not in seen
-    assert processes(folder_in(seen)) == set()
-    assert not folder_in(seen).exists()
+    assert "holdfast: stopped" in output
+    assert "Traceback" not in output
+    assert find_processes(find_folder(output)) == set()
+    assert not find_folder(output).exists()
 
 
-def test_the_picture_in_the_readme_shows_the_figures_that_its_text_tells() -> None:
-    root = ROOT
-    (told,) = re.findall(r"!\[(.*)\]\(docs/images/demo\.svg\)", (root / "README.md").read_text())
-    drawn = (root / "docs/images/demo.svg").read_text()
-    figures = re.findall(r"\d[\d,]*\d", told)
+def test_the_picture_in_the_readme_has_the_figures_of_its_text() -> None:
+    text = (ROOT / "README.md").read_text()
+    (description,) = re.findall(r"!\[(.*)\]\(docs/images/demo\.svg\)", text)
+    picture = (ROOT / "docs/images/demo.svg").read_text()
+    figures = re.findall(r"\d[\d,]*\d", description)
     assert len(figures) == 4
-    assert [figure for figure in figures if figure not in drawn] == []
+    assert [figure for figure in figures if figure not in picture] == []
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_killed_it_takes_its_servers_with_it(how: signal.Signals) -> None:
+@pytest.mark.parametrize("stop_signal", [signal.SIGTERM, signal.SIGKILL])
+def test_the_servers_stop_when_the_demo_is_killed(stop_signal: signal.Signals) -> None:
     source, output = os.pipe()
-    with selling(output) as process:
-        folder = folder_in(read_until(source, b"tickets/s"))
-        assert len(processes(folder)) >= 2
-        process.send_signal(how)
+    with run_demo(output) as process:
+        folder = find_folder(read_until(source, b"tickets/s"))
+        assert len(find_processes(folder)) >= 2
+        process.send_signal(stop_signal)
         process.wait(WAIT_SECONDS)
-        wait_until(lambda: processes(folder) == set())
+        wait_until(lambda: find_processes(folder) == set())
     os.close(source)
-    assert folder.exists() == (how == signal.SIGKILL)
+    assert folder.exists() == (stop_signal == signal.SIGKILL)
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL: found, started, kept, attached to, and stopped with nothing lost."""
+"""The embedded PostgreSQL: started, attached to, restarted, and stopped without lost data."""
 
 import multiprocessing
 import os
@@ -11,132 +11,137 @@ from pathlib import Path
 
 import pytest
 
+from service.embedded.parent import stop_with_parent
 from service.embedded.postgres import EmbeddedPostgres
 from service.embedded.programs import EmbeddedError, Programs, find_programs
 from tests.support.client import Client, code, is_live
 from tests.support.database import Database
 from tests.support.run_log import RUN_LOG
-from tests.support.services import runs, served
+from tests.support.services import is_postgres_running, run_embedded_service
 from tests.support.waiting import WAIT_SECONDS, wait_until
 
-AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes somebody else")
+AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
 
-def state(folder: Path) -> str:
-    """Return what PostgreSQL itself has written of its last end."""
+def cluster_state(folder: Path) -> str:
+    """Return the state of a stopped PostgreSQL, from pg_controldata."""
     (cluster,) = folder.glob("postgresql-*")
-    told = find_programs().run("pg_controldata", str(cluster))
-    (line,) = [line for line in told.splitlines() if line.startswith("Database cluster state")]
+    output = find_programs().run("pg_controldata", str(cluster))
+    (line,) = [line for line in output.splitlines() if line.startswith("Database cluster state")]
     return line.partition(":")[2].strip()
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_the_service_takes_its_database_with_it_and_finds_it_again(
-    folder: Path, unused_port: int, how: signal.Signals
+@pytest.mark.parametrize("stop_signal", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_the_database_stops_with_the_service_and_keeps_its_data(
+    folder: Path, unused_port: int, stop_signal: signal.Signals
 ) -> None:
-    with served(folder, unused_port) as (process, client):
+    with run_embedded_service(folder, unused_port) as (process, client):
         event = client.create_event(tickets=3)
         (ticket,) = client.hold(event)
         assert client.pay(ticket).status_code == 200
-        process.send_signal(how)
+        process.send_signal(stop_signal)
         process.wait(WAIT_SECONDS)
-        assert process.returncode == (0 if how != signal.SIGKILL else -signal.SIGKILL)
-        wait_until(lambda: not runs(folder))
-    assert state(folder) == "shut down"
-    with served(folder, unused_port) as (_, client):
-        assert client.event(event)["purchasedTickets"] == 1
+        assert process.returncode == (0 if stop_signal != signal.SIGKILL else -signal.SIGKILL)
+        wait_until(lambda: not is_postgres_running(folder))
+    assert cluster_state(folder) == "shut down"
+    with run_embedded_service(folder, unused_port) as (_, client):
+        assert client.find_event(event)["purchasedTickets"] == 1
 
 
-def test_ctrl_c_reaches_postgres_only_after_its_clients_have_been_answered(
-    folder: Path, unused_port: int
-) -> None:
-    with served(folder, unused_port) as (process, client), ThreadPoolExecutor(1) as pool:
+def test_ctrl_c_stops_postgresql_after_the_last_responses(folder: Path, unused_port: int) -> None:
+    with (
+        run_embedded_service(folder, unused_port) as (process, client),
+        ThreadPoolExecutor(1) as pool,
+    ):
         event = client.create_event()
         database = Database(str(EmbeddedPostgres(folder).dsn))
-        with database.connect() as rival:
-            rival.execute("select from events for update")
-            waiting = pool.submit(client.reserve, event)
+        with database.connect() as other:
+            other.execute("select from events for update")
+            reservation = pool.submit(client.reserve, event)
             database.wait_until_blocked()
-            os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of the group
-            # It waited for the lock to the end, and no connection broke under it.
-            assert code(waiting.result()) == (503, "BUSY")
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the whole group
+            # The change waited until the lock timeout, and its connection stayed open.
+            assert code(reservation.result()) == (503, "BUSY")
         assert process.wait(WAIT_SECONDS) == 0
 
 
-def test_a_killed_parent_leaves_neither_workers_nor_a_database(
+def test_workers_and_the_database_stop_when_the_parent_is_killed(
     folder: Path, unused_port: int
 ) -> None:
-    with served(folder, unused_port, WORKERS="2") as (process, client):
+    with run_embedded_service(folder, unused_port, WORKERS="2") as (process, client):
         client.create_event()
         process.send_signal(signal.SIGKILL)
         process.wait(WAIT_SECONDS)
-        wait_until(lambda: not runs(folder))
+        wait_until(lambda: not is_postgres_running(folder))
         with Client(base_url=client.base_url, timeout=WAIT_SECONDS) as another:
             wait_until(lambda: not is_live(another))
-    assert state(folder) == "shut down"
+    assert cluster_state(folder) == "shut down"
 
 
-def test_a_killed_postgres_is_recovered_with_all_that_was_acknowledged(
+def test_a_killed_postgresql_recovers_all_acknowledged_changes(
     folder: Path, unused_port: int
 ) -> None:
-    with served(folder, unused_port) as (_, client):
+    with run_embedded_service(folder, unused_port) as (_, client):
         event = client.create_event(tickets=3)
         client.hold(event, quantity=2)
         (pid_file,) = folder.glob("postgresql-*/postmaster.pid")
         killed = int(pid_file.read_text().splitlines()[0])
         os.kill(killed, signal.SIGKILL)
-        wait_until(lambda: runs(folder) and f"{killed}\n" not in pid_file.read_text())
-        # The service starts it again, although a postmaster.pid lies there.
+        wait_until(
+            lambda: is_postgres_running(folder) and f"{killed}\n" not in pid_file.read_text()
+        )
+        # The service restarts it, although postmaster.pid remains.
         wait_until(lambda: client.get("/health").status_code == 200)
-        assert client.event(event)["reservedTickets"] == 2
-    # So does the next one, after the kill that ends the block.
-    with served(folder, unused_port) as (_, client):
-        assert client.event(event)["reservedTickets"] == 2
+        assert client.find_event(event)["reservedTickets"] == 2
+    # The next service finds them, too: the end of the block has killed this one.
+    with run_embedded_service(folder, unused_port) as (_, client):
+        assert client.find_event(event)["reservedTickets"] == 2
 
 
-def test_a_killed_postgres_is_tried_again_whatever_keeps_it_from_starting(
-    folder: Path, unused_port: int
-) -> None:
-    with served(folder, unused_port) as (_, client):
+def test_a_restart_that_fails_is_retried(folder: Path, unused_port: int) -> None:
+    with run_embedded_service(folder, unused_port) as (_, client):
         (pid_file,) = folder.glob("postgresql-*/postmaster.pid")
-        words = folder / "startup.log"
-        words.unlink()
-        words.mkdir()  # no file can be opened, as where there are too many open already
+        log = folder / "startup.log"
+        log.unlink()
+        log.mkdir()  # it cannot be opened as a file
         os.kill(int(pid_file.read_text().splitlines()[0]), signal.SIGKILL)
-        wait_until(lambda: "does not start" in RUN_LOG.told() and str(words) in RUN_LOG.told())
-        words.rmdir()
+        wait_until(lambda: "does not start" in RUN_LOG.read() and str(log) in RUN_LOG.read())
+        log.rmdir()
         wait_until(lambda: client.get("/health").status_code == 200)
 
 
-def test_a_second_starter_attaches_and_leaves_the_first_ones_server_running(folder: Path) -> None:
+def test_a_second_starter_attaches_and_does_not_stop_the_server(folder: Path) -> None:
     with EmbeddedPostgres(folder) as first:
         with EmbeddedPostgres(folder) as second:
             assert second.dsn == first.dsn
         assert first.dsn is not None
-        assert runs(folder)
-    assert not runs(folder)
+        assert is_postgres_running(folder)
+    assert not is_postgres_running(folder)
     assert first.dsn is None
 
 
-def test_a_service_that_attached_goes_on_when_the_starter_ends(
+def test_an_attached_service_restarts_the_server_of_another_starter(
     folder: Path, unused_port: int
 ) -> None:
-    with EmbeddedPostgres(folder) as first, served(folder, unused_port) as (_, client):
+    with (
+        EmbeddedPostgres(folder) as first,
+        run_embedded_service(folder, unused_port) as (_, client),
+    ):
         event = client.create_event()
         first.stop()
         wait_until(lambda: client.get("/health").status_code == 200)
         wait_until(lambda: client.reserve(event).status_code == 201)
 
 
-def test_starters_at_once_start_one_server(folder: Path, unused_port: int) -> None:
+def test_concurrent_starters_start_one_server(folder: Path, unused_port: int) -> None:
     environment = {"PATH": os.environ["PATH"], "DATA_DIR": str(folder)}
     psql = [sys.executable, "-m", "service", "psql", "-Atc"]
-    several = [
+    processes = [
         subprocess.Popen([*psql, "select 1"], env=environment, stdout=subprocess.PIPE, text=True)
         for _ in range(4)
     ]
-    # A later one may be cut off by the end of the first, whose server it was; the data is whole.
-    assert "1\n" in [one.communicate()[0] for one in several]
+    # The server stops with the process that started it, which may disconnect the others.
+    assert "1\n" in [process.communicate()[0] for process in processes]
     assert not list(folder.glob("new-*"))
 
 
@@ -153,12 +158,12 @@ def test_a_data_dir_that_cannot_be_written_is_refused(folder: Path) -> None:
         EmbeddedPostgres(folder / "file" / "below").start()
 
 
-def test_a_path_may_have_what_a_url_may_not(folder: Path) -> None:
+def test_a_path_may_contain_characters_that_a_url_escapes(folder: Path) -> None:
     with EmbeddedPostgres(folder / "a b&c%d?e") as postgres:
         assert Database(str(postgres.dsn)).psql("select 1") == ["1"]
 
 
-def test_the_environment_of_another_database_does_not_turn_it(
+def test_variables_of_another_database_are_ignored(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {"PGPORT": "5433", "PGHOSTADDR": "192.0.2.1", "PGOPTIONS": "-c x"}.items():
@@ -167,38 +172,40 @@ def test_the_environment_of_another_database_does_not_turn_it(
         assert Database(str(postgres.dsn)).psql("select 1") == ["1"]
 
 
-def test_a_path_too_long_for_a_socket_is_no_hindrance(folder: Path) -> None:
+def test_a_path_may_be_too_long_for_a_socket(folder: Path) -> None:
     with EmbeddedPostgres(folder / ("long" * 25)) as postgres:
         assert postgres.dsn is not None
         assert "longlong" not in postgres.dsn
 
 
-def test_a_killed_postgres_is_found_again_also_where_its_path_is_too_long(
+def test_a_killed_postgresql_is_restarted_when_its_path_is_too_long(
     folder: Path, unused_port: int
 ) -> None:
     data_dir = folder / ("long" * 25)
-    with served(data_dir, unused_port) as (_, client):
+    with run_embedded_service(data_dir, unused_port) as (_, client):
         event = client.create_event()
         (pid_file,) = data_dir.glob("postgresql-*/postmaster.pid")
         killed = pid_file.read_text().partition("\n")[0]
         os.kill(int(killed), signal.SIGKILL)
-        wait_until(lambda: runs(data_dir) and f"{killed}\n" not in pid_file.read_text())
+        wait_until(
+            lambda: is_postgres_running(data_dir) and f"{killed}\n" not in pid_file.read_text()
+        )
         wait_until(lambda: client.reserve(event).status_code == 201)
 
 
-def test_the_socket_is_the_accounts_alone(folder: Path) -> None:
+def test_only_the_account_can_enter_the_socket_folder(folder: Path) -> None:
     with EmbeddedPostgres(folder):
         assert (folder / "socket").stat().st_mode & 0o777 == 0o700
 
 
-def test_nothing_listens_on_tcp(folder: Path) -> None:
+def test_postgresql_does_not_listen_on_tcp(folder: Path) -> None:
     with EmbeddedPostgres(folder):
         (pid_file,) = folder.glob("postgresql-*/postmaster.pid")
         assert pid_file.read_text().splitlines()[5] == ""
 
 
 @AS_ROOT
-def test_root_is_told_when_the_account_cannot_enter_the_data_dir(folder: Path) -> None:
+def test_a_data_dir_that_the_account_cannot_enter_is_an_error(folder: Path) -> None:
     closed = folder / "closed"
     closed.mkdir(mode=0o700)
     with pytest.raises(EmbeddedError, match=f"cannot enter {closed}: set DATA_DIR"):
@@ -207,43 +214,56 @@ def test_root_is_told_when_the_account_cannot_enter_the_data_dir(folder: Path) -
 
 
 @AS_ROOT
-def test_programs_out_of_the_accounts_reach_are_copied_beside_the_data(folder: Path) -> None:
-    found = find_programs()
+def test_programs_that_the_account_cannot_run_are_copied(folder: Path) -> None:
+    installed = find_programs()
     hidden = folder / "hidden"
     hidden.mkdir(mode=0o700)
-    (hidden / "wheel").symlink_to(found.top)
-    inside = found.folder.relative_to(found.top)
-    out_of_reach = Programs(
-        hidden / "wheel", hidden / "wheel" / inside, found.version, found.account
+    (hidden / "wheel").symlink_to(installed.top)
+    relative = installed.folder.relative_to(installed.top)
+    inaccessible = Programs(
+        hidden / "wheel", hidden / "wheel" / relative, installed.version, installed.account
     )
     data = folder / "data"
     data.mkdir()
-    copied = out_of_reach.within_reach(data)
-    assert copied.folder.is_relative_to(data)
-    assert str(found.major) in copied.run("postgres", "--version")
-    assert copied.run("psql", "--version")
+    copy = inaccessible.make_accessible(data)
+    assert copy.folder.is_relative_to(data)
+    assert str(installed.major) in copy.run("postgres", "--version")
+    assert copy.run("psql", "--version")
 
 
 @AS_ROOT
-def test_a_normal_user_starts_it_as_root_does(folder: Path) -> None:
-    if find_programs().first_closed(find_programs().folder):
-        pytest.skip("this checkout lies where no other user may enter")
-    somebody = pwd.getpwnam("nobody")
-    os.chown(folder, somebody.pw_uid, somebody.pw_gid)
+def test_a_normal_user_can_start_it(folder: Path) -> None:
+    if find_programs().first_inaccessible(find_programs().folder):
+        pytest.skip("other users cannot enter the folder of this checkout")
+    user = pwd.getpwnam("nobody")
+    os.chown(folder, user.pw_uid, user.pw_gid)
 
-    def as_somebody(answers: "multiprocessing.SimpleQueue[str]") -> None:
+    def start_as_user(urls: "multiprocessing.SimpleQueue[str]") -> None:
         os.setgroups([])
-        os.setgid(somebody.pw_gid)
-        os.setuid(somebody.pw_uid)
-        find_programs.cache_clear()  # it knows whom root runs them as
+        os.setgid(user.pw_gid)
+        os.setuid(user.pw_uid)
+        find_programs.cache_clear()  # the cached programs have the account that root uses
         with EmbeddedPostgres(folder) as postgres:
-            answers.put(str(postgres.dsn))
+            urls.put(str(postgres.dsn))
 
     forking = multiprocessing.get_context("fork")
-    answers = forking.SimpleQueue()
-    child = forking.Process(target=as_somebody, args=(answers,))
+    urls = forking.SimpleQueue()
+    child = forking.Process(target=start_as_user, args=(urls,))
     child.start()
     child.join(60)
     assert child.exitcode == 0
-    assert answers.get().startswith("postgresql://holdfast@/holdfast?host=")
-    assert {path.stat().st_uid for path in folder.glob("postgresql-*")} == {somebody.pw_uid}
+    assert urls.get().startswith("postgresql://holdfast@/holdfast?host=")
+    assert {path.stat().st_uid for path in folder.glob("postgresql-*")} == {user.pw_uid}
+
+
+def test_a_child_stops_on_sigint_where_its_parent_ignores_sigint() -> None:
+    """A shell ignores SIGINT in what it runs in the background, and children inherit that."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        child = subprocess.Popen(
+            ["/bin/sleep", "60"], preexec_fn=stop_with_parent(os.getpid(), signal.SIGINT)
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    child.send_signal(signal.SIGINT)
+    assert child.wait(WAIT_SECONDS) == -signal.SIGINT

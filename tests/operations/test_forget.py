@@ -1,22 +1,22 @@
-"""Forgetting: a fingerprint is gone from the database, and nothing else has changed."""
+"""Forgetting removes a fingerprint from the database and changes nothing else."""
 
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from tests.support.client import Client
-from tests.support.commands import holdfast, refused
+from tests.support.commands import error_line, holdfast
 from tests.support.database import Database
 
-BUT_WHOSE = """
+ALL_BUT_FINGERPRINTS = """
 select events.*, tickets.id, tickets.status, tickets.expires_at, tickets.reservation_id
 from events inner join ticket_allocations as tickets on events.id = tickets.event_id
 order by tickets.id
 """
 
 
-def everywhere(database: Database, text: str) -> list[str]:
-    """Return every table that has a row with a text in it."""
+def tables_containing(database: Database, text: str) -> list[str]:
+    """Return the tables that have a row containing a text."""
     tables = database.psql(
         "select relname from pg_class where relkind = 'r' and relnamespace = 'public'::regnamespace"
     )
@@ -28,42 +28,44 @@ def everywhere(database: Database, text: str) -> list[str]:
 
 
 def test_a_person_is_forgotten_everywhere(client: Client, database: Database) -> None:
-    one, other = client.create_event(name="one"), client.create_event(name="other")
-    (kept,) = client.hold(one, user="bob-s-own")
-    paid, _ = client.hold(one, quantity=2, user="alice-s-own")
+    first_event, second_event = client.create_event(name="one"), client.create_event(name="other")
+    (bobs_ticket,) = client.hold(first_event, user="bob-s-own")
+    paid, _ = client.hold(first_event, quantity=2, user="alice-s-own")
     client.pay(paid, user="alice-s-own")
-    client.hold(other, user="alice-s-own")
-    before = database.psql(BUT_WHOSE)
-    assert everywhere(database, "alice-s-own") == ["ticket_allocations"]
+    client.hold(second_event, user="alice-s-own")
+    before = database.psql(ALL_BUT_FINGERPRINTS)
+    assert tables_containing(database, "alice-s-own") == ["ticket_allocations"]
 
-    done = holdfast("forget", "alice-s-own", DATABASE_URL=database.dsn)
-    assert done.stdout == "3 ticket(s) of 2 event(s) no longer tell whose they are\n"
-    assert done.returncode == 0
+    process = holdfast("forget", "alice-s-own", DATABASE_URL=database.dsn)
+    assert process.stdout == "replaced the fingerprint of 3 ticket(s) of 2 event(s)\n"
+    assert process.returncode == 0
 
-    assert everywhere(database, "alice-s-own") == []
-    assert database.psql(BUT_WHOSE) == before
-    assert client.ticket(kept, user="bob-s-own").json()["userFingerprint"] == "bob-s-own"
-    # One and the same stands there now, and nobody can guess it.
-    (nobody,) = database.psql(
+    assert tables_containing(database, "alice-s-own") == []
+    assert database.psql(ALL_BUT_FINGERPRINTS) == before
+    assert (
+        client.find_ticket(bobs_ticket, user="bob-s-own").json()["userFingerprint"] == "bob-s-own"
+    )
+    # All its tickets have the same random replacement.
+    (replacement,) = database.psql(
         "select distinct user_fingerprint from ticket_allocations "
         "where user_fingerprint <> 'bob-s-own'"
     )
-    assert len(nobody) == 43
+    assert len(replacement) == 43
     assert client.pay(paid, user="alice-s-own").status_code == 403
-    assert client.user_tickets(user="alice-s-own").json()["data"] == []
+    assert client.list_user_tickets(user="alice-s-own").json()["data"] == []
 
 
-def test_a_repeat_of_an_old_key_finds_its_tickets_and_no_fingerprint(
+def test_a_replay_returns_the_tickets_without_the_fingerprint(
     client: Client, database: Database
 ) -> None:
     event = client.create_event()
     first = client.reserve(event, quantity=2, key="order-1")
     holdfast("forget", "alice", DATABASE_URL=database.dsn)
-    again = client.reserve(event, quantity=2, key="order-1")
-    assert (again.status_code, again.headers["Idempotency-Replayed"]) == (201, "true")
-    assert [ticket["id"] for ticket in again.json()] == [ticket["id"] for ticket in first.json()]
-    assert "userFingerprint" not in again.text
-    assert client.event(event)["allocatedTickets"] == 2
+    replay = client.reserve(event, quantity=2, key="order-1")
+    assert (replay.status_code, replay.headers["Idempotency-Replayed"]) == (201, "true")
+    assert [ticket["id"] for ticket in replay.json()] == [ticket["id"] for ticket in first.json()]
+    assert "userFingerprint" not in replay.text
+    assert client.find_event(event)["allocatedTickets"] == 2
 
 
 @pytest.mark.parametrize("fingerprint", ["-dash", "-h", "--version", "o'brien", 'a"b\\c,{}'])
@@ -71,19 +73,21 @@ def test_any_fingerprint_can_be_forgotten(
     client: Client, database: Database, fingerprint: str
 ) -> None:
     client.hold(client.create_event(), user=fingerprint)
-    done = holdfast("forget", fingerprint, DATABASE_URL=database.dsn)
-    assert done.stdout == "1 ticket(s) of 1 event(s) no longer tell whose they are\n"
-    assert client.user_tickets(user=fingerprint).json()["data"] == []
+    process = holdfast("forget", fingerprint, DATABASE_URL=database.dsn)
+    assert process.stdout == "replaced the fingerprint of 1 ticket(s) of 1 event(s)\n"
+    assert client.list_user_tickets(user=fingerprint).json()["data"] == []
 
 
-def test_each_event_is_a_transaction_of_its_own(client: Client, database: Database) -> None:
+def test_each_event_is_changed_in_its_own_transaction(client: Client, database: Database) -> None:
     for name in ("one", "other", "third"):
         client.hold(client.create_event(name=name))
     holdfast("forget", "alice", DATABASE_URL=database.dsn)
     assert database.psql("select count(distinct xmin::text) from ticket_allocations") == ["3"]
 
 
-def test_nobody_guesses_what_stands_there_then(client: Client, database: Database) -> None:
+def test_two_forgotten_persons_get_different_replacements(
+    client: Client, database: Database
+) -> None:
     event = client.create_event()
     for user in ("alice", "bobby"):
         client.hold(event, user=user)
@@ -91,16 +95,16 @@ def test_nobody_guesses_what_stands_there_then(client: Client, database: Databas
     assert len(set(database.psql("select user_fingerprint from ticket_allocations"))) == 2
 
 
-def test_who_is_not_known_is_forgotten_already(database: Database) -> None:
-    done = holdfast("forget", "nobody", DATABASE_URL=database.dsn)
-    assert done.stdout == "0 ticket(s) of 0 event(s) no longer tell whose they are\n"
+def test_an_unknown_fingerprint_is_no_error(database: Database) -> None:
+    process = holdfast("forget", "nobody", DATABASE_URL=database.dsn)
+    assert process.stdout == "replaced the fingerprint of 0 ticket(s) of 0 event(s)\n"
 
 
-def test_it_waits_for_the_events_lock(client: Client, database: Database) -> None:
+def test_the_command_waits_for_the_lock_of_the_event(client: Client, database: Database) -> None:
     event = client.create_event()
     client.hold(event)
     with ThreadPoolExecutor(1) as pool:
-        with database.holding(event):
+        with database.lock_event(event):
             forgetting = pool.submit(holdfast, "forget", "alice", DATABASE_URL=database.dsn)
             database.wait_until_blocked()
             assert database.psql("select user_fingerprint from ticket_allocations") == ["alice"]
@@ -108,7 +112,7 @@ def test_it_waits_for_the_events_lock(client: Client, database: Database) -> Non
     assert database.psql("select user_fingerprint from ticket_allocations") != ["alice"]
 
 
-def test_the_services_role_may_not_do_it(client: Client, database: Database) -> None:
+def test_the_role_of_the_service_may_not_forget(client: Client, database: Database) -> None:
     client.hold(client.create_event())
-    said = refused(holdfast("forget", "alice", DATABASE_URL=database.service_dsn))
-    assert "permission denied" in said
+    error = error_line(holdfast("forget", "alice", DATABASE_URL=database.service_dsn))
+    assert "permission denied" in error

@@ -1,21 +1,21 @@
-"""Grants: the service's role may do what sql/ does, and the database refuses it all else."""
+"""Grants: the role of the service has the rights that sql/ needs, and no others."""
 
 from collections.abc import Iterator
 
 import psycopg
 import pytest
 
-from tests.support.commands import holdfast, refused
+from tests.support.commands import error_line, holdfast
 from tests.support.database import SERVICE_ROLE, Database
 
 E1 = "018f0000-0000-7000-8000-000000000001"
-RIGHTS = """
+COLUMN_RIGHTS = """
 select table_name, lower(privilege_type), string_agg(column_name, ' ' order by column_name)
 from information_schema.column_privileges
 where grantee = '{role}' and table_schema = 'public'
 group by 1, 2 order by 1, 2
 """
-WHOLE = """
+TABLE_RIGHTS = """
 select table_name, lower(privilege_type)
 from information_schema.table_privileges
 where grantee = '{role}' and table_schema = 'public' order by 1, 2
@@ -23,13 +23,13 @@ where grantee = '{role}' and table_schema = 'public' order by 1, 2
 
 
 def rights(database: Database, role: str) -> list[str]:
-    """Return what the catalog says a role may do: to whole tables, then to which columns."""
+    """Return a role's rights according to the catalog: on tables, then on columns."""
     columns = [
         line
-        for line in database.psql(RIGHTS.format(role=role))
-        if "|select|" not in line  # of whole tables
+        for line in database.psql(COLUMN_RIGHTS.format(role=role))
+        if "|select|" not in line  # granted on the whole table
     ]
-    return [*database.psql(WHOLE.format(role=role)), *columns]
+    return [*database.psql(TABLE_RIGHTS.format(role=role)), *columns]
 
 
 GRANTED = [
@@ -50,7 +50,7 @@ GRANTED = [
 
 @pytest.fixture
 def role(server: str) -> Iterator[str]:
-    """A role of the test's own."""
+    """A new role."""
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute("create role a_role login")
         yield "a_role"
@@ -59,16 +59,18 @@ def role(server: str) -> Iterator[str]:
 
 @pytest.fixture
 def granted(database: Database, role: str) -> Iterator[str]:
-    """The same with grants, which are gone before it is."""
+    """The same role; its rights are dropped at the end, so that it can be dropped."""
     yield role
     database.psql(f"drop owned by {role}")
 
 
-def test_the_catalog_names_what_the_service_may(database: Database) -> None:
+def test_the_catalog_lists_the_rights_of_the_service(database: Database) -> None:
     assert rights(database, SERVICE_ROLE) == GRANTED
 
 
-def test_the_services_under_test_connect_as_that_role(database: Database, service: object) -> None:
+def test_the_services_under_test_connect_with_that_role(
+    database: Database, service: object
+) -> None:
     users = database.psql(
         "select distinct usename from pg_stat_activity "
         "where application_name = 'holdfast' and datname = current_database()"
@@ -96,68 +98,67 @@ def test_the_services_under_test_connect_as_that_role(database: Database, servic
         "insert into _yoyo_migration (migration_id) values ('0099')",
     ],
 )
-def test_the_database_refuses_it_all_else(database: Database, sql: str) -> None:
-    done = database.try_psql(sql, role=SERVICE_ROLE)
-    assert done.returncode != 0
-    assert "permission denied" in done.stderr or "must be owner" in done.stderr
+def test_the_database_refuses_everything_else(database: Database, sql: str) -> None:
+    process = database.try_psql(sql, role=SERVICE_ROLE)
+    assert process.returncode != 0
+    assert "permission denied" in process.stderr or "must be owner" in process.stderr
 
 
-def test_grant_gives_what_is_needed_and_takes_what_is_more(
-    database: Database, granted: str
-) -> None:
+def test_grant_adds_missing_rights_and_revokes_others(database: Database, granted: str) -> None:
     database.psql(
         f"grant all on all tables in schema public to {granted};"
         f"grant create on schema public to {granted};"
         f"grant delete, truncate on ticket_allocations to {granted};"
         f"grant update (secret) on event_private to {granted}"
     )
-    done = holdfast("grant", granted, DATABASE_URL=database.dsn)
-    assert (done.returncode, done.stderr) == (0, "")
+    process = holdfast("grant", granted, DATABASE_URL=database.dsn)
+    assert (process.returncode, process.stderr) == (0, "")
     assert rights(database, granted) == GRANTED
-    # What it prints is what it did: it does the same in psql.
+    # It prints the statements that it ran: they have the same effect in psql.
     database.psql(f"drop owned by {granted}")
-    database.psql(done.stdout)
+    database.psql(process.stdout)
     assert rights(database, granted) == GRANTED
 
 
-def test_a_migration_that_adds_a_right_asks_for_another_grant(
-    database: Database, granted: str
-) -> None:
+def test_a_service_with_a_missing_right_does_not_start(database: Database, granted: str) -> None:
     holdfast("grant", granted, DATABASE_URL=database.dsn)
     database.psql(f"revoke update (version) on events from {granted}")
     url = database.dsn.replace("//holdfast@", f"//{granted}@")
-    said = refused(holdfast("serve", DATABASE_URL=url, PORT=0))
-    assert said == f"holdfast: {granted} lacks rights: run holdfast grant {granted} as the owner\n"
+    error = error_line(holdfast("serve", DATABASE_URL=url, PORT=0))
+    assert error == f"holdfast: {granted} lacks rights: run holdfast grant {granted} as the owner\n"
 
 
-def test_a_role_without_any_grant_is_told_the_same(database: Database, role: str) -> None:
+def test_a_service_without_any_right_does_not_start(database: Database, role: str) -> None:
     url = database.dsn.replace("//holdfast@", f"//{role}@")
-    assert f"run holdfast grant {role}" in refused(holdfast("serve", DATABASE_URL=url, PORT=0))
+    assert f"run holdfast grant {role}" in error_line(holdfast("serve", DATABASE_URL=url, PORT=0))
 
 
-def test_a_right_from_elsewhere_is_named(database: Database, granted: str) -> None:
+def test_a_right_granted_to_public_is_reported(database: Database, granted: str) -> None:
     database.psql("grant delete on ticket_allocations to public")
-    said = refused(holdfast("grant", granted, DATABASE_URL=database.dsn))
-    assert said == (
-        f"holdfast: {granted} still has, by another role or by PUBLIC: ticket_allocations: delete\n"
+    error = error_line(holdfast("grant", granted, DATABASE_URL=database.dsn))
+    assert error == (
+        f"holdfast: {granted} still has rights through another role or PUBLIC; "
+        "revoke them: ticket_allocations: delete\n"
     )
 
 
-def test_a_role_may_call_our_functions_where_the_public_may_not(
+def test_grant_includes_functions_that_public_may_not_call(
     database: Database, granted: str
 ) -> None:
     database.psql("revoke execute on all functions in schema public from public")
-    assert "lacks rights" in refused(holdfast("serve", DATABASE_URL=database.service_dsn, PORT=0))
+    assert "lacks rights" in error_line(
+        holdfast("serve", DATABASE_URL=database.service_dsn, PORT=0)
+    )
     assert holdfast("grant", granted, DATABASE_URL=database.dsn).returncode == 0
     created = "insert into events (name, date, total_tickets) values ('Gig', '2030-01-01', 1)"
     assert database.try_psql(created, role=granted).returncode == 0
 
 
-def test_who_owns_the_tables_is_granted_nothing(database: Database) -> None:
-    said = refused(holdfast("grant", "holdfast", DATABASE_URL=database.dsn))
-    assert said.startswith("holdfast: holdfast owns the tables or is a superuser")
+def test_the_owner_of_the_tables_is_refused_a_grant(database: Database) -> None:
+    error = error_line(holdfast("grant", "holdfast", DATABASE_URL=database.dsn))
+    assert error.startswith("holdfast: holdfast owns the tables or is a superuser")
 
 
-def test_a_role_that_does_not_exist_is_named(database: Database) -> None:
-    said = refused(holdfast("grant", 'no"body', DATABASE_URL=database.dsn))
-    assert 'role "no"body" does not exist' in said
+def test_a_missing_role_is_reported(database: Database) -> None:
+    error = error_line(holdfast("grant", 'no"body', DATABASE_URL=database.dsn))
+    assert 'role "no"body" does not exist' in error

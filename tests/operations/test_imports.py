@@ -1,4 +1,4 @@
-"""Imports: each package of the service imports only what its ``__init__`` says."""
+"""Imports: each package of the service imports only the packages below it."""
 
 import ast
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import pytest
 
 from service.settings import PACKAGE
 
-# The flat modules that every package may import, except embedded, which imports none.
+# The flat modules that every package may import, except embedded, which imports nothing.
 SHARED = {"limits", "logs", "metrics", "refusals", "rows", "settings"}
 
 # What each package and each other flat module may import of the service besides itself.
@@ -25,31 +25,31 @@ MAY_IMPORT = {
     "__main__": {"cli"},
 }
 
-KNOW_NO_HTTP = {"database", "write_path", "embedded"} | SHARED
-HTTP = {"starlette", "uvicorn", "httptools", "http"}
+WITHOUT_HTTP = {"database", "write_path", "embedded"} | SHARED
+HTTP_PACKAGES = {"starlette", "uvicorn", "httptools", "http"}
 
 
 def imported_names(source: str) -> Iterator[str]:
-    """Yield the full name of everything that a source imports, wherever in it."""
+    """Yield the full name of everything that a source imports, also within functions."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "a relative import"
-            # What is imported may be a module of the package, or a name in the module.
+            assert node.level == 0, "use absolute imports"
+            # The imported name may be a module or a name in a module.
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def modules(folder: Path = PACKAGE) -> dict[str, str]:
-    """Return the source of each module of the service, by its full name."""
-    found = {}
+    """Return the source of each module in a folder by its full name."""
+    sources = {}
     for file in folder.rglob("*.py"):
         name = ".".join([folder.name, *file.relative_to(folder).with_suffix("").parts])
-        found[name.removesuffix(".__init__")] = file.read_text()
-    return found
+        sources[name.removesuffix(".__init__")] = file.read_text()
+    return sources
 
 
-def graph(sources: dict[str, str]) -> dict[str, set[str]]:
+def import_graph(sources: dict[str, str]) -> dict[str, set[str]]:
     """Return, for each module, the modules of the service that it imports."""
     return {
         module: {
@@ -61,9 +61,9 @@ def graph(sources: dict[str, str]) -> dict[str, set[str]]:
     }
 
 
-def upward(sources: dict[str, str]) -> list[str]:
-    """Return the imports that no package may have."""
-    found = []
+def find_upward_imports(sources: dict[str, str]) -> list[str]:
+    """Return the imports that MAY_IMPORT does not allow."""
+    imports = []
     for module, source in sources.items():
         if module == "service":
             part, allowed = "service", set[str]()
@@ -75,35 +75,35 @@ def upward(sources: dict[str, str]) -> list[str]:
             if (
                 top == "tests"
                 or (top == "service" and (not rest or rest[0] not in allowed))
-                or (top in HTTP and part in KNOW_NO_HTTP)
+                or (top in HTTP_PACKAGES and part in WITHOUT_HTTP)
             ):
-                found.append(f"{module} imports {name}")
-    return found
+                imports.append(f"{module} imports {name}")
+    return imports
 
 
 def test_no_module_imports_upward() -> None:
-    assert upward(modules()) == []
+    assert find_upward_imports(modules()) == []
 
 
-def test_no_modules_and_no_packages_import_in_a_circle() -> None:
-    TopologicalSorter(graph(modules())).prepare()  # raises CycleError
+def test_modules_and_packages_have_no_import_cycle() -> None:
+    TopologicalSorter(import_graph(modules())).prepare()  # raises CycleError
     TopologicalSorter({part: MAY_IMPORT[part] - {part} - SHARED for part in MAY_IMPORT}).prepare()
 
 
-def test_nothing_imports_from_a_module_of_tests() -> None:
-    found = [
+def test_nothing_imports_from_a_test_module() -> None:
+    imports = [
         f"{module} imports {name}"
         for module, source in modules(Path(__file__).parents[1]).items()
         for name in imported_names(source)
         if any(part.startswith("test_") for part in name.split(".")[:-1])
     ]
-    assert found == []
+    assert imports == []
 
 
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("service.write_path.path", "from service.web.fields import identifier"),
+        ("service.write_path.path", "from service.web.fields import parse_uuid"),
         ("service.write_path.lanes", "def f():\n    import starlette.requests"),
         ("service.database.queries", "from service.write_path.path import WritePath"),
         ("service.database.queries", "from service import web"),
@@ -114,4 +114,4 @@ def test_nothing_imports_from_a_module_of_tests() -> None:
     ],
 )
 def test_an_upward_import_is_found(module: str, source: str) -> None:
-    assert len(upward({module: source})) == 1
+    assert len(find_upward_imports({module: source})) == 1

@@ -1,4 +1,4 @@
-"""The log: it tells what goes wrong, and never whose ticket it went wrong with."""
+"""The log has every error and every request, and never a fingerprint."""
 
 import json
 import logging
@@ -10,85 +10,85 @@ import pytest
 from tests.support.client import Client, code
 from tests.support.database import Database
 from tests.support.run_log import RUN_LOG
-from tests.support.services import Starter, serving
+from tests.support.services import Starter, run_service
 from tests.support.waiting import wait_until
 
 SERVICE = logging.getLogger("service")
 
 
-def test_what_goes_wrong_is_logged_without_whose_it_was(
+def test_errors_are_logged_without_the_fingerprint(
     unbalanced_database: Database, start: Starter
 ) -> None:
     database, owner = unbalanced_database, f"owner-{uuid.uuid4()}"
     with start(database, sweeps=False).client() as client:
         event = client.create_event()
         tickets = client.hold(event, quantity=4, user=owner)
-        # An error whose detail is the row that fails, the fingerprint in it.
+        # An error whose detail contains the row with the fingerprint.
         database.psql("alter table ticket_allocations add check (status <> 'purchased') not valid")
         assert code(client.pay(tickets[0], user=owner)) == (500, "INTERNAL_SERVER_ERROR")
-        # One in a read.
+        # An error in a read.
         database.psql("alter table ticket_allocations rename column position to place")
-        answer = client.user_tickets(user=owner)
-        assert code(answer) == (500, "INTERNAL_SERVER_ERROR")
-        assert "position" not in answer.text
-        # And the end of a connection.
+        response = client.list_user_tickets(user=owner)
+        assert code(response) == (500, "INTERNAL_SERVER_ERROR")
+        assert "position" not in response.text
+        # A terminated connection.
         database.psql(
             "select pg_terminate_backend(pid) from pg_stat_activity "
             "where datname = current_database() and application_name = 'holdfast'"
         )
-        client.user_tickets(user=owner)
-    told = RUN_LOG.told()
-    assert "23514" in told
-    assert "42703" in told
+        client.list_user_tickets(user=owner)
+    log = RUN_LOG.read()
+    assert "23514" in log
+    assert "42703" in log
     assert owner in RUN_LOG.fingerprints
-    assert owner not in told
+    assert owner not in log
 
 
 @pytest.mark.parametrize("log_format", ["json", "text"])
-def test_each_request_is_a_line(unbalanced_database: Database, log_format: str) -> None:
-    database, name = unbalanced_database, f"name-{uuid.uuid4()}"
-    with serving(database, log_format=log_format, log_level="info") as client:
+def test_each_request_is_logged_in_one_line(unbalanced_database: Database, log_format: str) -> None:
+    database, request_id = unbalanced_database, f"request-{uuid.uuid4()}"
+    with run_service(database, log_format=log_format, log_level="info") as client:
         event = client.create_event(tickets=1)
-        client.headers["X-Request-Id"] = name
-        assert client.reserve(event).headers["X-Request-Id"] == name
+        client.headers["X-Request-Id"] = request_id
+        assert client.reserve(event).headers["X-Request-Id"] == request_id
         database.psql("alter table ticket_allocations rename column position to place")
-        assert code(client.user_tickets(user="alice"))[0] == 500
+        assert code(client.list_user_tickets(user="alice"))[0] == 500
         client.get("/some/where")
-        wait_until(lambda: "none" in RUN_LOG.told().rpartition(name)[2])
-    lines = [line for line in RUN_LOG.told().splitlines() if name in line]
+        wait_until(lambda: "none" in RUN_LOG.read().rpartition(request_id)[2])
+    lines = [line for line in RUN_LOG.read().splitlines() if request_id in line]
 
-    def of(word: str) -> str:
-        (found,) = [line for line in lines if word in line]
-        return found
+    def line_with(word: str) -> str:
+        (line,) = [line for line in lines if word in line]
+        return line
 
     if log_format == "json":
-        reserved = json.loads(of('"status":201'))
+        reserved = json.loads(line_with('"status":201'))
         assert reserved.pop("ms") > 0
         assert datetime.fromisoformat(reserved.pop("time"))
         route = {"method": "POST", "route": "/events/{id}/tickets", "id": event}
-        assert reserved == {"level": "info", "request": name, "status": 201, **route}
-        assert json.loads(of("42703"))["level"] == "error"
-        assert json.loads(of("INTERNAL_SERVER_ERROR"))["route"] == "/tickets"
-        assert json.loads(of('"status":404'))["route"] == "none"
+        assert reserved == {"level": "info", "request": request_id, "status": 201, **route}
+        assert json.loads(line_with("42703"))["level"] == "error"
+        assert json.loads(line_with("INTERNAL_SERVER_ERROR"))["route"] == "/tickets"
+        assert json.loads(line_with('"status":404'))["route"] == "none"
     else:
-        assert f" INFO {name}: POST /events/{{id}}/tickets {event} 201 " in of(" 201 ")
-        assert f"(request {name})" in of("42703")
-        assert " GET /tickets 500 INTERNAL_SERVER_ERROR " in of("INTERNAL_SERVER_ERROR")
-        assert " other none 404 NOT_FOUND " in of(" 404 ")
+        assert f" INFO {request_id}: POST /events/{{id}}/tickets {event} 201 " in line_with(" 201 ")
+        assert f"(request {request_id})" in line_with("42703")
+        assert " GET /tickets 500 INTERNAL_SERVER_ERROR " in line_with("INTERNAL_SERVER_ERROR")
+        assert " other none 404 NOT_FOUND " in line_with(" 404 ")
 
 
 @pytest.mark.parametrize("given", [None, "", "with blanks", "x" * 129, "café"])
-def test_a_request_without_a_usable_id_is_given_one(client: Client, given: str | None) -> None:
+def test_a_request_without_a_valid_id_gets_one(client: Client, given: str | None) -> None:
     headers = {} if given is None else {b"X-Request-Id": given.encode()}
     ids = {client.get("/health/live", headers=headers).headers["X-Request-Id"] for _ in range(3)}
     assert len(ids) == 3
     assert not ids & {given}
 
 
-def test_a_fingerprint_in_the_log_would_be_found(client: Client) -> None:
-    planted = f"planted-{uuid.uuid4()}"
-    client.hold(client.create_event(), user=planted)
-    assert planted not in RUN_LOG.shown()
-    SERVICE.warning("DETAIL: Failing row contains (1, %s, reserved).", planted)
-    assert planted in RUN_LOG.shown()
-    RUN_LOG.fingerprints.remove(planted)
+def test_the_check_finds_a_fingerprint_in_the_log(client: Client) -> None:
+    fingerprint = f"fingerprint-{uuid.uuid4()}"
+    client.hold(client.create_event(), user=fingerprint)
+    assert fingerprint not in RUN_LOG.leaked_fingerprints()
+    SERVICE.warning("DETAIL: Failing row contains (1, %s, reserved).", fingerprint)
+    assert fingerprint in RUN_LOG.leaked_fingerprints()
+    RUN_LOG.fingerprints.remove(fingerprint)

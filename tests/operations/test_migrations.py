@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from service.database.migrations import FIRST_BEFORE_0_2, migrate, migration_names, yoyo_url
+from service.database.migrations import FIRST_MIGRATION_OF_0_1, migrate, migration_names, yoyo_url
 from service.database.statements import load_statements
 from service.settings import resource
 from tests.support.citus import not_on_citus
-from tests.support.commands import holdfast, refused
+from tests.support.commands import error_line, holdfast
 from tests.support.database import Database
 from tests.support.paths import ROOT
 from tests.support.schema import SCHEMA
@@ -127,23 +127,23 @@ def test_rows_that_were_there_before_are_counted_and_recorded(empty_database: Da
         "1|1",
         "0|1",
     ]
-    database.adds_up()
+    database.check_books()
     yoyo(database, "rollback", "--revision", "0006_reservations_and_counts")
     migrate(database.dsn, STATEMENTS)
-    database.adds_up()
+    database.check_books()
 
 
 def test_a_database_made_before_0_2_is_refused_in_one_line(empty_database: Database) -> None:
     # What version 0.1 leaves behind after its first migration is enough to tell it.
     database = empty_database
     yoyo(database, "apply", "--revision", NAMES[0])
-    database.psql(f"update _yoyo_migration set migration_id = '{FIRST_BEFORE_0_2}'")
+    database.psql(f"update _yoyo_migration set migration_id = '{FIRST_MIGRATION_OF_0_1}'")
     before = database.psql(SCHEMA)
     for command in ("migrate", "serve"):
-        said = refused(holdfast(command, DATABASE_URL=database.dsn, PORT=0))
+        said = error_line(holdfast(command, DATABASE_URL=database.dsn, PORT=0))
         assert said == (
-            "holdfast: this database was made before version 0.2, whose migrations cannot change "
-            "it: create a new database or, for the embedded one, move DATA_DIR away\n"
+            "holdfast: this database was created before version 0.2 and cannot be migrated: create "
+            "a new database or, for the embedded one, move DATA_DIR away\n"
         )
     assert database.psql(SCHEMA) == before
 
@@ -218,7 +218,7 @@ TICKET = "insert into ticket_allocations (event_id, user_fingerprint, status, ex
 )
 def test_psql_is_refused_what_the_rules_forbid(database: Database, sql: str, rule: str) -> None:
     database.psql("insert into events (name, date, total_tickets) values ('one', '2030-01-01', 5)")
-    assert rule in database.refuses(sql)
+    assert rule in database.psql_error(sql)
 
 
 def test_two_tickets_of_a_reservation_have_two_positions(database: Database) -> None:
@@ -227,7 +227,7 @@ def test_two_tickets_of_a_reservation_have_two_positions(database: Database) -> 
         "insert into ticket_allocations (event_id, user_fingerprint, status, reservation_id) "
         "select id, 'alice', 'expired', id from events, generate_series(1, 2)"
     )
-    assert "reservations_number_each_ticket_once" in database.refuses(doubled)
+    assert "reservations_number_each_ticket_once" in database.psql_error(doubled)
 
 
 @pytest.mark.parametrize("table", ["events", "ticket_allocations"])

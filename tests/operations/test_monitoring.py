@@ -1,8 +1,7 @@
-"""The monitoring: the alerts fire when they should, and what they and the panels ask for exists."""
+"""Monitoring: the alerts fire when they should, and every metric that is queried exists."""
 
 import json
 import re
-import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,9 +17,10 @@ from tests.support.client import Client, code
 from tests.support.database import Database
 from tests.support.paths import ROOT
 from tests.support.services import RunningService, Starter
+from tests.support.tools import find_tool
 from tests.support.waiting import wait_until
 
-STORIES = Path(__file__).with_name("alerts.test.yml")
+ALERT_TESTS = Path(__file__).with_name("alerts.test.yml")
 MONITOR = ROOT / "docs" / "how-to" / "monitor"
 CONFIGURATION = yaml.safe_load((MONITOR / "prometheus.yml").read_text())
 ALERTS = yaml.safe_load((MONITOR / "alerts.yml").read_text())["groups"][0]["rules"]
@@ -28,60 +28,52 @@ DASHBOARD = json.loads((MONITOR / "dashboard.json").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 
 TARGETS = [
-    # What Grafana puts in the place of its variables.
+    # Replace the variables like Grafana does.
     target["expr"].replace("$__rate_interval", "1m").replace("$instance", ".+")
     for panel in PANELS
     for target in panel["targets"]
 ]
-VARIABLES = {one["name"]: one for one in DASHBOARD["templating"]["list"]}
+VARIABLES = {variable["name"]: variable for variable in DASHBOARD["templating"]["list"]}
 EXPRESSIONS = [
     *TARGETS,
     *re.findall(r"label_values\((.+), instance\)", VARIABLES["instance"]["query"]["query"]),
     *(alert["expr"] for alert in ALERTS),
 ]
 
-OF_PROMETHEUS = {"instance", "job"}
-"""The labels that it gives to all that it has scraped; and ``up`` is a figure of its own."""
+# The labels that Prometheus adds to all it scrapes; the metric ``up`` is its own, too.
+PROMETHEUS_LABELS = {"instance", "job"}
 
-Told = dict[str, dict[str, set[str]]]
-"""The names of all samples, with their labels, with the values of those."""
+# The values of each label of each metric.
+Metrics = dict[str, dict[str, set[str]]]
 
 
 class Promtool(Protocol):
-    """What the fixture ``promtool`` is."""
+    """The type of the fixture ``promtool``."""
 
     def __call__(self, *arguments: object) -> None:
-        """Run it, and have it find nothing wrong."""
+        """Run promtool, which must find no error."""
 
 
 @pytest.fixture
 def promtool() -> Promtool:
-    """Prometheus's own checker."""
-    program = _found("promtool")
+    """The checker that comes with Prometheus."""
+    program = find_tool("promtool", package="prometheus")
 
     def run(*arguments: object) -> None:
-        done = subprocess.run(
+        process = subprocess.run(
             [program, *map(str, arguments)], capture_output=True, text=True, check=False
         )
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert process.returncode == 0, process.stdout + process.stderr
 
     return run
 
 
-def _found(name: str) -> str:
-    """Return where a program of Prometheus is."""
-    program = shutil.which(name)
-    if program is None:
-        pytest.skip(f"there is no {name} here: Debian has it in its package prometheus")
-    return program
-
-
 class Selector(NamedTuple):
-    """A figure that an expression asks for: ``name{label="value"}``."""
+    """A metric in an expression: ``name{label="value"}``."""
 
     name: str
+    # Label, operator, and value or pattern.
     matchers: list[tuple[str, str, str]]
-    """Of a label, an operator, and a value or a pattern."""
 
 
 _TOKEN = re.compile(r'"(?:\\.|[^"\\])*"|[A-Za-z_:][\w:]*|\d[\w.]*|=~|!~|!=|\S')
@@ -90,7 +82,7 @@ _WORDS = {"and", "or", "unless", "offset", "bool"}
 
 
 def read_promql(expression: str) -> tuple[list[Selector], set[str]]:
-    """Return the figures that an expression asks for, and the labels that it groups by."""
+    """Return the selectors in an expression, and the labels that it groups by."""
     selectors: list[Selector] = []
     groups: set[str] = set()
     tokens = [*_TOKEN.findall(expression), ""]
@@ -112,91 +104,91 @@ def read_promql(expression: str) -> tuple[list[Selector], set[str]]:
     return selectors, groups
 
 
-def missing(expression: str, told: Told) -> list[str]:
-    """Return what an expression asks for and the service has not told."""
+def find_missing(expression: str, metrics: Metrics) -> list[str]:
+    """Return the metrics and labels of an expression that the service does not have."""
     selectors, groups = read_promql(expression)
-    assert selectors, f"it asks for nothing: {expression}"
-    lacking, labels = [], set(OF_PROMETHEUS)
+    assert selectors, f"no metric in this expression: {expression}"
+    missing_names, labels = [], set(PROMETHEUS_LABELS)
     for name, matchers in selectors:
         if name == "up":
             continue
-        if name not in told:
-            lacking.append(name)
+        if name not in metrics:
+            missing_names.append(name)
             continue
-        labels |= told[name].keys()
+        labels |= metrics[name].keys()
         for label, operator, value in matchers:
-            if label in OF_PROMETHEUS:
+            if label in PROMETHEUS_LABELS:
                 continue
-            if label not in told[name]:
-                lacking.append(f"{name}{{{label}}}")
+            if label not in metrics[name]:
+                missing_names.append(f"{name}{{{label}}}")
             elif operator in ("=", "=~"):
                 patterns = value.split("|") if operator == "=~" else [re.escape(value)]
-                lacking += [
+                missing_names += [
                     f"{name}{{{label}={pattern}}}"
                     for pattern in patterns
-                    if not any(re.fullmatch(pattern, shown) for shown in told[name][label])
+                    if not any(re.fullmatch(pattern, existing) for existing in metrics[name][label])
                 ]
-    return lacking + sorted(groups - labels)
+    return missing_names + sorted(groups - labels)
 
 
 @pytest.fixture
-def eventful(unbalanced_database: Database, start: Starter) -> RunningService:
-    """A service that has seen a small sale in which all went wrong that can."""
+def service_after_errors(unbalanced_database: Database, start: Starter) -> RunningService:
+    """A service after a small sale with every kind of error."""
     service = start(unbalanced_database)
     with service.client() as client:
-        _sell(client, unbalanced_database)
+        sell_with_errors(client, unbalanced_database)
         wait_until(lambda: "holdfast_pool_connections{" in client.get("/metrics").text)
     return service
 
 
-def _sell(client: Client, database: Database) -> None:
+def sell_with_errors(client: Client, database: Database) -> None:
     event = client.create_event(tickets=9)
-    cancelled, refunded, lapsed, kept = client.hold(event, quantity=4)
+    cancelled, refunded, lapsed, held = client.hold(event, quantity=4)
     client.cancel(cancelled)
     client.pay(refunded)
     client.refund(refunded)
-    database.lapse(lapsed)
+    database.expire_hold(lapsed)
     client.hold(event, quantity=2)
-    # A lock that is not to be had in time.
-    with database.holding(event):
+    # A lock timeout.
+    with database.lock_event(event):
         assert code(client.reserve(event)) == (503, "BUSY")
-    # A statement that is ended, and a connection that breaks in the middle of a transaction.
-    for how, told in (("cancel", "BUSY"), ("terminate", "OUTCOME_UNKNOWN")):
-        with ThreadPoolExecutor(1) as pool, database.holding(event) as rival:
-            answering = pool.submit(client.reserve, event)
+    # A cancelled statement, and a connection terminated during a transaction.
+    for function, refusal in (("cancel", "BUSY"), ("terminate", "OUTCOME_UNKNOWN")):
+        with ThreadPoolExecutor(1) as pool, database.lock_event(event) as rival:
+            reserving = pool.submit(client.reserve, event)
             database.wait_until_blocked()
             rival.execute(
-                f"select pg_{how}_backend(pid) from pg_stat_activity where datname = "
+                f"select pg_{function}_backend(pid) from pg_stat_activity where datname = "
                 "current_database() and wait_event_type = 'Lock' "
                 "and application_name = 'holdfast'".encode()
             )
-            assert code(answering.result()) == (503, told)
-    # An error that there should not be.
+            assert code(reserving.result()) == (503, refusal)
+    # An internal error.
     database.psql("alter table ticket_allocations add check (status <> 'purchased') not valid")
-    assert code(client.pay(kept)) == (500, "INTERNAL_SERVER_ERROR")
+    assert code(client.pay(held)) == (500, "INTERNAL_SERVER_ERROR")
 
 
 @pytest.fixture
-def told(eventful: RunningService) -> Told:
-    """What that service tells."""
-    with eventful.client() as client:
+def metrics(service_after_errors: RunningService) -> Metrics:
+    """The metrics of that service."""
+    with service_after_errors.client() as client:
         text = client.get("/metrics").text
-    found: Told = {}
+    metrics: Metrics = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            labels = found.setdefault(sample.name, {})
+            labels = metrics.setdefault(sample.name, {})
             for label, value in sample.labels.items():
                 labels.setdefault(label, set()).add(value)
-    return found
+    return metrics
 
 
-def test_all_that_is_asked_for_is_there(told: Told) -> None:
-    lacking = {expression: missing(expression, told) for expression in EXPRESSIONS}
-    assert {expression: names for expression, names in lacking.items() if names} == {}
+def test_every_metric_in_an_expression_exists(metrics: Metrics) -> None:
+    missing_names = {expression: find_missing(expression, metrics) for expression in EXPRESSIONS}
+    assert {expression: names for expression, names in missing_names.items() if names} == {}
 
 
 @pytest.mark.parametrize(
-    ("expression", "lacking"),
+    ("expression", "missing_names"),
     [
         ('sum by (change) (rate(holdfast_tickets_total{change="reserved"}[1m])) / 2', []),
         ("rate(holdfast_ticket_total[1m])", ["holdfast_ticket_total"]),
@@ -209,17 +201,17 @@ def test_all_that_is_asked_for_is_there(told: Told) -> None:
         ),
     ],
 )
-def test_what_is_not_there_would_be_found(expression: str, lacking: list[str]) -> None:
-    told: Told = {"holdfast_tickets_total": {"change": {"reserved", "expired"}}}
-    assert missing(expression, told) == lacking
+def test_a_missing_metric_or_label_is_found(expression: str, missing_names: list[str]) -> None:
+    metrics: Metrics = {"holdfast_tickets_total": {"change": {"reserved", "expired"}}}
+    assert find_missing(expression, metrics) == missing_names
 
 
-def test_prometheus_reads_the_configuration_and_the_rules(promtool: Promtool) -> None:
+def test_prometheus_accepts_the_configuration_and_the_rules(promtool: Promtool) -> None:
     promtool("check", "config", MONITOR / "prometheus.yml")
     promtool("check", "rules", MONITOR / "alerts.yml")
 
 
-def test_prometheus_reads_every_expression_of_the_dashboard(
+def test_prometheus_accepts_every_expression_of_the_dashboard(
     promtool: Promtool, tmp_path: Path
 ) -> None:
     rules = [{"record": f"panel:{n}", "expr": target} for n, target in enumerate(TARGETS)]
@@ -229,21 +221,21 @@ def test_prometheus_reads_every_expression_of_the_dashboard(
     promtool("check", "rules", tmp_path / "panels.yml")
 
 
-def test_each_alert_fires_when_it_should_and_not_otherwise(promtool: Promtool) -> None:
-    promtool("test", "rules", STORIES)
+def test_each_alert_fires_only_when_it_should(promtool: Promtool) -> None:
+    promtool("test", "rules", ALERT_TESTS)
 
 
-def test_no_alert_is_left_out_of_that() -> None:
-    stories = yaml.safe_load((STORIES).read_text())["tests"]
-    asked = [moment for story in stories for moment in story["promql_expr_test"]]
+def test_every_alert_has_a_test_in_which_it_fires() -> None:
+    tests = yaml.safe_load((ALERT_TESTS).read_text())["tests"]
+    checks = [check for story in tests for check in story["promql_expr_test"]]
     fired = {
         name
-        for moment in asked
-        for sample in moment.get("exp_samples", ())
+        for check in checks
+        for sample in check.get("exp_samples", ())
         for name in re.findall('alertname="(.*?)"', sample["labels"])
     }
     assert fired == {alert["alert"] for alert in ALERTS}
-    assert all("ALERTS" in moment["expr"] for moment in asked)
+    assert all("ALERTS" in check["expr"] for check in checks)
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
@@ -255,16 +247,16 @@ def test_each_alert_says_what_to_do(alert: dict[str, Any]) -> None:
     headings = re.findall("^### (.+)$", (ROOT / path).read_text(), re.M)
     assert section in [heading.lower() for heading in headings]
     _, groups = read_promql(alert["expr"])
-    shown = set(re.findall(r"\$labels\.(\w+)", " ".join(notes.values())))
-    assert shown <= (groups or OF_PROMETHEUS)
+    labels_shown = set(re.findall(r"\$labels\.(\w+)", " ".join(notes.values())))
+    assert labels_shown <= (groups or PROMETHEUS_LABELS)
 
 
-def test_each_section_on_an_alert_has_its_alert() -> None:
+def test_the_page_has_a_section_for_every_alert() -> None:
     headings = re.findall("^### (Holdfast.+)$", (MONITOR.parent / "monitor.md").read_text(), re.M)
     assert headings == [alert["alert"] for alert in ALERTS]
 
 
-def test_the_alerts_know_the_configuration() -> None:
+def test_the_alerts_match_the_configuration() -> None:
     (scrape,) = CONFIGURATION["scrape_configs"]
     settings = read_settings({})
     assert scrape["static_configs"][0]["targets"] == [f"{settings.host}:{settings.port}"]
@@ -288,7 +280,7 @@ def test_the_dashboard_can_be_imported_anywhere() -> None:
         for x in range(place["w"])
         for y in range(place["h"])
     ]
-    assert len(squares) == len(set(squares)), "one lies over another"
+    assert len(squares) == len(set(squares)), "two panels overlap"
     assert max(x for x, _ in squares) < 24
     for panel in PANELS:
         assert panel["title"]
@@ -298,16 +290,16 @@ def test_the_dashboard_can_be_imported_anywhere() -> None:
             assert target["datasource"] == source
             assert "$instance" in target["expr"]
             _, groups = read_promql(target["expr"])
-            shown = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
-            assert shown <= (groups or OF_PROMETHEUS), panel["title"]
+            labels_shown = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
+            assert labels_shown <= (groups or PROMETHEUS_LABELS), panel["title"]
 
 
-def test_every_panel_has_something_to_show(
-    eventful: RunningService, tmp_path: Path, unused_port: int
+def test_every_panel_shows_data(
+    service_after_errors: RunningService, tmp_path: Path, unused_port: int
 ) -> None:
-    """With the figures that a real Prometheus has scraped, and the rules that it has loaded."""
-    program = _found("prometheus")
-    address = eventful.url.removeprefix("http://")
+    """A real Prometheus scrapes the service and loads the rules."""
+    program = find_tool("prometheus", package="prometheus")
+    address = service_after_errors.url.removeprefix("http://")
     configuration = (MONITOR / "prometheus.yml").read_text()
     configuration = re.sub("targets: .*", f"targets: ['{address}']", configuration)
     configuration = configuration.replace("alerts.yml", str(MONITOR / "alerts.yml"))
@@ -322,17 +314,17 @@ def test_every_panel_has_something_to_show(
         stderr=subprocess.DEVNULL,
     )
     try:
-        with httpx2.Client(base_url=f"http://127.0.0.1:{unused_port}/api/v1") as asking:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{unused_port}/api/v1") as prometheus_api:
 
             def empty() -> list[str]:
                 try:
-                    return [target for target in TARGETS if not _asked(asking, target)]
+                    return [target for target in TARGETS if not query(prometheus_api, target)]
                 except httpx2.TransportError:
                     return TARGETS
 
             wait_until(lambda: prometheus.poll() is not None or not empty())
             assert prometheus.poll() is None
-            (group,) = asking.get("/rules").json()["data"]["groups"]
+            (group,) = prometheus_api.get("/rules").json()["data"]["groups"]
             assert {rule["name"]: rule.get("lastError", "") for rule in group["rules"]} == {
                 alert["alert"]: "" for alert in ALERTS
             }
@@ -341,9 +333,9 @@ def test_every_panel_has_something_to_show(
         prometheus.wait()
 
 
-def _asked(prometheus: httpx2.Client, expression: str) -> list[Any]:
-    """Return the series that an expression comes to."""
-    answer = prometheus.get("/query", params={"query": expression})
-    assert answer.status_code in (200, 503), answer.text
-    found: list[Any] = answer.json()["data"]["result"] if answer.status_code == 200 else []
-    return found
+def query(prometheus: httpx2.Client, expression: str) -> list[Any]:
+    """Return the series that an expression evaluates to."""
+    response = prometheus.get("/query", params={"query": expression})
+    assert response.status_code in (200, 503), response.text
+    series: list[Any] = response.json()["data"]["result"] if response.status_code == 200 else []
+    return series

@@ -1,4 +1,4 @@
-"""Moving from another system: its tickets come by COPY, and the books add up, or nothing comes."""
+"""Moving from another system: COPY imports its tickets consistently, or imports nothing."""
 
 import csv
 import random
@@ -20,8 +20,8 @@ Rows = list[dict[str, Any]]
 
 
 def other_system() -> tuple[Rows, Rows]:
-    """Return the events and tickets of another system: of every status, with ids and without."""
-    chance = random.Random(8)
+    """Return events and tickets of another system, in every status, with and without ids."""
+    generator = random.Random(8)
     events: Rows = [
         {
             "old_id": f"e-{number}",
@@ -36,10 +36,10 @@ def other_system() -> tuple[Rows, Rows]:
     ]
     tickets: Rows = []
     while len(tickets) < TICKETS:
-        event = chance.choice(events)
-        first, user = len(tickets), f"acct-{chance.randrange(900)}"
-        status = chance.choice(["purchased"] * 5 + ["reserved"] * 2 + ["expired", "refunded"])
-        quantity = chance.randint(1, 5)
+        event = generator.choice(events)
+        first, user = len(tickets), f"acct-{generator.randrange(900)}"
+        status = generator.choice(["purchased"] * 5 + ["reserved"] * 2 + ["expired", "refunded"])
+        quantity = generator.randint(1, 5)
         event["sold"] += quantity * (status == "purchased")
         event["held"] += quantity * (status == "reserved")
         tickets += [
@@ -47,7 +47,7 @@ def other_system() -> tuple[Rows, Rows]:
                 "old_id": number,
                 "id": uuid.UUID(int=2**64 + number) if number % 2 else "",
                 "event": event["old_id"],
-                # The same name in two events is two reservations.
+                # The same reservation name in two events means two reservations.
                 "reservation": f"r-{first % 1000}-{user}" if quantity > 1 else "",
                 "fingerprint": user,
                 "idempotency_key": f"order-{first}" if first % 3 else "",
@@ -60,10 +60,10 @@ def other_system() -> tuple[Rows, Rows]:
     return events, tickets
 
 
-def imported(
+def import_rows(
     database: Database, folder: Path, events: Rows, tickets: Rows, sql: str | None = None
 ) -> str:
-    """Import as the page does; return what psql said of an error, or ''."""
+    """Import with the commands of the page; return psql's error message, or ''."""
     for name, rows in (("events", events), ("tickets", tickets)):
         with (folder / f"{name}.csv").open("w") as file:
             writer = csv.DictWriter(file, list(rows[0]))
@@ -74,133 +74,134 @@ def imported(
         f"-c\\copy moved_{name} from '{folder}/{name}.csv' with (format csv, header match)"
         for name in ("events", "tickets")
     ]
-    done = holdfast(
+    process = holdfast(
         *("psql", "-1", "-q", "-v", "ON_ERROR_STOP=1", "-f", str(MOVE / "staging.sql")),
         *(*copies, "-f", str(folder / "import.sql")),
         database_url=database.dsn,
     )
-    assert bool(done.returncode) == bool(done.stderr), done
-    return done.stderr
+    assert bool(process.returncode) == bool(process.stderr), process
+    return process.stderr
 
 
-def test_thousands_of_tickets_move_and_the_books_add_up(
+def test_thousands_of_tickets_are_imported_and_the_books_add_up(
     client: Client, database: Database, tmp_path: Path
 ) -> None:
     events, tickets = other_system()
-    assert imported(database, tmp_path, events, tickets) == ""
-    database.adds_up()
+    assert import_rows(database, tmp_path, events, tickets) == ""
+    database.check_books()
     counts = "select name, total_tickets, allocated_tickets, purchased_tickets from events"
     assert set(database.psql(counts)) == {
-        f"{one['name']}|{TICKETS}|{one['sold'] + one['held']}|{one['sold']}" for one in events
+        f"{event['name']}|{TICKETS}|{event['sold'] + event['held']}|{event['sold']}"
+        for event in events
     }
-    moved = "select status, count(*) from ticket_allocations group by 1 order by 1"
-    for line in database.psql(moved):
+    count_by_status = "select status, count(*) from ticket_allocations group by 1 order by 1"
+    for line in database.psql(count_by_status):
         status, _, count = line.partition("|")
         assert sum(ticket["status"] == status for ticket in tickets) == int(count)
-    # The service goes on with them, and the books stay level.
-    held = next(one for one in tickets if one["status"] == "reserved" and one["id"])
-    assert client.ticket(str(held["id"])).json()["status"] == "reserved"
+    # The service works with the imported tickets, and the books stay consistent.
+    held = next(ticket for ticket in tickets if ticket["status"] == "reserved" and ticket["id"])
+    assert client.find_ticket(str(held["id"])).json()["status"] == "reserved"
     assert code(client.pay(str(held["id"]), "mallory")) == (403, "WRONG_FINGERPRINT")
     assert client.pay(str(held["id"]), held["fingerprint"]).status_code == 200
-    sold = next(one for one in tickets if one["status"] == "purchased" and one["id"])
+    sold = next(ticket for ticket in tickets if ticket["status"] == "purchased" and ticket["id"])
     assert code(client.pay(str(sold["id"]), sold["fingerprint"])) == (409, "ALREADY_PURCHASED")
     assert client.refund(str(sold["id"])).json()["status"] == "refunded"
 
 
-def test_a_key_that_moved_finds_its_reservation(
+def test_an_imported_key_finds_its_reservation(
     client: Client, database: Database, tmp_path: Path
 ) -> None:
     events, tickets = other_system()
-    assert imported(database, tmp_path, events, tickets) == ""
+    assert import_rows(database, tmp_path, events, tickets) == ""
     key, user, event = next(
         (ticket["idempotency_key"], ticket["fingerprint"], str(event["id"]))
         for ticket in tickets
         for event in events
         if ticket["idempotency_key"] and event["id"] and ticket["event"] == event["old_id"]
     )
-    whole = [ticket for ticket in tickets if ticket["idempotency_key"] == key]
-    answer = client.reserve(event, len(whole), user, key)
-    assert answer.headers["Idempotency-Replayed"] == "true"
-    assert len(answer.json()) == len(whole)
-    kept = [str(ticket["id"]) for ticket in whole if ticket["id"]]
-    assert set(kept) <= {ticket["id"] for ticket in answer.json()}
+    reservation = [ticket for ticket in tickets if ticket["idempotency_key"] == key]
+    response = client.reserve(event, len(reservation), user, key)
+    assert response.headers["Idempotency-Replayed"] == "true"
+    assert len(response.json()) == len(reservation)
+    ids = [str(ticket["id"]) for ticket in reservation if ticket["id"]]
+    assert set(ids) <= {ticket["id"] for ticket in response.json()}
 
 
-def without_the_last(_: Rows, tickets: Rows) -> None:
-    tickets.remove(next(one for one in tickets if one["status"] == "purchased"))
+def remove_a_ticket(_: Rows, tickets: Rows) -> None:
+    tickets.remove(next(ticket for ticket in tickets if ticket["status"] == "purchased"))
 
 
-def one_twice(_: Rows, tickets: Rows) -> None:
+def duplicate_a_ticket(_: Rows, tickets: Rows) -> None:
     tickets.append({**tickets[0]})
 
 
-def one_too_many(events: Rows, _: Rows) -> None:
+def exceed_the_capacity(events: Rows, _: Rows) -> None:
     events[0]["total_tickets"] = events[0]["sold"] + events[0]["held"] - 1
 
 
-def of_no_event(_: Rows, tickets: Rows) -> None:
+def name_an_unknown_event(_: Rows, tickets: Rows) -> None:
     tickets[7]["event"] = "e-0"
 
 
-def of_two_owners(_: Rows, tickets: Rows) -> None:
-    next(one for one in tickets if one["reservation"])["fingerprint"] = "mallory"
+def give_a_reservation_two_owners(_: Rows, tickets: Rows) -> None:
+    next(ticket for ticket in tickets if ticket["reservation"])["fingerprint"] = "mallory"
 
 
-def not_to_be_sent(_: Rows, tickets: Rows) -> None:
-    next(one for one in tickets if not one["reservation"])["fingerprint"] = "Žofie"
+def use_a_fingerprint_outside_ascii(_: Rows, tickets: Rows) -> None:
+    next(ticket for ticket in tickets if not ticket["reservation"])["fingerprint"] = "Žofie"
 
 
-def without_an_end(_: Rows, tickets: Rows) -> None:
-    next(one for one in tickets if one["status"] == "reserved")["expires_at"] = ""
+def remove_the_end_of_a_hold(_: Rows, tickets: Rows) -> None:
+    next(ticket for ticket in tickets if ticket["status"] == "reserved")["expires_at"] = ""
 
 
-def of_one_name(events: Rows, _: Rows) -> None:
+def duplicate_an_event(events: Rows, _: Rows) -> None:
     events[1] |= {"name": events[0]["name"], "date": events[0]["date"]}
 
 
 @pytest.mark.parametrize(
-    ("spoil", "why"),
+    ("corrupt", "error"),
     [
-        (without_the_last, "by its own count"),
-        (one_twice, "moved_tickets_pkey"),
-        (one_too_many, "events_never_oversold"),
-        (of_no_event, "is not among the events"),
-        (of_two_owners, "several owners or keys"),
-        (not_to_be_sent, "cannot be sent over HTTP"),
-        (without_an_end, "reserved_tickets_have_an_end"),
-        (of_one_name, "events_are_unique_by_name_and_date"),
+        (remove_a_ticket, "by its own count"),
+        (duplicate_a_ticket, "moved_tickets_pkey"),
+        (exceed_the_capacity, "events_never_oversold"),
+        (name_an_unknown_event, "is not among the events"),
+        (give_a_reservation_two_owners, "several owners or keys"),
+        (use_a_fingerprint_outside_ascii, "cannot be sent over HTTP"),
+        (remove_the_end_of_a_hold, "reserved_tickets_have_an_end"),
+        (duplicate_an_event, "events_are_unique_by_name_and_date"),
     ],
 )
-def test_what_does_not_add_up_is_refused_and_leaves_nothing(
-    database: Database, tmp_path: Path, spoil: Callable[[Rows, Rows], None], why: str
+def test_an_inconsistent_import_is_refused_as_a_whole(
+    database: Database, tmp_path: Path, corrupt: Callable[[Rows, Rows], None], error: str
 ) -> None:
     events, tickets = other_system()
-    spoil(events, tickets)
-    assert why in imported(database, tmp_path, events, tickets)
+    corrupt(events, tickets)
+    assert error in import_rows(database, tmp_path, events, tickets)
     assert database.psql("select from events union all select from ticket_allocations") == []
-    assert imported(database, tmp_path, *other_system()) == ""
+    assert import_rows(database, tmp_path, *other_system()) == ""
 
 
-def test_what_moved_once_is_refused_when_it_comes_again(database: Database, tmp_path: Path) -> None:
-    assert imported(database, tmp_path, *other_system()) == ""
-    assert "events_pkey" in imported(database, tmp_path, *other_system())
+def test_a_second_import_of_the_same_data_is_refused(database: Database, tmp_path: Path) -> None:
+    assert import_rows(database, tmp_path, *other_system()) == ""
+    assert "events_pkey" in import_rows(database, tmp_path, *other_system())
     assert database.psql("select count(*) from events") == ["20"]
 
 
 @pytest.mark.parametrize(
-    ("right", "wrong"),
+    ("original", "replacement"),
     [
         ("moved.sold + moved.held", "moved.sold"),
         ("purchased_tickets = moved.sold", "purchased_tickets = 0"),
         ("version + 1", "version + 2"),
-        ("now.event, 'reserved'", "now.event, 'purchased'"),
+        ("    reserved, last_event", "    purchased, last_event"),
     ],
 )
-def test_an_import_that_counts_wrongly_is_found_by_the_audit(
-    unbalanced_database: Database, tmp_path: Path, right: str, wrong: str
+def test_the_audit_finds_an_import_with_wrong_counts(
+    unbalanced_database: Database, tmp_path: Path, original: str, replacement: str
 ) -> None:
     sql = (MOVE / "import.sql").read_text()
-    assert right in sql
-    sql = sql.replace(right, wrong)
-    assert imported(unbalanced_database, tmp_path, *other_system(), sql) == ""
+    assert original in sql
+    sql = sql.replace(original, replacement)
+    assert import_rows(unbalanced_database, tmp_path, *other_system(), sql) == ""
     assert holdfast("audit", database_url=unbalanced_database.dsn).returncode == 1

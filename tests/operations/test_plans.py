@@ -11,14 +11,15 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from service.database.connections import STEADY_PLANS
+from service.database.connections import PLAN_OPTIONS
 from service.database.migrations import migrate
 from service.database.statements import Statement, Statements, load_statements
 from service.embedded.postgres import EmbeddedPostgres
 from service.embedded.programs import OLDEST_MAJOR, system_programs
 from service.settings import resource
-from tests.support.database import Database, created
+from tests.support.database import Database, create_database
 from tests.support.psql_literals import literal
+from tests.support.tools import report_missing
 
 STATEMENTS = load_statements(resource("sql"))
 TICKETS_PER_EVENT = 200
@@ -75,7 +76,7 @@ HOT = [
 @pytest.fixture(scope="module")
 def small(server: str, template: str) -> Iterator[Database]:
     """Twenty thousand tickets over a hundred events."""
-    with created(server, template) as database:
+    with create_database(server, template) as database:
         database.psql(FILL.format(events=100))
         yield database
 
@@ -83,7 +84,7 @@ def small(server: str, template: str) -> Iterator[Database]:
 @pytest.fixture(scope="module")
 def large(server: str, template: str) -> Iterator[Database]:
     """Two hundred thousand tickets over a thousand events."""
-    with created(server, template) as database:
+    with create_database(server, template) as database:
         database.psql(FILL.format(events=1000))
         yield database
 
@@ -158,7 +159,7 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 @pytest.mark.parametrize("name", HOT)
 def test_no_statement_of_the_hot_path_reads_all_tickets(large: Database, name: str) -> None:
     # With the planner's own choice, and as the connections of the write path have it.
-    for options in ("", STEADY_PLANS):
+    for options in ("", PLAN_OPTIONS):
         plan = explained(large, name, options)
         whole = [
             node
@@ -171,8 +172,8 @@ def test_no_statement_of_the_hot_path_reads_all_tickets(large: Database, name: s
 @pytest.mark.parametrize("name", HOT)
 def test_its_cost_does_not_grow_with_the_table(small: Database, large: Database, name: str) -> None:
     def pages(database: Database) -> int:
-        explained(database, name, STEADY_PLANS)  # the first one warms the catalog
-        plan = explained(database, name, STEADY_PLANS)
+        explained(database, name, PLAN_OPTIONS)  # the first one warms the catalog
+        plan = explained(database, name, PLAN_OPTIONS)
         return int(plan["Shared Hit Blocks"]) + int(plan["Shared Read Blocks"])
 
     # Ten times the tickets: a level more in each index, and no more than that.
@@ -231,9 +232,14 @@ select id, name || n, '2020-01-01'::timestamptz + n * interval '1 s'
 from events cross join generate_series(1, 200) as n;
 """
 
+# Without the triggers, which would take most of the time.
 MANY_EVENTS = """
+set session_replication_role = replica;
+
 insert into events (name, date, total_tickets, allocated_tickets)
 select 'many-' || n, '2030-01-01', 1, 1 from generate_series(1, 100000) as n;
+
+insert into event_private (event_id) select id from events;
 
 insert into ticket_allocations (event_id, user_fingerprint, status)
 select id, name, 'purchased' from events;
@@ -277,13 +283,13 @@ class States:
     def clone(self, before: str) -> AbstractContextManager[Database]:
         """Return a database in a state, for as long as the block runs."""
         if before not in self._made:
-            database = self._open.enter_context(created(self._server, self._template))
+            database = self._open.enter_context(create_database(self._server, self._template))
             stay = "set (autovacuum_enabled = off)"
             database.psql(f"alter table ticket_allocations {stay}; alter table events {stay}")
             if BEFORE[before]:
                 database.psql(f"{BEFORE[before]}; vacuum analyze")
             self._made[before] = database.psql("select current_database()")[0]
-        return created(self._server, self._made[before])
+        return create_database(self._server, self._made[before])
 
     def close(self) -> None:
         """Drop them all."""
@@ -298,7 +304,10 @@ def states(
     with ExitStack() as stack:
         if request.param == "15":
             if not [one for one in system_programs() if one.major == OLDEST_MAJOR]:
-                pytest.skip(f"PostgreSQL {OLDEST_MAJOR} is not installed")
+                report_missing(
+                    f"PostgreSQL {OLDEST_MAJOR} is missing: "
+                    f"apt-get install postgresql-{OLDEST_MAJOR}"
+                )
             folder = data_dir / "oldest"
             folder.mkdir()
             postgres = stack.enter_context(OldestPostgres(folder))
@@ -328,7 +337,7 @@ def rows_read(
     """Plan statements in one state of a database, run them in another, and yield each plan node."""
     with states.clone(before) as database:
         database.psql(WIDER[wider])
-        with psycopg.connect(database.dsn, options=STEADY_PLANS, autocommit=True) as connection:
+        with psycopg.connect(database.dsn, options=PLAN_OPTIONS, autocommit=True) as connection:
             for name in names:
                 plan_statement(connection, statements[name])
             database.psql(FILL.format(events=EVENTS).replace("vacuum analyze;", ""))

@@ -1,4 +1,4 @@
-"""The typed rows are what the catalog says, and what every statement returns."""
+"""The row types match the catalog and the columns that every statement returns."""
 
 from datetime import datetime
 from pathlib import Path
@@ -30,7 +30,7 @@ PYTHON_TYPES: dict[str, Any] = {
 }
 
 
-def test_every_table_has_its_row(database: Database) -> None:
+def test_every_table_has_a_row_type(database: Database) -> None:
     tables = database.psql(
         "select tablename from pg_tables where schemaname = 'public' and tablename !~ 'yoyo'"
     )
@@ -38,8 +38,8 @@ def test_every_table_has_its_row(database: Database) -> None:
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_a_row_has_the_columns_of_its_table(database: Database, table: str) -> None:
-    in_the_catalog = {}
+def test_a_row_type_has_the_columns_of_its_table(database: Database, table: str) -> None:
+    columns = {}
     for line in database.psql(
         "select attname, format_type(atttypid, null), attnotnull from pg_attribute "
         f"where attrelid = '{table}'::regclass and attnum > 0 and not attisdropped "
@@ -47,16 +47,16 @@ def test_a_row_has_the_columns_of_its_table(database: Database, table: str) -> N
     ):
         name, type_, not_null = line.split("|")
         python = PYTHON_TYPES[type_]
-        in_the_catalog[name] = python if not_null == "t" else python | None
-    assert get_type_hints(TABLES[table]) == in_the_catalog
-    assert list(get_type_hints(TABLES[table])) == list(in_the_catalog)
+        columns[name] = python if not_null == "t" else python | None
+    assert get_type_hints(TABLES[table]) == columns
+    assert list(get_type_hints(TABLES[table])) == list(columns)
 
 
 @pytest.mark.parametrize(
     ("enum", "literal"),
     [("allocation_status", AllocationStatus), ("event_change", EventChange)],
 )
-def test_an_enum_has_the_values_of_the_database(
+def test_a_literal_has_the_values_of_its_enum(
     database: Database, enum: str, literal: object
 ) -> None:
     assert database.psql(f"select unnest(enum_range(null::{enum}))") == list(get_args(literal))
@@ -84,7 +84,7 @@ def test_an_enum_has_the_values_of_the_database(
         ("check_events", [rows.Check], 0),
     ],
 )
-def test_a_statement_returns_the_columns_of_its_row(
+def test_a_statement_returns_the_columns_of_its_row_type(
     database: Database, name: str, types: list[type], first: int
 ) -> None:
     statement = load_statements(Path(resource("sql")))[name]

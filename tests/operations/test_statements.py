@@ -1,4 +1,4 @@
-"""The loader: psql's notation in, the driver's out, and whatever is wrong refused by name."""
+"""The loader of SQL files translates psql variables, and names the file of every error."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ from service.settings import resource
 STATEMENTS = load_statements(resource("sql"))
 
 
-def test_a_variable_of_psql_becomes_a_parameter() -> None:
+def test_a_psql_variable_becomes_a_parameter() -> None:
     query, numbered, types = translate(
         "x", "select :'a'::integer + :'b'::integer[] - :'a'::integer;"
     )
@@ -35,22 +35,22 @@ def test_a_variable_of_psql_becomes_a_parameter() -> None:
         "select 1 /* a comment; with 'a quote, and :none */",
     ],
 )
-def test_what_psql_leaves_alone_is_left_alone(sql: str) -> None:
+def test_text_that_is_no_psql_variable_is_unchanged(sql: str) -> None:
     query, _, types = translate("x", f"{sql}\n;")
     assert query.decode() == f"/* x */ {sql}"
     assert types == {}
 
 
-def test_a_percent_sign_is_doubled_for_the_driver_alone() -> None:
+def test_a_percent_sign_is_doubled_only_for_the_driver() -> None:
     query, numbered, _ = translate("x", "select 5 % 3, '%' /* % */;")
     assert query == b"/* x */ select 5 %% 3, '%%' /* %% */"
     assert numbered == b"/* x */ select 5 % 3, '%' /* % */"
 
 
 @pytest.mark.parametrize(
-    ("sql", "why"),
+    ("sql", "error"),
     [
-        ("select 1", "not ended"),
+        ("select 1", "does not end"),
         ("select 1; select 2;", "more than one"),
         ("select 1; select 2", "more than one"),
         ("select :a;", "not written as"),
@@ -64,8 +64,8 @@ def test_a_percent_sign_is_doubled_for_the_driver_alone() -> None:
         ("select 1 /* :'a' */;", "inside a comment"),
     ],
 )
-def test_a_broken_statement_is_refused_by_name(sql: str, why: str) -> None:
-    with pytest.raises(BrokenStatement, match=f"^x .*{why}"):
+def test_an_invalid_statement_is_refused_with_its_name(sql: str, error: str) -> None:
+    with pytest.raises(BrokenStatement, match=f"^x .*{error}"):
         translate("x", sql)
 
 
@@ -86,7 +86,7 @@ HEADER = """-- x
 BODY = "select :'a'::integer + :'b'::integer;"
 
 
-def test_a_file_is_its_header_and_one_statement(tmp_path: Path) -> None:
+def test_a_file_consists_of_a_header_and_one_statement(tmp_path: Path) -> None:
     (tmp_path / "x.sql").write_text(f"{HEADER}\n\n{BODY}\n")
     statement = load_statements(tmp_path)["x"]
     header = parse_header(statement)
@@ -99,7 +99,7 @@ def test_a_file_is_its_header_and_one_statement(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", STATEMENTS)
-def test_a_file_has_the_header_that_people_expect(name: str) -> None:
+def test_every_file_has_a_complete_header(name: str) -> None:
     statement = STATEMENTS[name]
     assert parse_header(statement).summary
     sql = statement.numbered.decode()
@@ -109,14 +109,14 @@ def test_a_file_has_the_header_that_people_expect(name: str) -> None:
     assert ("\n-- locks: " in statement.header) == locks
 
 
-def test_a_malformed_header_does_not_keep_a_file_from_running(tmp_path: Path) -> None:
-    for header in ("", "-- nothing that anybody expects\n\n"):
+def test_a_malformed_header_does_not_prevent_loading(tmp_path: Path) -> None:
+    for header in ("", "-- a comment that is no header\n\n"):
         (tmp_path / "x.sql").write_text(f"{header}{BODY}\n")
         assert load_statements(tmp_path)["x"].types == {"a": "integer", "b": "integer"}
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "why"),
+    ("old", "new", "error"),
     [
         ("-- x\n", "-- y\n", "own name"),
         ("-- x\n--\n", "", "own name"),
@@ -124,23 +124,23 @@ def test_a_malformed_header_does_not_keep_a_file_from_running(tmp_path: Path) ->
         ("-- locks: nothing\n", "-- locks: a\n-- locks: b\n", "has 2 lines -- locks:"),
         ("-- returns: the sum\n-- locks: no", "-- locks: no\n-- returns: no", "in this order"),
         ("--   a  integer  the one\n", "", "has parameters"),
-        ("-v a=1", "-v c=1", "does not set exactly"),
+        ("-v a=1", "-v c=1", "must set each parameter"),
         ("sql/x.sql", "sql/y.sql", "does not end in"),
-        ("-- holdfast psql", "-- run psql", "does not have one psql line"),
-        ("--   a  integer", "--   a integer", "among its parameters that is none"),
+        ("-- holdfast psql", "-- run psql", "must have exactly one psql line"),
+        ("--   a  integer", "--   a integer", "an invalid line among its parameters"),
         ("+ :'b'::integer", "", "has parameters"),
         ("+ :'b'::integer", "+ :'b'::bigint", "has parameters"),
         ("+ :'b'", "+ :'c'::integer + :'b'", "has parameters"),
     ],
 )
-def test_a_header_that_breaks_the_rules_says_how(
-    tmp_path: Path, old: str, new: str, why: str
+def test_an_invalid_header_is_refused_with_the_reason(
+    tmp_path: Path, old: str, new: str, error: str
 ) -> None:
     text = f"{HEADER}\n\n{BODY}\n"
     assert old in text
     (tmp_path / "x.sql").write_text(text.replace(old, new, 1))
     statement = load_statements(tmp_path)["x"]
-    with pytest.raises(BrokenHeader, match=why):
+    with pytest.raises(BrokenHeader, match=error):
         parse_header(statement)
 
 
@@ -149,6 +149,6 @@ def test_a_folder_without_statements_is_refused(tmp_path: Path) -> None:
         load_statements(tmp_path)
 
 
-def test_a_statement_that_is_missing_is_named() -> None:
+def test_a_missing_statement_is_named() -> None:
     with pytest.raises(BrokenStatement, match=r"no_such\.sql is missing"):
         load_statements(resource("sql"))["no_such"]

@@ -1,7 +1,9 @@
-"""Stopping: not ready any more, everybody answered, everything closed, exit 0."""
+"""Graceful shutdown: not ready, all responses sent, all connections closed, exit code 0."""
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,63 +11,92 @@ import pytest
 
 from tests.support.client import Client, is_live
 from tests.support.database import Database
-from tests.support.services import serving, workers_of
+from tests.support.services import run_service, worker_pids
 from tests.support.waiting import WAIT_SECONDS, wait_until
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_whoever_was_accepted_is_answered_and_nobody_is_ready_any_more(
+def test_accepted_requests_get_responses_and_the_service_is_not_ready(
     database: Database, workers: int
 ) -> None:
-    with serving(database, workers=workers) as client, ThreadPoolExecutor(20) as pool:
+    with run_service(database, workers=workers) as client, ThreadPoolExecutor(20) as pool:
         event, other = client.create_event(tickets=50), client.create_event(name="other")
-        watching = threading.Event()
+        is_watching = threading.Event()
 
         def watch() -> bool:
             with (
-                Client(base_url=client.base_url, timeout=WAIT_SECONDS) as own,
-                own.stream("GET", f"/events/{event}/stream") as answer,
+                Client(base_url=client.base_url, timeout=WAIT_SECONDS) as watcher,
+                watcher.stream("GET", f"/events/{event}/stream") as response,
             ):
-                for _ in answer.iter_lines():
-                    watching.set()
+                for _ in response.iter_lines():
+                    is_watching.set()
             return True
 
         def buy() -> int:
-            with Client(base_url=client.base_url, timeout=WAIT_SECONDS) as own:
-                return own.reserve(event).status_code
+            with Client(base_url=client.base_url, timeout=WAIT_SECONDS) as buyer:
+                return buyer.reserve(event).status_code
 
         stream = pool.submit(watch)
-        assert watching.wait(WAIT_SECONDS)
+        assert is_watching.wait(WAIT_SECONDS)
         assert client.process is not None
-        with database.holding(event):
-            answers = [pool.submit(buy) for _ in range(10)]
+        with database.lock_event(event):
+            purchases = [pool.submit(buy) for _ in range(10)]
             database.wait_until_blocked()
             client.process.send_signal(signal.SIGTERM)
             wait_until(lambda: client.get("/health").status_code == 503)
-            # A proxy that has not heard of it yet is served.
+            # A proxy that does not know it yet still gets responses.
             assert client.reserve(other).status_code == 201
-        assert {answer.result() for answer in answers} == {201}
+        assert {purchase.result() for purchase in purchases} == {201}
         assert stream.result()
         assert client.process.wait(WAIT_SECONDS) == 0
-    alone = "select from pg_stat_activity where application_name = 'holdfast' and datname = "
-    wait_until(lambda: database.psql(f"{alone} current_database()") == [])
+    connections = "select from pg_stat_activity where application_name = 'holdfast' and datname = "
+    wait_until(lambda: database.psql(f"{connections} current_database()") == [])
     assert database.psql(f"select allocated_tickets from events where id = '{event}'") == ["10"]
 
 
-def test_a_second_signal_ends_it_at_once_and_still_in_order(database: Database) -> None:
-    with serving(database) as client:
+def test_a_second_signal_stops_the_service_at_once_with_exit_code_0(database: Database) -> None:
+    with run_service(database) as client:
         assert client.process is not None
         client.process.send_signal(signal.SIGTERM)
         client.process.send_signal(signal.SIGTERM)
         assert client.process.wait(WAIT_SECONDS) == 0
 
 
-def test_a_worker_that_dies_is_replaced(database: Database) -> None:
-    with serving(database, workers=2) as client:
+def test_a_killed_worker_is_replaced(database: Database) -> None:
+    with run_service(database, workers=2) as client:
         assert client.process is not None
-        parent, before = client.process.pid, workers_of(client.process.pid)
+        parent, before = client.process.pid, worker_pids(client.process.pid)
         for pid in before:
             os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: len(set(workers_of(parent)) - set(before)) == 2)
+        wait_until(lambda: len(set(worker_pids(parent)) - set(before)) == 2)
         wait_until(lambda: is_live(client))
         assert client.reserve(client.create_event()).status_code == 201
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("stop_signal", [signal.SIGTERM, signal.SIGINT])
+def test_serve_prints_its_addresses_and_that_it_has_stopped(
+    database: Database, unused_port: int, workers: int, stop_signal: signal.Signals
+) -> None:
+    url = f"http://127.0.0.1:{unused_port}"
+    options = ["--host", "127.0.0.1", "--port", str(unused_port)]
+    settings = {"WORKERS": str(workers), "LOG_LEVEL": "error"}
+    overridden = {"HOST": "192.0.2.1", "PORT": "none"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service", "serve", *options],
+        env={**os.environ, "DATABASE_URL": database.service_dsn, **settings, **overridden},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with Client(base_url=url, timeout=WAIT_SECONDS) as client:
+        wait_until(lambda: is_live(client) or process.poll() is not None)
+        assert client.get("/docs").status_code == client.get("/").status_code == 200
+    process.send_signal(stop_signal)
+    output = process.communicate(timeout=WAIT_SECONDS)[1]
+    assert process.returncode == 0
+    assert output.splitlines()[1:] == [
+        f"holdfast serves {url} with {workers} worker(s)",
+        f"box office: {url}/",
+        f"API documentation: {url}/docs",
+        "holdfast stopped",
+    ]

@@ -1,1 +1,1 @@
-"""What the domain promises: one module for each rule or verb of the contract."""
+"""The rules of the domain: one module for each operation or rule of the contract."""

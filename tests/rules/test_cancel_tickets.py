@@ -1,4 +1,4 @@
-"""Cancelling: by the owner alone; the ticket is free again at once, exactly once."""
+"""Cancellation: only by the owner, and only once; the ticket is available again at once."""
 
 import pytest
 
@@ -9,57 +9,57 @@ from tests.support.waiting import at_once
 pytestmark = pytest.mark.core
 
 
-def test_a_cancelled_ticket_is_free_at_once(client: Client) -> None:
+def test_a_cancelled_ticket_is_available_at_once(client: Client) -> None:
     event = client.create_event(tickets=1)
     (ticket,) = client.hold(event)
-    answer = client.cancel(ticket)
-    assert (answer.status_code, answer.json()["status"]) == (200, "user_cancelled")
-    assert answer.json()["expiresAt"] is not None
+    response = client.cancel(ticket)
+    assert (response.status_code, response.json()["status"]) == (200, "user_cancelled")
+    assert response.json()["expiresAt"] is not None
     assert client.reserve(event, user="bob").status_code == 201
 
 
-def test_twenty_cancels_of_one_hold_free_one_ticket(client: Client) -> None:
+def test_twenty_cancellations_of_one_hold_return_one_ticket(client: Client) -> None:
     event = client.create_event(tickets=5)
     first, _ = client.hold(event, quantity=2)
-    answers = at_once(*[lambda: client.cancel(first)] * 20)
-    assert sorted(answer.status_code for answer in answers) == [200] + [409] * 19
-    refusals = {code(answer) for answer in answers if answer.status_code == 409}
+    responses = at_once(*[lambda: client.cancel(first)] * 20)
+    assert sorted(response.status_code for response in responses) == [200] + [409] * 19
+    refusals = {code(response) for response in responses if response.status_code == 409}
     assert refusals == {(409, "ALREADY_CANCELLED")}
-    assert client.event(event)["availableTickets"] == 4
+    assert client.find_event(event)["availableTickets"] == 4
 
 
-def test_another_fingerprint_cancels_nothing(client: Client) -> None:
+def test_another_user_cannot_cancel_a_ticket(client: Client) -> None:
     (ticket,) = client.hold(client.create_event())
     assert code(client.cancel(ticket, user="mallory")) == (403, "WRONG_FINGERPRINT")
-    assert client.ticket(ticket).json()["status"] == "reserved"
+    assert client.find_ticket(ticket).json()["status"] == "reserved"
 
 
-def test_a_purchase_is_not_cancelled(client: Client) -> None:
+def test_a_purchased_ticket_is_not_cancelled(client: Client) -> None:
     (ticket,) = client.hold(client.create_event())
     client.pay(ticket)
-    answer = client.cancel(ticket)
-    assert code(answer) == (409, "ALREADY_PURCHASED")
-    assert answer.json()["error"] == "Can only cancel reserved tickets"
+    response = client.cancel(ticket)
+    assert code(response) == (409, "ALREADY_PURCHASED")
+    assert response.json()["error"] == "Can only cancel reserved tickets"
 
 
-def test_a_lapsed_hold_is_not_cancelled(client: Client, database: Database) -> None:
+def test_an_expired_hold_is_not_cancelled(client: Client, database: Database) -> None:
     (ticket,) = client.hold(client.create_event())
-    database.lapse(ticket)
+    database.expire_hold(ticket)
     assert code(client.cancel(ticket)) == (410, "HOLD_EXPIRED")
 
 
-def test_a_refund_is_not_cancelled(client: Client) -> None:
+def test_a_refunded_ticket_is_not_cancelled(client: Client) -> None:
     (ticket,) = client.hold(client.create_event())
     client.pay(ticket)
     client.refund(ticket)
     assert code(client.cancel(ticket)) == (409, "ALREADY_REFUNDED")
 
 
-def test_without_a_fingerprint_nothing_is_cancelled(client: Client) -> None:
+def test_a_cancellation_requires_the_fingerprint(client: Client) -> None:
     (ticket,) = client.hold(client.create_event())
-    answer = client.delete(f"/events/tickets/{ticket}/payment")
-    assert code(answer) == (400, "BAD_REQUEST")
-    assert client.ticket(ticket).json()["status"] == "reserved"
+    response = client.delete(f"/events/tickets/{ticket}/payment")
+    assert code(response) == (400, "BAD_REQUEST")
+    assert client.find_ticket(ticket).json()["status"] == "reserved"
 
 
 def test_an_unknown_ticket_is_not_cancelled(client: Client) -> None:

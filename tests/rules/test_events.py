@@ -1,10 +1,10 @@
-"""Events: made, found, listed and updated."""
+"""Events: creation, finding, lists and updates."""
 
 import pytest
 
 from tests.support.citus import not_on_citus
 from tests.support.client import Client, code
-from tests.support.database import Database, not_pooled
+from tests.support.database import Database, skip_if_pooled
 from tests.support.services import Starter
 from tests.support.waiting import at_once
 
@@ -25,23 +25,23 @@ FIELDS = [
 ]
 
 
-def test_a_new_event_has_all_its_tickets(client: Client) -> None:
-    answer = client.post(
+def test_a_new_event_has_all_its_tickets_available(client: Client) -> None:
+    response = client.post(
         "/events", json={"name": "Gig", "date": "2030-06-01T21:30:00+02:00", "totalTickets": 7}
     )
-    event = answer.json()
-    assert answer.status_code == 201
-    assert answer.headers["Location"] == f"/events/{event['id']}"
+    event = response.json()
+    assert response.status_code == 201
+    assert response.headers["Location"] == f"/events/{event['id']}"
     assert list(event) == FIELDS
     assert event["date"] == "2030-06-01T19:30:00Z"
     assert (event["totalTickets"], event["availableTickets"], event["version"]) == (7, 7, 1)
-    assert client.event(event["id"]) == event
+    assert client.find_event(event["id"]) == event
 
 
-def test_events_of_one_name_and_date_exist_once_also_at_once(client: Client) -> None:
+def test_concurrent_requests_create_one_event_per_name_and_date(client: Client) -> None:
     body = {"name": "Gig", "date": "2030-06-01T20:00:00Z", "totalTickets": 5}
-    answers = at_once(*[lambda: client.post("/events", json=body)] * 10)
-    assert sorted(answer.status_code for answer in answers) == [201] + [409] * 9
+    responses = at_once(*[lambda: client.post("/events", json=body)] * 10)
+    assert sorted(response.status_code for response in responses) == [201] + [409] * 9
     assert code(client.post("/events", json=body)) == (409, "EVENT_EXISTS")
     assert client.post("/events", json={**body, "name": "Other"}).status_code == 201
     later = {**body, "date": "2030-06-02T20:00:00Z"}
@@ -49,37 +49,43 @@ def test_events_of_one_name_and_date_exist_once_also_at_once(client: Client) -> 
 
 
 def test_an_event_may_be_in_the_past(client: Client) -> None:
-    assert client.event(client.create_event(date="0001-01-01T00:00:00Z"))["date"].startswith("0001")
-    assert client.event(client.create_event(date="9999-12-31T23:59:59.999999Z"))
+    assert client.find_event(client.create_event(date="0001-01-01T00:00:00Z"))["date"].startswith(
+        "0001"
+    )
+    assert client.find_event(client.create_event(date="9999-12-31T23:59:59.999999Z"))
 
 
 def test_an_unknown_event_is_not_found(client: Client) -> None:
-    answer = client.get("/events/018f0000-0000-7000-8000-000000000001")
-    assert code(answer) == (404, "NOT_FOUND")
+    response = client.get("/events/018f0000-0000-7000-8000-000000000001")
+    assert code(response) == (404, "NOT_FOUND")
 
 
-def test_an_event_that_has_not_changed_is_not_sent_again(client: Client) -> None:
+def test_an_unchanged_event_is_not_sent_again(client: Client) -> None:
     event = client.create_event()
     etag = client.get(f"/events/{event}").headers["ETag"]
     for known in (etag, f"W/{etag}", f'"other", {etag}', "*"):
-        answer = client.get(f"/events/{event}", headers={"If-None-Match": known})
-        assert (answer.status_code, answer.content, answer.headers["ETag"]) == (304, b"", etag)
+        response = client.get(f"/events/{event}", headers={"If-None-Match": known})
+        assert (response.status_code, response.content, response.headers["ETag"]) == (
+            304,
+            b"",
+            etag,
+        )
     client.hold(event)
-    answer = client.get(f"/events/{event}", headers={"If-None-Match": etag})
-    assert (answer.status_code, answer.headers["ETag"] != etag) == (200, True)
+    response = client.get(f"/events/{event}", headers={"If-None-Match": etag})
+    assert (response.status_code, response.headers["ETag"] != etag) == (200, True)
 
 
-def test_a_change_by_hand_is_a_change(client: Client, database: Database) -> None:
+def test_a_change_made_with_sql_changes_the_etag(client: Client, database: Database) -> None:
     event = client.create_event()
     etag = client.get(f"/events/{event}").headers["ETag"]
-    database.psql("update events set name = 'by hand'")
-    answer = client.get(f"/events/{event}", headers={"If-None-Match": etag})
-    assert (answer.status_code, answer.json()["name"]) == (200, "by hand")
+    database.psql("update events set name = 'in psql'")
+    response = client.get(f"/events/{event}", headers={"If-None-Match": etag})
+    assert (response.status_code, response.json()["name"]) == (200, "in psql")
 
 
-@not_on_citus("a schema has no settings of its own")
-@not_pooled("a DateStyle that is not ISO is refused at the start")
-def test_the_servers_defaults_change_nothing(database: Database, start: Starter) -> None:
+@not_on_citus("a schema has no settings")
+@skip_if_pooled("a DateStyle that is not ISO is refused at the start")
+def test_the_defaults_of_the_server_do_not_matter(database: Database, start: Starter) -> None:
     name = database.psql("select current_database()")[0]
     for setting, value in {
         "default_transaction_isolation": "serializable",
@@ -90,15 +96,17 @@ def test_the_servers_defaults_change_nothing(database: Database, start: Starter)
         database.psql(f"alter database {name} set {setting} = '{value}'")
     with start(database).client() as client:
         body = {"name": "日本", "date": "2030-06-01T20:00:00Z", "totalTickets": 5}
-        answers = at_once(*[lambda: client.post("/events", json=body)] * 10)
-        assert sorted(answer.status_code for answer in answers) == [201] + [409] * 9
+        responses = at_once(*[lambda: client.post("/events", json=body)] * 10)
+        assert sorted(response.status_code for response in responses) == [201] + [409] * 9
         (event,) = client.get("/events", params={"q": "本"}).json()["data"]
         assert (event["name"], event["date"]) == ("日本", "2030-06-01T20:00:00Z")
-        held = at_once(*[lambda n=n: client.reserve(event["id"], user=f"u{n}") for n in range(9)])
-        assert sorted(answer.status_code for answer in held) == [201] * 5 + [409] * 4
+        reservations = at_once(
+            *[lambda n=n: client.reserve(event["id"], user=f"u{n}") for n in range(9)]
+        )
+        assert sorted(response.status_code for response in reservations) == [201] * 5 + [409] * 4
 
 
-def test_events_are_listed_by_date_a_page_at_a_time(client: Client) -> None:
+def test_events_are_listed_by_date_page_by_page(client: Client) -> None:
     for day in (3, 1, 2):
         client.create_event(name=f"day {day}", date=f"2030-01-0{day}T20:00:00Z")
     first = client.get("/events", params={"limit": 2}).json()
@@ -118,7 +126,7 @@ def test_an_empty_list_has_no_pages(client: Client) -> None:
     }
 
 
-def test_the_list_is_filtered(client: Client) -> None:
+def test_the_list_of_events_is_filtered(client: Client) -> None:
     for day in (1, 2, 3):
         client.create_event(name=f"Día {day}", date=f"2030-01-0{day}T20:00:00Z", tickets=1)
 
@@ -136,79 +144,77 @@ def test_the_list_is_filtered(client: Client) -> None:
     assert len(names(available="false")) == 3
 
 
-def test_an_event_is_renamed_moved_and_resized(client: Client, database: Database) -> None:
+def test_an_event_can_be_renamed_moved_and_resized(client: Client, database: Database) -> None:
     event = client.create_event(tickets=5)
     renamed = client.update_event(event, name="New").json()
     assert (renamed["name"], renamed["version"], renamed["totalTickets"]) == ("New", 2, 5)
     resized = client.update_event(event, totalTickets=8, date="2031-01-01T00:00:00Z").json()
     assert (resized["totalTickets"], resized["version"]) == (8, 3)
-    kinds = "select last_event from event_ledger order by version"
-    assert database.psql(kinds) == ["created", "updated", "resized"]
+    changes = "select last_event from event_ledger order by version"
+    assert database.psql(changes) == ["created", "updated", "resized"]
 
 
-def test_an_update_that_changes_nothing_leaves_the_version(client: Client) -> None:
+def test_an_update_that_changes_nothing_keeps_the_version(client: Client) -> None:
     event = client.create_event(tickets=5)
-    answer = client.update_event(event, totalTickets=5)
-    assert (answer.status_code, answer.json()["version"]) == (200, 1)
+    response = client.update_event(event, totalTickets=5)
+    assert (response.status_code, response.json()["version"]) == (200, 1)
 
 
-def test_an_event_does_not_shrink_below_what_is_allocated(
+def test_an_event_does_not_shrink_below_its_allocated_tickets(
     client: Client, database: Database
 ) -> None:
     event = client.create_event(tickets=5)
-    held = client.hold(event, quantity=3)
-    answer = client.update_event(event, totalTickets=2)
-    assert code(answer) == (409, "CAPACITY_BELOW_ALLOCATED")
-    assert answer.json()["details"] == {"allocatedTickets": 3}
+    tickets = client.hold(event, quantity=3)
+    response = client.update_event(event, totalTickets=2)
+    assert code(response) == (409, "CAPACITY_BELOW_ALLOCATED")
+    assert response.json()["details"] == {"allocatedTickets": 3}
     assert client.update_event(event, totalTickets=3).json()["availableTickets"] == 0
-    database.lapse(held[0])
+    database.expire_hold(tickets[0])
     assert client.update_event(event, totalTickets=2).status_code == 200
 
 
-def test_an_event_does_not_take_the_name_of_another(client: Client) -> None:
-    one, other = client.create_event(name="one"), client.create_event(name="other")
-    assert code(client.update_event(other, name="one")) == (409, "EVENT_EXISTS")
-    assert client.event(other)["name"] == "other"
-    assert client.event(one)["version"] == 1
+def test_an_event_cannot_take_the_name_of_another(client: Client) -> None:
+    taken, event = client.create_event(name="taken"), client.create_event(name="event")
+    assert code(client.update_event(event, name="taken")) == (409, "EVENT_EXISTS")
+    assert client.find_event(event)["name"] == "event"
+    assert client.find_event(taken)["version"] == 1
 
 
 def test_an_unknown_event_is_not_updated(client: Client) -> None:
-    answer = client.update_event("018f0000-0000-7000-8000-000000000001", name="x")
-    assert code(answer) == (404, "NOT_FOUND")
+    response = client.update_event("018f0000-0000-7000-8000-000000000001", name="x")
+    assert code(response) == (404, "NOT_FOUND")
 
 
-def test_an_event_made_by_hand_is_a_whole_one(client: Client, database: Database) -> None:
-    database.psql("insert into events (name, date, total_tickets) values ('by hand', now(), 2)")
+def test_an_event_inserted_with_sql_is_complete(client: Client, database: Database) -> None:
+    database.psql("insert into events (name, date, total_tickets) values ('in psql', now(), 2)")
     (event,) = client.get("/events").json()["data"]
     assert client.reserve(event["id"], quantity=2).status_code == 201
-    assert client.event(event["id"])["version"] == 2
+    assert client.find_event(event["id"])["version"] == 2
 
 
-def test_a_rename_that_is_refused_takes_no_neighbour_with_it(
-    client: Client, database: Database
-) -> None:
+def test_a_refused_rename_does_not_fail_other_changes(client: Client, database: Database) -> None:
     client.create_event(name="taken")
-    event = client.create_event(name="mine", tickets=20)
-    answers = at_once(
+    event = client.create_event(name="event", tickets=20)
+    responses = at_once(
         *[lambda n=n: client.reserve(event, user=f"user-{n}") for n in range(10)],
         lambda: client.update_event(event, name="taken"),
         *[lambda n=n: client.reserve(event, user=f"user-{n}") for n in range(10, 20)],
     )
-    assert sorted(answer.status_code for answer in answers) == [201] * 20 + [409]
+    assert sorted(response.status_code for response in responses) == [201] * 20 + [409]
 
 
-def test_the_organizers_routes_ask_for_the_token_when_there_is_one(
+def test_the_organizers_routes_require_the_token_if_one_is_set(
     database: Database, start: Starter
 ) -> None:
     with start(database, organizer_token="s3cret").client() as client:
         body = {"name": "Gig", "date": "2030-06-01T20:00:00Z", "totalTickets": 5}
         for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "s3cret"}):
-            answer = client.post("/events", json=body, headers=headers)
-            assert code(answer) == (401, "UNAUTHORIZED")
+            response = client.post("/events", json=body, headers=headers)
+            assert code(response) == (401, "UNAUTHORIZED")
         allowed = {"Authorization": "Bearer s3cret"}
         event = client.post("/events", json=body, headers=allowed).json()["id"]
         assert client.patch(f"/events/{event}", json={"name": "x"}).status_code == 401
         (ticket,) = client.hold(event)
         client.pay(ticket)
         assert code(client.refund(ticket)) == (401, "UNAUTHORIZED")
-        assert client.ticket(ticket).json()["status"] == "purchased"
+        assert client.find_ticket(ticket).json()["status"] == "purchased"

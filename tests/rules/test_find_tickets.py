@@ -1,4 +1,4 @@
-"""Finding a ticket: anybody may, but only its owner is shown the fingerprint."""
+"""Finding a ticket: anybody can, but only its owner sees the fingerprint."""
 
 import pytest
 
@@ -7,11 +7,11 @@ from tests.support.client import Client, code
 pytestmark = pytest.mark.core
 
 
-def test_a_ticket_is_shown_without_its_owner(client: Client) -> None:
+def test_a_ticket_is_shown_without_its_fingerprint(client: Client) -> None:
     event = client.create_event()
     (ticket,) = client.hold(event, user="alice")
-    shown = client.ticket(ticket).json()
-    assert list(shown) == [
+    public = client.find_ticket(ticket).json()
+    assert list(public) == [
         "id",
         "eventId",
         "reservationId",
@@ -20,16 +20,16 @@ def test_a_ticket_is_shown_without_its_owner(client: Client) -> None:
         "createdAt",
         "updatedAt",
     ]
-    assert (shown["id"], shown["eventId"], shown["status"]) == (ticket, event, "reserved")
-    assert "alice" not in client.ticket(ticket, user="mallory").text
+    assert (public["id"], public["eventId"], public["status"]) == (ticket, event, "reserved")
+    assert "alice" not in client.find_ticket(ticket, user="mallory").text
 
 
-def test_the_owner_is_shown_the_fingerprint(client: Client) -> None:
+def test_the_owner_sees_the_fingerprint(client: Client) -> None:
     (ticket,) = client.hold(client.create_event(), user="alice")
-    assert client.ticket(ticket, user="alice").json()["userFingerprint"] == "alice"
+    assert client.find_ticket(ticket, user="alice").json()["userFingerprint"] == "alice"
 
 
 def test_an_unknown_ticket_is_not_found(client: Client) -> None:
-    answer = client.ticket("018f0000-0000-7000-8000-000000000002")
-    assert code(answer) == (404, "NOT_FOUND")
-    assert answer.json()["error"] == "Ticket allocation not found"
+    response = client.find_ticket("018f0000-0000-7000-8000-000000000002")
+    assert code(response) == (404, "NOT_FOUND")
+    assert response.json()["error"] == "Ticket allocation not found"

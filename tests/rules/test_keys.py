@@ -1,10 +1,10 @@
-"""Keys: what is sent again with its key is one reservation, whatever happened in between."""
+"""Idempotency keys: a request that is sent again with its key reserves only once."""
 
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.support.client import Client, code, repeats
+from tests.support.client import Client, code, is_replay
 from tests.support.database import Database
 from tests.support.services import RunningService
 from tests.support.waiting import at_once
@@ -19,19 +19,19 @@ def test_a_key_reserves_once_however_often_it_is_sent(client: Client) -> None:
     again = client.reserve(event, quantity=2, key="order-1")
     assert (again.status_code, again.headers["Idempotency-Replayed"]) == (201, "true")
     assert again.json() == first.json()
-    assert client.event(event)["availableTickets"] == 1
+    assert client.find_event(event)["availableTickets"] == 1
 
 
 def test_a_key_sent_twenty_times_at_once_reserves_once(client: Client) -> None:
     event = client.create_event(tickets=30)
-    answers = at_once(*[lambda: client.reserve(event, key="order-1")] * 20)
-    assert {answer.status_code for answer in answers} == {201}
-    assert len({answer.text for answer in answers}) == 1
-    assert sum("Idempotency-Replayed" not in answer.headers for answer in answers) == 1
-    assert client.event(event)["allocatedTickets"] == 1
+    responses = at_once(*[lambda: client.reserve(event, key="order-1")] * 20)
+    assert {response.status_code for response in responses} == {201}
+    assert len({response.text for response in responses}) == 1
+    assert sum("Idempotency-Replayed" not in response.headers for response in responses) == 1
+    assert client.find_event(event)["allocatedTickets"] == 1
 
 
-def test_a_key_is_found_before_sold_out_is_told(client: Client) -> None:
+def test_a_key_is_replayed_after_the_event_is_sold_out(client: Client) -> None:
     event = client.create_event(tickets=2)
     first = client.reserve(event, quantity=2, key="order-1")
     assert client.reserve(event, user="bob").status_code == 409
@@ -41,9 +41,9 @@ def test_a_key_is_found_before_sold_out_is_told(client: Client) -> None:
 def test_a_key_with_another_quantity_is_refused(client: Client) -> None:
     event = client.create_event()
     client.reserve(event, quantity=2, key="order-1")
-    answer = client.reserve(event, quantity=3, key="order-1")
-    assert code(answer) == (422, "IDEMPOTENCY_KEY_REUSED")
-    assert client.event(event)["allocatedTickets"] == 2
+    response = client.reserve(event, quantity=3, key="order-1")
+    assert code(response) == (422, "IDEMPOTENCY_KEY_REUSED")
+    assert client.find_event(event)["allocatedTickets"] == 2
 
 
 def test_a_refusal_is_not_remembered(client: Client) -> None:
@@ -51,61 +51,61 @@ def test_a_refusal_is_not_remembered(client: Client) -> None:
     (ticket,) = client.hold(event, user="bob")
     assert client.reserve(event, key="order-1").status_code == 409
     client.cancel(ticket, user="bob")
-    answer = client.reserve(event, key="order-1")
-    assert answer.status_code == 201
-    assert "Idempotency-Replayed" not in answer.headers
+    response = client.reserve(event, key="order-1")
+    assert response.status_code == 201
+    assert "Idempotency-Replayed" not in response.headers
 
 
-def test_keys_of_two_people_or_two_events_never_meet(client: Client) -> None:
-    one, other = client.create_event(name="one"), client.create_event(name="other")
-    reserved = [
+def test_keys_of_two_users_or_two_events_are_independent(client: Client) -> None:
+    first, second = client.create_event(name="first"), client.create_event(name="second")
+    reservations = [
         client.reserve(event, user=user, key=key).json()[0]["reservationId"]
-        # The last two would be one if the parts were joined before they are hashed.
+        # The last two would be the same if user and key were joined before hashing.
         for event, user, key in [
-            (one, "alice", "k"),
-            (one, "bob", "k"),
-            (other, "alice", "k"),
-            (one, "part-one", "b:c"),
-            (one, "part-one:b", "c"),
+            (first, "alice", "k"),
+            (first, "bob", "k"),
+            (second, "alice", "k"),
+            (first, "part-one", "b:c"),
+            (first, "part-one:b", "c"),
         ]
     ]
-    assert len(set(reserved)) == 5
+    assert len(set(reservations)) == 5
 
 
-def test_a_key_waits_for_its_reservation_to_end_and_finds_it(
+def test_a_key_is_replayed_after_its_reservation_has_ended(
     client: Client, database: Database
 ) -> None:
     event = client.create_event()
     first = client.reserve(event, quantity=2, key="order-1")
-    database.lapse(first.json()[0]["id"])
+    database.expire_hold(first.json()[0]["id"])
     again = client.reserve(event, quantity=2, key="order-1")
-    assert repeats(first, again)
+    assert is_replay(first, again)
     assert [ticket["status"] for ticket in again.json()] == ["expired", "reserved"]
     tickets = [ticket["id"] for ticket in first.json()]
     client.pay(tickets[1])
     client.refund(tickets[1])
     again = client.reserve(event, quantity=2, key="order-1")
-    assert repeats(first, again)
+    assert is_replay(first, again)
     assert [ticket["status"] for ticket in again.json()] == ["expired", "refunded"]
-    assert client.event(event)["availableTickets"] == 10
+    assert client.find_event(event)["availableTickets"] == 10
 
 
-def test_a_key_twenty_times_in_one_batch_reserves_once(
+def test_a_key_sent_twenty_times_in_one_batch_reserves_once(
     client: Client, database: Database, service: RunningService
 ) -> None:
     event = client.create_event(tickets=30)
     with ThreadPoolExecutor(21) as pool:
-        with database.holding(event):
-            # The first waits for the lock; all others are gathered behind it, for one batch.
-            ahead = pool.submit(client.reserve, event, user="bob")
+        with database.lock_event(event):
+            # The first waits for the lock; all others queue behind it for one batch.
+            first = pool.submit(client.reserve, event, user="bob")
             database.wait_until_blocked()
-            sent = [pool.submit(client.reserve, event, key="order-1") for _ in range(20)]
+            others = [pool.submit(client.reserve, event, key="order-1") for _ in range(20)]
             service.wait_until_accepted(21)
-        assert ahead.result().status_code == 201
-        answers = [one.result() for one in sent]
-    assert {answer.status_code for answer in answers} == {201}
-    assert len({answer.text for answer in answers}) == 1
-    assert sum("Idempotency-Replayed" not in answer.headers for answer in answers) == 1
-    shown = client.event(event)
-    # Created, bob's, and all twenty in one transaction.
-    assert (shown["allocatedTickets"], shown["version"]) == (2, 3)
+        assert first.result().status_code == 201
+        responses = [other.result() for other in others]
+    assert {response.status_code for response in responses} == {201}
+    assert len({response.text for response in responses}) == 1
+    assert sum("Idempotency-Replayed" not in response.headers for response in responses) == 1
+    counts = client.find_event(event)
+    # Version 1 is the creation, 2 is bob's reservation, 3 are all twenty in one transaction.
+    assert (counts["allocatedTickets"], counts["version"]) == (2, 3)

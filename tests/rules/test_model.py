@@ -1,5 +1,5 @@
-"""The rules of the house in plain Python, and random steps in which the service follows them."""
-# ruff: noqa: D102 -- a step's name is its sentence
+"""A model of the rules in plain Python, which random steps compare with the service."""
+# ruff: noqa: D102 -- the name of a step describes it
 
 import itertools
 import json
@@ -9,6 +9,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -25,24 +26,25 @@ from tests.support.client import Client
 from tests.support.database import Database
 from tests.support.waiting import at_once
 
-NUMBERS = itertools.count(1)
+EXAMPLE_NUMBERS = itertools.count(1)
 DATE = datetime(2030, 1, 1, 20, tzinfo=UTC)
+# The end of every expired hold.
 LONG_AGO = datetime(2001, 1, 1, tzinfo=UTC)
-"""When a hold was over whose time is up."""
 UNKNOWN = "018f0000-0000-7000-8000-000000000001"
-ENDS = {
+# The refusal of a ticket that is not held any more, by its status.
+ALREADY = {
     "purchased": "ALREADY_PURCHASED",
     "user_cancelled": "ALREADY_CANCELLED",
     "refunded": "ALREADY_REFUNDED",
 }
 
 
-# The rules
+# The model
 
 
 @dataclass(frozen=True)
 class Refused:
-    """What is told when nothing is done."""
+    """A refusal: nothing was changed."""
 
     status: int
     code: str
@@ -51,7 +53,7 @@ class Refused:
 
 @dataclass(eq=False)
 class Ticket:
-    """One ticket that was handed out; its ids and times are for the service to choose."""
+    """An allocated ticket. The service chooses its ids and times."""
 
     event: "Event"
     user: str
@@ -66,29 +68,29 @@ class Ticket:
 
     @property
     def status_now(self) -> str:
-        """A hold whose time is up reads expired, whether or not anything has swept it."""
-        is_over = self.status == "reserved" and self.expires_at == LONG_AGO
-        return "expired" if is_over else self.status
+        """The status, which is expired once a hold's time is up, swept or not."""
+        is_expired = self.status == "reserved" and self.expires_at == LONG_AGO
+        return "expired" if is_expired else self.status
 
-    def in_the_way(self, user: str) -> Refused | None:
-        """Why somebody may not pay for it or give it back, unless they may."""
+    def refusal(self, user: str) -> Refused | None:
+        """Return why a user cannot pay for or cancel this ticket; None if they can."""
         details = {"ticketId": self.id}
         if user != self.user:
             return Refused(403, "WRONG_FINGERPRINT", details)
         if self.status_now == "expired":
             return Refused(410, "HOLD_EXPIRED", details)
-        return Refused(409, ENDS[self.status], details) if self.status in ENDS else None
+        return Refused(409, ALREADY[self.status], details) if self.status in ALREADY else None
 
     def pay(self) -> None:
-        """What is paid for has no end."""
+        """Mark it as purchased, which has no end."""
         self.status, self.expires_at = "purchased", None
 
     def cancel(self) -> None:
-        """What is given back keeps the end that it had."""
+        """Mark it as cancelled, which keeps the end of its hold."""
         self.status = "user_cancelled"
 
     def refund(self) -> Refused | None:
-        """The organiser takes a purchase back, once."""
+        """Refund a purchased ticket for the organizer, once."""
         with self.event.transaction():
             if self.status == "purchased":
                 self.status = "refunded"
@@ -96,9 +98,9 @@ class Ticket:
             is_refunded = self.status == "refunded"
             return Refused(409, "ALREADY_REFUNDED" if is_refunded else "NOT_PURCHASED")
 
-    def shown(self, to: str | None) -> dict[str, Any]:
-        """As it is shown to somebody: whose it is, to its owner alone."""
-        told = {
+    def response(self, user: str | None) -> dict[str, Any]:
+        """Return the JSON of the ticket for a user; only its owner sees the fingerprint."""
+        body = {
             "id": self.id,
             "eventId": self.event.id,
             "reservationId": self.reservation_id,
@@ -106,65 +108,65 @@ class Ticket:
             "expiresAt": self.expires_at,
             "createdAt": self.created_at,
         }
-        return told | ({"userFingerprint": self.user} if to == self.user else {})
+        return body | ({"userFingerprint": self.user} if user == self.user else {})
 
 
 @dataclass(eq=False)
 class Reservation:
-    """Tickets that were asked for together, in their order."""
+    """The tickets of one request, in order."""
 
     event: "Event"
     tickets: list[Ticket]
     id: str = ""
 
-    def learn(self, told: Sequence[dict[str, Any]]) -> None:
-        """Take over the ids and times that the service has chosen."""
-        assert len({one["id"] for one in told}) == len(self.tickets)
-        self.id = told[0]["reservationId"]
-        for ticket, one in zip(self.tickets, told, strict=True):
-            ticket.id, ticket.reservation_id = one["id"], self.id
-            ticket.created_at, ticket.expires_at = one["createdAt"], one["expiresAt"]
-            assert one["createdAt"] < one["expiresAt"]
+    def adopt_ids(self, bodies: Sequence[dict[str, Any]]) -> None:
+        """Copy the ids and times that the service has chosen."""
+        assert len({body["id"] for body in bodies}) == len(self.tickets)
+        self.id = bodies[0]["reservationId"]
+        for ticket, body in zip(self.tickets, bodies, strict=True):
+            ticket.id, ticket.reservation_id = body["id"], self.id
+            ticket.created_at, ticket.expires_at = body["createdAt"], body["expiresAt"]
+            assert body["createdAt"] < body["expiresAt"]
 
-    def take(self, verb: str, user: str) -> Refused | None:
-        """The owner pays for what is left of it, or cancels that, or is refused."""
+    def change(self, verb: str, user: str) -> Refused | None:
+        """Pay for or cancel the tickets that are still held, if the user owns them."""
         with self.event.transaction():
             own = [ticket for ticket in self.tickets if ticket.user == user]
             if not own:
-                return self.tickets[0].in_the_way(user)
+                return self.tickets[0].refusal(user)
             held = [ticket for ticket in own if ticket.status_now == "reserved"]
-            # A lapsed ticket stops a payment, a purchased one a cancellation.
-            stops = {"pay": "expired", "cancel": "purchased"}[verb]
-            then = {"pay": "purchased", "cancel": "expired"}[verb]
+            # An expired ticket blocks a payment, a purchased one a cancellation.
+            blocking = {"pay": "expired", "cancel": "purchased"}[verb]
+            deciding = {"pay": "purchased", "cancel": "expired"}[verb]
             for ticket in own:
-                if ticket.status_now == stops:
-                    return ticket.in_the_way(user)
+                if ticket.status_now == blocking:
+                    return ticket.refusal(user)
             for ticket in held:
                 getattr(ticket, verb)()
             if held:
                 return None
-            first = next((ticket for ticket in own if ticket.status_now == then), own[0])
-            return first.in_the_way(user)
+            first = next((ticket for ticket in own if ticket.status_now == deciding), own[0])
+            return first.refusal(user)
 
-    def shown(self, to: str) -> dict[str, Any] | Refused:
-        """The tickets that somebody owns of it; there must be one."""
-        own = [ticket for ticket in self.tickets if ticket.user == to]
+    def response(self, user: str) -> dict[str, Any] | Refused:
+        """Return the JSON of the reservation with the tickets that a user owns."""
+        own = [ticket for ticket in self.tickets if ticket.user == user]
         if not own:
             return Refused(403, "WRONG_FINGERPRINT", {"ticketId": self.tickets[0].id})
-        statuses = {one.status_now for one in own}
-        ends = [one.expires_at for one in own if one.status_now == "reserved"]
+        statuses = {ticket.status_now for ticket in own}
+        ends = [ticket.expires_at for ticket in own if ticket.status_now == "reserved"]
         return {
             "id": self.id,
             "eventId": self.event.id,
             "status": statuses.pop() if len(statuses) == 1 else "mixed",
             "expiresAt": min(filter(None, ends), default=None),
-            "tickets": [one.shown(to) for one in own],
+            "tickets": [ticket.response(user) for ticket in own],
         }
 
 
 @dataclass(eq=False)
 class Event:
-    """An event, and all tickets that it ever handed out."""
+    """An event, with all tickets that it has ever allocated."""
 
     name: str
     total: int
@@ -172,47 +174,47 @@ class Event:
     created_at: datetime = LONG_AGO
     version: int = 1
     tickets: list[Ticket] = field(default_factory=list)
+    # The reservation of each user and key.
     keys: dict[tuple[str, str], Reservation] = field(default_factory=dict)
-    """What each key of each user has reserved here."""
 
     def _repr_pretty_(self, report: Any, _: bool) -> None:
         report.text(f"<{self.name}>")
 
     def count(self, *statuses: str) -> int:
-        """How many tickets read so now."""
+        """Return how many tickets have one of these statuses now."""
         return sum(ticket.status_now in statuses for ticket in self.tickets)
 
     @property
     def allocated(self) -> int:
-        """How many tickets somebody has."""
+        """How many tickets are held or purchased."""
         return self.count("reserved", "purchased")
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """What is due expires first; that is a version more, and so is what comes then."""
-        with self.step():
+        """Expire due holds, then run the block; each adds a version if it changes anything."""
+        with self.version_step():
             for ticket in self.tickets:
                 ticket.status = ticket.status_now
-        with self.step():
+        with self.version_step():
             yield
 
     @contextmanager
-    def step(self) -> Iterator[None]:
-        """If anything changes, it is one version more."""
+    def version_step(self) -> Iterator[None]:
+        """Add a version if the block changes anything."""
         before = self.total, [ticket.status for ticket in self.tickets]
         yield
         self.version += before != (self.total, [ticket.status for ticket in self.tickets])
 
     def reserve(self, quantity: int, user: str, key: str) -> Reservation | Refused:
-        """All or nothing; what a key has reserved comes before any refusal."""
+        """Reserve all tickets or none; a key that has reserved is replayed, never refused."""
         with self.transaction():
             if known := self.keys.get((user, key)):
                 is_same = quantity == len(known.tickets)
                 return known if is_same else Refused(422, "IDEMPOTENCY_KEY_REUSED")
             available = self.total - self.allocated
             if quantity > available:
-                word = "NOT_ENOUGH_TICKETS" if available else "TICKETS_SOLD_OUT"
-                return Refused(409, word, {"availableTickets": available})
+                code = "NOT_ENOUGH_TICKETS" if available else "TICKETS_SOLD_OUT"
+                return Refused(409, code, {"availableTickets": available})
             new = Reservation(self, [Ticket(self, user) for _ in range(quantity)])
             self.tickets += new.tickets
             if key:
@@ -220,7 +222,7 @@ class Event:
             return new
 
     def resize(self, total: int) -> Refused | None:
-        """It may shrink to what somebody has, and no further."""
+        """Change the total, which cannot shrink below the allocated tickets."""
         with self.transaction():
             if total < self.allocated:
                 details = {"allocatedTickets": self.allocated}
@@ -228,8 +230,8 @@ class Event:
             self.total = total
             return None
 
-    def shown(self) -> dict[str, Any]:
-        """As it is shown to everybody."""
+    def response(self) -> dict[str, Any]:
+        """Return the JSON of the event."""
         return {
             "id": self.id,
             "name": self.name,
@@ -244,25 +246,25 @@ class Event:
         }
 
 
-def explains(order: Sequence[tuple[Response, str]], whole: Reservation, user: str) -> bool:
-    """Whether the answers are those of requests that were served in this order."""
+def explains(order: Sequence[tuple[Response, str]], reservation: Reservation, user: str) -> bool:
+    """Whether requests that are served in this order would get these responses."""
     try:
-        for answer, verb in order:
-            agree(answer, whole.take(verb, user) or whole.shown(user))
+        for response, verb in order:
+            agree(response, reservation.change(verb, user) or reservation.response(user))
     except AssertionError:
         return False
     return True
 
 
-def listed(
-    tickets: Sequence[Ticket], to: str | None, status: str, page: int, limit: int
+def list_page(
+    tickets: Sequence[Ticket], user: str | None, status: str, page: int, limit: int
 ) -> dict[str, Any]:
-    """A page of a list, '' for any status; the newest come first."""
-    found = [ticket for ticket in tickets if status in ("", ticket.status_now)]
-    found.sort(key=lambda ticket: (ticket.created_at, ticket.id), reverse=True)
-    total, pages = len(found), -(-len(found) // limit)
+    """Return a page of a list, newest first; status '' matches all."""
+    matches = [ticket for ticket in tickets if status in ("", ticket.status_now)]
+    matches.sort(key=lambda ticket: (ticket.created_at, ticket.id), reverse=True)
+    total, pages = len(matches), -(-len(matches) // limit)
     return {
-        "data": [ticket.shown(to) for ticket in found[(page - 1) * limit : page * limit]],
+        "data": [ticket.response(user) for ticket in matches[(page - 1) * limit : page * limit]],
         "meta": {"total": total, "page": page, "limit": limit, "pages": pages},
     }
 
@@ -270,28 +272,28 @@ def listed(
 # The steps
 
 
-def read(answer: Response) -> Any:
-    """Return what an answer says, its times as times; when a row was touched is left out."""
+def read(response: Response) -> Any:
+    """Return the JSON of a response with times as datetimes, without updatedAt."""
 
-    def read_object(told: dict[str, Any]) -> dict[str, Any]:
-        for name in {"date", "createdAt", "expiresAt"} & told.keys():
-            told[name] = told[name] and datetime.fromisoformat(told[name])
-        told.pop("updatedAt", None)
-        return told
+    def parse_times(body: dict[str, Any]) -> dict[str, Any]:
+        for name in {"date", "createdAt", "expiresAt"} & body.keys():
+            body[name] = body[name] and datetime.fromisoformat(body[name])
+        body.pop("updatedAt", None)
+        return body
 
-    return json.loads(answer.text, object_hook=read_object)
+    return json.loads(response.text, object_hook=parse_times)
 
 
-def agree(answer: Response, rules: Any, *, status: int = 200, is_repeat: bool = False) -> None:
-    """Assert that the service has answered what the rules say."""
-    told = read(answer)
-    if isinstance(rules, Refused):
-        assert answer.status_code == rules.status, answer.text
-        assert (told["code"], told.get("details")) == (rules.code, rules.details)
+def agree(response: Response, expected: Any, *, status: int = 200, is_replay: bool = False) -> None:
+    """Assert that a response of the service is what the model expects."""
+    body = read(response)
+    if isinstance(expected, Refused):
+        assert response.status_code == expected.status, response.text
+        assert (body["code"], body.get("details")) == (expected.code, expected.details)
     else:
-        assert answer.status_code == status, answer.text
-        assert told == rules
-    assert answer.headers.get("Idempotency-Replayed") == ("true" if is_repeat else None)
+        assert response.status_code == status, response.text
+        assert body == expected
+    assert response.headers.get("Idempotency-Replayed") == ("true" if is_replay else None)
 
 
 COUNTS = (
@@ -303,183 +305,223 @@ ROWS = """
     order by created_at, reservation_id, position
 """
 
-New = stateful.MultipleResults[Reservation]
+NewReservations = stateful.MultipleResults[Reservation]
 reservations = Bundle[Reservation]("reservations")
-events = reservations.map(lambda one: one.event)
-tickets = reservations.flatmap(lambda one: st.sampled_from(one.tickets))
+events = reservations.map(lambda reservation: reservation.event)
+tickets = reservations.flatmap(lambda reservation: st.sampled_from(reservation.tickets))
 totals = st.integers(1, 9)
 quantities = st.integers(1, 4)
 users = st.sampled_from(["alice", "bob"])
+# '' stands for the owner.
 owner_or_user = st.just("") | users
 keys = st.sampled_from(["", "one", "two"])
 verbs = st.sampled_from(["pay", "cancel"])
 statuses = st.sampled_from(["", "reserved", "expired", "purchased"])
-of_one = st.sampled_from(["ticket", "pay", "cancel", "refund", "reserve", "event_tickets"])
-of_whole = st.sampled_from(["reservation", "pay_reservation", "cancel_reservation"])
+ticket_methods = st.sampled_from(
+    ["find_ticket", "pay", "cancel", "refund", "reserve", "list_event_tickets"]
+)
+reservation_methods = st.sampled_from(["find_reservation", "pay_reservation", "cancel_reservation"])
 
 
 class TicketOffice(RuleBasedStateMachine):
-    """Takes each step twice, with the service and by the rules, and then compares all there is."""
+    """Takes each step in the service and in the model, and then compares everything."""
 
     def __init__(self, client: Client, connection: psycopg.Connection) -> None:
         super().__init__()
         self.client = client
         self.connection = connection
-        self.number = next(NUMBERS)
+        self.number = next(EXAMPLE_NUMBERS)
         self.events: list[Event] = []
 
     def name(self, user: str) -> str:
-        """Nobody of this example is anybody of another."""
+        """Return a fingerprint that is unique to this example."""
         return f"{user}-{self.number}"
 
     @initialize(target=reservations, sizes=st.lists(totals, min_size=1, max_size=2), user=users)
-    def events_are_made_and_each_has_a_guest(self, sizes: list[int], user: str) -> New:
+    def create_events_with_a_reservation_each(self, sizes: list[int], user: str) -> NewReservations:
         for number, total in enumerate(sizes):
             event = Event(f"Event {self.number}.{number}", total)
             body = {"name": event.name, "date": DATE.isoformat(), "totalTickets": total}
-            answer = self.client.post("/events", json=body)
-            event.id, event.created_at = read(answer)["id"], read(answer)["createdAt"]
-            agree(answer, event.shown(), status=201)
+            response = self.client.post("/events", json=body)
+            event.id, event.created_at = read(response)["id"], read(response)["createdAt"]
+            agree(response, event.response(), status=201)
             agree(self.client.post("/events", json=body), Refused(409, "EVENT_EXISTS"))
             self.events.append(event)
-        held = [(event, min(event.total, 3)) for event in self.events]
-        return multiple(*[one for each in held for one in self.reserve(*each, self.name(user))])
+        return multiple(
+            *[
+                reservation
+                for event in self.events
+                for reservation in self.reserve(event, min(event.total, 3), self.name(user))
+            ]
+        )
 
     def reserve(
-        self, event: Event, quantity: int, user: str, key: str = "", told: Response | None = None
+        self,
+        event: Event,
+        quantity: int,
+        user: str,
+        key: str = "",
+        response: Response | None = None,
     ) -> list[Reservation]:
-        """Reserve, unless the service was asked already; return what is new."""
-        answer = self.client.reserve(event.id, quantity, user, key) if told is None else told
-        is_repeat = (user, key) in event.keys
-        found = event.reserve(quantity, user, key)
-        if isinstance(found, Refused):
-            agree(answer, found)
+        """Reserve in the service, unless its response is given, and in the model.
+
+        Returns:
+            The reservation, if it is new.
+        """
+        if response is None:
+            response = self.client.reserve(event.id, quantity, user, key)
+        is_replay = (user, key) in event.keys
+        result = event.reserve(quantity, user, key)
+        if isinstance(result, Refused):
+            agree(response, result)
             return []
-        if not is_repeat:
-            assert answer.status_code == 201, answer.text
-            found.learn(read(answer))
-        shown = [ticket.shown(user) for ticket in found.tickets]
-        agree(answer, shown, status=201, is_repeat=is_repeat)
-        return [] if is_repeat else [found]
+        if not is_replay:
+            assert response.status_code == 201, response.text
+            result.adopt_ids(read(response))
+        expected = [ticket.response(user) for ticket in result.tickets]
+        agree(response, expected, status=201, is_replay=is_replay)
+        return [] if is_replay else [result]
 
     @rule(target=reservations, event=events, quantity=quantities, user=users, key=keys)
-    def somebody_reserves(self, event: Event, quantity: int, user: str, key: str) -> New:
+    def a_user_reserves(self, event: Event, quantity: int, user: str, key: str) -> NewReservations:
         return multiple(*self.reserve(event, quantity, self.name(user), key))
 
     @rule(target=reservations, event=events, people=st.integers(2, 6))
-    def a_crowd_wants_a_ticket_each_at_once(self, event: Event, people: int) -> New:
+    def a_crowd_reserves_one_ticket_each_at_once(
+        self, event: Event, people: int
+    ) -> NewReservations:
         crowd = [self.name(f"person-{n}") for n in range(people)]
         before = event.version
-        answers = at_once(*[partial(self.client.reserve, event.id, 1, user) for user in crowd])
-        # In the order that explains it, whoever got one comes before whoever got none.
-        order = sorted(zip(answers, crowd, strict=True), key=lambda one: one[0].status_code)
-        new = [new for told, user in order for new in self.reserve(event, 1, user, told=told)]
-        # By the rules each had a transaction; the service may have served several in one.
-        version = self.client.event(event.id)["version"]
+        responses = at_once(*[partial(self.client.reserve, event.id, 1, user) for user in crowd])
+        # The model serves the granted requests first, then the refused ones.
+        order = sorted(zip(responses, crowd, strict=True), key=lambda pair: pair[0].status_code)
+        new = [
+            reservation
+            for response, user in order
+            for reservation in self.reserve(event, 1, user, response=response)
+        ]
+        # In the model each has its own transaction; the service may serve several in one.
+        version = self.client.find_event(event.id)["version"]
         assert min(before + 1, event.version) <= version <= event.version
         event.version = version
         return multiple(*new)
 
     @rule(target=reservations, event=events, quantity=quantities, user=users)
-    def a_key_is_sent_often_at_once(self, event: Event, quantity: int, user: str) -> New:
-        asked = quantity, self.name(user), "one"
-        answers = at_once(*[partial(self.client.reserve, event.id, *asked)] * 3)
-        # In the order that explains it, the one that reserves comes before its repeats.
-        answers.sort(key=lambda answer: "Idempotency-Replayed" in answer.headers)
-        return multiple(*[new for told in answers for new in self.reserve(event, *asked, told)])
+    def a_key_is_sent_three_times_at_once(
+        self, event: Event, quantity: int, user: str
+    ) -> NewReservations:
+        arguments = quantity, self.name(user), "one"
+        responses = at_once(*[partial(self.client.reserve, event.id, *arguments)] * 3)
+        # The model serves the request that reserves before its replays.
+        responses.sort(key=lambda response: "Idempotency-Replayed" in response.headers)
+        return multiple(
+            *[
+                reservation
+                for response in responses
+                for reservation in self.reserve(event, *arguments, response)
+            ]
+        )
 
-    @rule(ticket=tickets, asker=owner_or_user, verb=verbs)
-    def a_ticket_is_paid_for_or_cancelled(self, ticket: Ticket, asker: str, verb: str) -> None:
-        user = self.name(asker) if asker else ticket.user
-        answer = getattr(self.client, verb)(ticket.id, user)
-        refusal = Reservation(ticket.event, [ticket]).take(verb, user)
-        # There is no need to tell which ticket is in the way.
-        agree(answer, replace(refusal, details=None) if refusal else ticket.shown(user))
+    @rule(ticket=tickets, requester=owner_or_user, verb=verbs)
+    def a_ticket_is_paid_or_cancelled(self, ticket: Ticket, requester: str, verb: str) -> None:
+        user = self.name(requester) if requester else ticket.user
+        response = getattr(self.client, verb)(ticket.id, user)
+        refusal = Reservation(ticket.event, [ticket]).change(verb, user)
+        # A refusal about a single ticket has no details.
+        agree(response, replace(refusal, details=None) if refusal else ticket.response(user))
 
-    @rule(whole=reservations, asker=owner_or_user, verb=verbs)
-    def all_are_paid_for_or_cancelled(self, whole: Reservation, asker: str, verb: str) -> None:
-        user = self.name(asker) if asker else whole.tickets[0].user
-        answer = getattr(self.client, f"{verb}_reservation")(whole.id, user)
-        agree(answer, whole.take(verb, user) or whole.shown(user))
+    @rule(reservation=reservations, requester=owner_or_user, verb=verbs)
+    def a_reservation_is_paid_or_cancelled(
+        self, reservation: Reservation, requester: str, verb: str
+    ) -> None:
+        user = self.name(requester) if requester else reservation.tickets[0].user
+        response = getattr(self.client, f"{verb}_reservation")(reservation.id, user)
+        agree(response, reservation.change(verb, user) or reservation.response(user))
 
-    @rule(whole=reservations, asked=st.lists(verbs, min_size=2, max_size=3))
-    def all_are_paid_for_or_cancelled_at_once(self, whole: Reservation, asked: list[str]) -> None:
-        user = whole.tickets[0].user
-        sent = [getattr(self.client, f"{verb}_reservation") for verb in asked]
-        answers = at_once(*[partial(send, whole.id, user) for send in sent])
-        orders = itertools.permutations(zip(answers, asked, strict=True))
-        explained = [order for order in orders if explains(order, deepcopy(whole), user)]
-        assert explained, f"no order of {asked} explains {answers}"
+    @rule(reservation=reservations, chosen=st.lists(verbs, min_size=2, max_size=3))
+    def a_reservation_is_paid_and_cancelled_at_once(
+        self, reservation: Reservation, chosen: list[str]
+    ) -> None:
+        user = reservation.tickets[0].user
+        methods = [getattr(self.client, f"{verb}_reservation") for verb in chosen]
+        responses = at_once(*[partial(method, reservation.id, user) for method in methods])
+        orders = itertools.permutations(zip(responses, chosen, strict=True))
+        explained = [order for order in orders if explains(order, deepcopy(reservation), user)]
+        assert explained, f"no order of {chosen} explains {responses}"
         for _, verb in explained[0]:
-            whole.take(verb, user)
-        # If chance has decided, the tickets come back: what follows must not hang on it.
-        for ticket in whole.tickets if len(set(asked)) > 1 else []:
+            reservation.change(verb, user)
+        # If timing decided between payment and cancellation, undo it: the next steps must be
+        # reproducible.
+        for ticket in reservation.tickets if len(set(chosen)) > 1 else []:
             self.a_ticket_is_refunded(ticket)
 
     @rule(ticket=tickets)
     def a_ticket_is_refunded(self, ticket: Ticket) -> None:
-        answer = self.client.refund(ticket.id)
-        agree(answer, ticket.refund() or ticket.shown(None))
+        response = self.client.refund(ticket.id)
+        agree(response, ticket.refund() or ticket.response(None))
 
     @rule(event=events, total=totals)
     def an_event_is_resized(self, event: Event, total: int) -> None:
-        answer = self.client.update_event(event.id, totalTickets=total)
-        agree(answer, event.resize(total) or event.shown())
+        response = self.client.update_event(event.id, totalTickets=total)
+        agree(response, event.resize(total) or event.response())
 
     @rule(ticket=tickets, all_of_the_event=st.booleans())
-    def the_time_is_up(self, ticket: Ticket, all_of_the_event: bool) -> None:
-        for one in ticket.event.tickets if all_of_the_event else [ticket]:
-            if one.status == "reserved":
-                one.expires_at = LONG_AGO
-                self.set_by_hand("expires_at", LONG_AGO, one)
-        # Nothing has swept them yet.
+    def holds_expire(self, ticket: Ticket, all_of_the_event: bool) -> None:
+        for held in ticket.event.tickets if all_of_the_event else [ticket]:
+            if held.status == "reserved":
+                held.expires_at = LONG_AGO
+                self.update_with_sql("expires_at", LONG_AGO, held)
+        # They have not been swept yet.
         self.tickets_are_listed(ticket.event, "alice", status="expired", page=1, limit=9)
 
-    @rule(whole=reservations)
-    def the_last_ticket_changes_hands(self, whole: Reservation) -> None:
-        whole.tickets[-1].user = self.name("carol")
-        self.set_by_hand("user_fingerprint", self.name("carol"), whole.tickets[-1])
+    @rule(reservation=reservations)
+    def the_last_ticket_gets_another_owner(self, reservation: Reservation) -> None:
+        reservation.tickets[-1].user = self.name("carol")
+        self.update_with_sql("user_fingerprint", self.name("carol"), reservation.tickets[-1])
 
-    def set_by_hand(self, column: str, value: object, ticket: Ticket) -> None:
+    def update_with_sql(self, column: str, value: object, ticket: Ticket) -> None:
         sql = f"update ticket_allocations set {column} = %s where id = %s"
         self.connection.execute(sql.encode(), [value, ticket.id])
 
-    @rule(whole=reservations, asker=owner_or_user)
-    def somebody_looks_at_all(self, whole: Reservation, asker: str) -> None:
-        user = self.name(asker) if asker else whole.tickets[0].user
-        agree(self.client.reservation(whole.id, user), whole.shown(user))
-        for ticket in whole.tickets:
-            agree(self.client.ticket(ticket.id), ticket.shown(None))
-            agree(self.client.ticket(ticket.id, user), ticket.shown(user))
+    @rule(reservation=reservations, requester=owner_or_user)
+    def a_reservation_and_its_tickets_are_found(
+        self, reservation: Reservation, requester: str
+    ) -> None:
+        user = self.name(requester) if requester else reservation.tickets[0].user
+        agree(self.client.find_reservation(reservation.id, user), reservation.response(user))
+        for ticket in reservation.tickets:
+            agree(self.client.find_ticket(ticket.id), ticket.response(None))
+            agree(self.client.find_ticket(ticket.id, user), ticket.response(user))
 
     @rule(
         event=events, user=users, status=statuses, page=st.integers(1, 2), limit=st.integers(1, 5)
     )
     def tickets_are_listed(self, event: Event, user: str, **query: Any) -> None:
         user = self.name(user)
-        mine = [one for event in self.events for one in event.tickets if one.user == user]
-        asked = {name: value for name, value in query.items() if value}
-        agree(self.client.user_tickets(user, **asked), listed(mine, user, **query))
-        agree(self.client.event_tickets(event.id, **asked), listed(event.tickets, None, **query))
+        own = [ticket for event in self.events for ticket in event.tickets if ticket.user == user]
+        parameters = {name: value for name, value in query.items() if value}
+        agree(self.client.list_user_tickets(user, **parameters), list_page(own, user, **query))
+        response = self.client.list_event_tickets(event.id, **parameters)
+        agree(response, list_page(event.tickets, None, **query))
 
-    @rule(verb=of_one | of_whole)
-    def what_does_not_exist_is_not_found(self, verb: str) -> None:
-        agree(getattr(self.client, verb)(UNKNOWN), Refused(404, "NOT_FOUND"))
+    @rule(method=ticket_methods | reservation_methods)
+    def an_unknown_id_is_not_found(self, method: str) -> None:
+        agree(getattr(self.client, method)(UNKNOWN), Refused(404, "NOT_FOUND"))
         agree(self.client.update_event(UNKNOWN, totalTickets=1), Refused(404, "NOT_FOUND"))
 
     @invariant()
-    def all_is_shown_and_stored_as_the_rules_say(self) -> None:
+    def responses_and_rows_are_as_the_model_says(self) -> None:
         for event in self.events:
-            agree(self.client.get(f"/events/{event.id}"), event.shown())
+            agree(self.client.get(f"/events/{event.id}"), event.response())
             counts = self.connection.execute(COUNTS, [event.id]).fetchone()
             rows = self.connection.execute(ROWS, [event.id]).fetchall()
-            # The sort leaves the tickets of one reservation in their order.
-            tickets = sorted(event.tickets, key=lambda one: (one.created_at, one.reservation_id))
+            # The sort is stable, so the tickets of one reservation stay in their order.
+            tickets = sorted(event.tickets, key=attrgetter("created_at", "reservation_id"))
             assert rows == [
-                (one.id, one.reservation_id, one.user, one.status, one.expires_at)
-                for one in tickets
+                (ticket.id, ticket.reservation_id, ticket.user, ticket.status, ticket.expires_at)
+                for ticket in tickets
             ]
-            # A hold whose time is up is counted until it is swept.
+            # An expired hold is counted until it is swept.
             stored = [ticket.status for ticket in tickets]
             purchased = stored.count("purchased")
             allocated = stored.count("reserved") + purchased
@@ -491,12 +533,12 @@ Run = Callable[[settings], None]
 
 @pytest.fixture
 def run(client: Client, database: Database, tmp_path: Path) -> Iterator[Run]:
-    """Takes the steps of all examples with one service on one database."""
-    set_hypothesis_home_dir(tmp_path)  # or else it leaves a folder in the tree
+    """A function that runs examples with one service on one database."""
+    set_hypothesis_home_dir(tmp_path)  # else it creates a folder in the repository
     with database.connect() as connection:
         connection.autocommit = True
         office: Any = partial(TicketOffice, client, connection)
-        yield lambda chosen: stateful.run_state_machine_as_test(office, settings=chosen)
+        yield lambda options: stateful.run_state_machine_as_test(office, settings=options)
 
 
 EXAMPLES = settings(
@@ -517,5 +559,5 @@ def test_the_service_follows_the_rules(run: Run) -> None:
 
 
 @pytest.mark.slow
-def test_the_service_follows_the_rules_wherever_chance_leads(run: Run) -> None:
+def test_the_service_follows_the_rules_in_random_steps(run: Run) -> None:
     run(settings(EXAMPLES, max_examples=500, stateful_step_count=40, derandomize=False))

@@ -1,4 +1,4 @@
-"""Reservations: found, paid for and cancelled as what is left of them."""
+"""Reservations: finding, payment and cancellation of the tickets that are still held."""
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -14,220 +14,220 @@ pytestmark = pytest.mark.core
 UNKNOWN = "018f0000-0000-7000-8000-000000000003"
 
 
-def held(client: Client, quantity: int = 3) -> tuple[str, str, list[str]]:
-    """Reserve tickets of a new event; return event, reservation and tickets."""
+def reserve(client: Client, quantity: int = 3) -> tuple[str, str, list[str]]:
+    """Reserve tickets of a new event; return the ids of event, reservation and tickets."""
     event = client.create_event()
     tickets = client.reserve(event, quantity).json()
     return event, tickets[0]["reservationId"], [ticket["id"] for ticket in tickets]
 
 
 def test_a_reservation_is_shown_to_its_owner(client: Client) -> None:
-    event, reservation, tickets = held(client)
-    answer = client.reservation(reservation)
-    assert answer.status_code == 200
-    shown = answer.json()
-    assert list(shown) == ["id", "eventId", "status", "expiresAt", "tickets"]
-    assert (shown["id"], shown["eventId"], shown["status"]) == (reservation, event, "reserved")
-    assert [ticket["id"] for ticket in shown["tickets"]] == tickets
-    assert {ticket["expiresAt"] for ticket in shown["tickets"]} == {shown["expiresAt"]}
-    assert {ticket["userFingerprint"] for ticket in shown["tickets"]} == {"alice"}
+    event, reservation, tickets = reserve(client)
+    response = client.find_reservation(reservation)
+    assert response.status_code == 200
+    body = response.json()
+    assert list(body) == ["id", "eventId", "status", "expiresAt", "tickets"]
+    assert (body["id"], body["eventId"], body["status"]) == (reservation, event, "reserved")
+    assert [ticket["id"] for ticket in body["tickets"]] == tickets
+    assert {ticket["expiresAt"] for ticket in body["tickets"]} == {body["expiresAt"]}
+    assert {ticket["userFingerprint"] for ticket in body["tickets"]} == {"alice"}
 
 
-def test_a_reservation_is_shown_to_nobody_else(client: Client) -> None:
-    _, reservation, tickets = held(client)
-    answer = client.reservation(reservation, user="mallory")
-    assert code(answer) == (403, "WRONG_FINGERPRINT")
-    assert answer.json()["details"] == {"ticketId": tickets[0]}
+def test_a_reservation_is_not_shown_to_another_user(client: Client) -> None:
+    _, reservation, tickets = reserve(client)
+    response = client.find_reservation(reservation, user="mallory")
+    assert code(response) == (403, "WRONG_FINGERPRINT")
+    assert response.json()["details"] == {"ticketId": tickets[0]}
     assert code(client.get(f"/reservations/{reservation}")) == (400, "BAD_REQUEST")
 
 
-@pytest.mark.parametrize("verb", ["reservation", "pay_reservation", "cancel_reservation"])
-def test_an_unknown_reservation_is_not_found(client: Client, verb: str) -> None:
-    answer = getattr(client, verb)(UNKNOWN)
-    assert code(answer) == (404, "NOT_FOUND")
-    assert answer.json()["error"] == "Reservation not found"
+@pytest.mark.parametrize("method", ["find_reservation", "pay_reservation", "cancel_reservation"])
+def test_an_unknown_reservation_is_not_found(client: Client, method: str) -> None:
+    response = getattr(client, method)(UNKNOWN)
+    assert code(response) == (404, "NOT_FOUND")
+    assert response.json()["error"] == "Reservation not found"
 
 
-def test_a_reservation_is_paid_for_whole(client: Client) -> None:
-    event, reservation, tickets = held(client)
-    answer = client.pay_reservation(reservation)
-    assert answer.status_code == 200
-    paid = answer.json()
+def test_a_payment_pays_for_the_whole_reservation(client: Client) -> None:
+    event, reservation, tickets = reserve(client)
+    response = client.pay_reservation(reservation)
+    assert response.status_code == 200
+    paid = response.json()
     assert (paid["status"], paid["expiresAt"]) == ("purchased", None)
     assert [ticket["id"] for ticket in paid["tickets"]] == tickets
-    assert client.reservation(reservation).json() == paid
-    shown = client.event(event)
-    # One version: it was one transaction.
-    assert (shown["purchasedTickets"], shown["reservedTickets"], shown["version"]) == (3, 0, 3)
+    assert client.find_reservation(reservation).json() == paid
+    counts = client.find_event(event)
+    # The payment was one transaction, so one version.
+    assert (counts["purchasedTickets"], counts["reservedTickets"], counts["version"]) == (3, 0, 3)
 
 
-def test_a_reservation_is_cancelled_whole_and_its_tickets_are_free_at_once(client: Client) -> None:
-    event, reservation, _ = held(client)
-    answer = client.cancel_reservation(reservation)
-    assert answer.status_code == 200
-    assert {ticket["status"] for ticket in answer.json()["tickets"]} == {"user_cancelled"}
-    shown = client.event(event)
-    assert (shown["availableTickets"], shown["version"]) == (10, 3)
+def test_a_cancelled_reservation_makes_all_its_tickets_available(client: Client) -> None:
+    event, reservation, _ = reserve(client)
+    response = client.cancel_reservation(reservation)
+    assert response.status_code == 200
+    assert {ticket["status"] for ticket in response.json()["tickets"]} == {"user_cancelled"}
+    counts = client.find_event(event)
+    assert (counts["availableTickets"], counts["version"]) == (10, 3)
 
 
-def change_two(client: Client, database: Database, tickets: list[str], verb: str) -> None:
-    """Let the second and the third ticket of a reservation of three go another way."""
+def change_two(client: Client, database: Database, tickets: list[str], change: str) -> None:
+    """Expire, pay, cancel or refund the second and the third ticket of a reservation of three."""
     for ticket in tickets[1:]:
-        if verb == "lapse":
-            database.lapse(ticket)
-        elif verb == "refund":
+        if change == "expire":
+            database.expire_hold(ticket)
+        elif change == "refund":
             client.pay(ticket)
             client.refund(ticket)
         else:
-            getattr(client, verb)(ticket)
+            getattr(client, change)(ticket)
 
 
 @pytest.mark.parametrize(
-    ("whole", "verb", "code_"),
+    ("method", "change", "refusal"),
     [
-        ("pay_reservation", "lapse", (410, "HOLD_EXPIRED")),
+        ("pay_reservation", "expire", (410, "HOLD_EXPIRED")),
         ("cancel_reservation", "pay", (409, "ALREADY_PURCHASED")),
     ],
 )
-def test_one_ticket_stops_the_whole_reservation(
-    client: Client, database: Database, whole: str, verb: str, code_: tuple[int, str]
+def test_one_ticket_can_block_the_whole_reservation(
+    client: Client, database: Database, method: str, change: str, refusal: tuple[int, str]
 ) -> None:
-    _, reservation, tickets = held(client)
-    change_two(client, database, tickets, verb)
-    refused = getattr(client, whole)(reservation)
-    assert code(refused) == code_
-    assert refused.json()["details"] == {"ticketId": tickets[1]}
-    assert client.ticket(tickets[0]).json()["status"] == "reserved"
-    assert client.reservation(reservation).json()["status"] == "mixed"
-    # Its one held ticket can be paid for alone.
+    _, reservation, tickets = reserve(client)
+    change_two(client, database, tickets, change)
+    response = getattr(client, method)(reservation)
+    assert code(response) == refusal
+    assert response.json()["details"] == {"ticketId": tickets[1]}
+    assert client.find_ticket(tickets[0]).json()["status"] == "reserved"
+    assert client.find_reservation(reservation).json()["status"] == "mixed"
+    # The ticket that is still held can be paid for alone.
     assert client.pay(tickets[0]).status_code == 200
 
 
 @pytest.mark.parametrize(
-    ("whole", "verb", "statuses"),
+    ("method", "change", "statuses"),
     [
         ("pay_reservation", "pay", ["purchased"] * 3),
         ("pay_reservation", "cancel", ["purchased", "user_cancelled", "user_cancelled"]),
         ("pay_reservation", "refund", ["purchased", "refunded", "refunded"]),
         ("cancel_reservation", "cancel", ["user_cancelled"] * 3),
         ("cancel_reservation", "refund", ["user_cancelled", "refunded", "refunded"]),
-        ("cancel_reservation", "lapse", ["user_cancelled", "expired", "expired"]),
+        ("cancel_reservation", "expire", ["user_cancelled", "expired", "expired"]),
     ],
 )
-def test_what_is_left_of_a_reservation_is_paid_for_or_cancelled(
-    client: Client, database: Database, whole: str, verb: str, statuses: list[str]
+def test_the_held_tickets_of_a_reservation_are_paid_or_cancelled(
+    client: Client, database: Database, method: str, change: str, statuses: list[str]
 ) -> None:
-    event, reservation, tickets = held(client)
-    change_two(client, database, tickets, verb)
-    answer = getattr(client, whole)(reservation)
-    assert answer.status_code == 200
-    shown = answer.json()["tickets"]
-    assert [(ticket["id"], ticket["status"]) for ticket in shown] == list(
-        zip(tickets, statuses, strict=True)
-    )
-    assert client.reservation(reservation).json() == answer.json()
-    moved = client.ledger(event).json()["data"][-1]
-    assert moved["purchased"] + moved["cancelled"] == 1
-    # Nothing is left now: a repeat says what became of it.
-    assert getattr(client, whole)(reservation).status_code == (409 if verb != "lapse" else 410)
+    event, reservation, tickets = reserve(client)
+    change_two(client, database, tickets, change)
+    response = getattr(client, method)(reservation)
+    assert response.status_code == 200
+    after = [(ticket["id"], ticket["status"]) for ticket in response.json()["tickets"]]
+    assert after == list(zip(tickets, statuses, strict=True))
+    assert client.find_reservation(reservation).json() == response.json()
+    last_entry = client.list_ledger(event).json()["data"][-1]
+    assert last_entry["purchased"] + last_entry["cancelled"] == 1
+    # No ticket is held any more, so the same request is refused.
+    status = 410 if change == "expire" else 409
+    assert getattr(client, method)(reservation).status_code == status
 
 
-def test_a_reservation_with_nothing_held_tells_of_its_first_ticket(
+def test_a_reservation_without_holds_is_refused_for_its_first_ticket(
     client: Client, database: Database
 ) -> None:
-    _, reservation, tickets = held(client)
+    _, reservation, tickets = reserve(client)
     client.pay(tickets[0])
     client.refund(tickets[0])
     for ticket in tickets[1:]:
         client.cancel(ticket)
-    for whole in (client.pay_reservation, client.cancel_reservation):
-        refused = whole(reservation)
-        assert code(refused) == (409, "ALREADY_REFUNDED")
-        assert refused.json()["details"] == {"ticketId": tickets[0]}
+    for change in (client.pay_reservation, client.cancel_reservation):
+        response = change(reservation)
+        assert code(response) == (409, "ALREADY_REFUNDED")
+        assert response.json()["details"] == {"ticketId": tickets[0]}
 
 
-def test_who_is_not_the_owner_is_told_so_whatever_the_state(client: Client) -> None:
-    _, reservation, tickets = held(client)
+def test_another_user_is_refused_whatever_the_reservations_status(client: Client) -> None:
+    _, reservation, tickets = reserve(client)
     client.pay(tickets[0])
-    for verb in (client.pay_reservation, client.cancel_reservation):
-        answer = verb(reservation, user="mallory")
-        assert code(answer) == (403, "WRONG_FINGERPRINT")
-        assert "alice" not in answer.text
-    assert client.reservation(reservation).json()["status"] == "mixed"
+    for change in (client.pay_reservation, client.cancel_reservation):
+        response = change(reservation, user="mallory")
+        assert code(response) == (403, "WRONG_FINGERPRINT")
+        assert "alice" not in response.text
+    assert client.find_reservation(reservation).json()["status"] == "mixed"
 
 
-def test_of_a_reservation_with_two_owners_each_sees_and_pays_for_their_own(
+def test_each_of_two_owners_sees_and_pays_for_only_their_own_tickets(
     client: Client, database: Database
 ) -> None:
-    event, reservation, tickets = held(client)
+    event, reservation, tickets = reserve(client)
     database.psql(
         f"update ticket_allocations set user_fingerprint = 'bobby' where id = '{tickets[1]}'"
     )
     for user, own in (("alice", [tickets[0], tickets[2]]), ("bobby", [tickets[1]])):
-        seen = client.reservation(reservation, user).json()["tickets"]
-        assert [ticket["id"] for ticket in seen] == own
-    assert code(client.reservation(reservation, "carol")) == (403, "WRONG_FINGERPRINT")
+        visible = client.find_reservation(reservation, user).json()["tickets"]
+        assert [ticket["id"] for ticket in visible] == own
+    assert code(client.find_reservation(reservation, "carol")) == (403, "WRONG_FINGERPRINT")
     paid = client.pay_reservation(reservation, "bobby").json()
     assert [ticket["id"] for ticket in paid["tickets"]] == [tickets[1]]
-    assert client.event(event)["purchasedTickets"] == 1
+    assert client.find_event(event)["purchasedTickets"] == 1
     assert client.cancel_reservation(reservation).status_code == 200
-    assert client.event(event)["allocatedTickets"] == 1
+    assert client.find_event(event)["allocatedTickets"] == 1
 
 
-def test_the_end_of_a_mixed_reservation_is_the_earliest_of_what_is_held(
+def test_a_mixed_reservation_ends_when_its_first_hold_ends(
     client: Client, database: Database
 ) -> None:
-    _, reservation, tickets = held(client)
+    _, reservation, tickets = reserve(client)
     client.cancel(tickets[0])
     database.psql(
         "update ticket_allocations set expires_at = '2040-01-01' where status = 'reserved';"
         f"update ticket_allocations set expires_at = '2039-01-01' where id = '{tickets[2]}'"
     )
-    assert client.reservation(reservation).json()["expiresAt"] == "2039-01-01T00:00:00Z"
+    assert client.find_reservation(reservation).json()["expiresAt"] == "2039-01-01T00:00:00Z"
     client.pay(tickets[1])
     client.cancel(tickets[2])
-    assert client.reservation(reservation).json()["expiresAt"] is None
+    assert client.find_reservation(reservation).json()["expiresAt"] is None
 
 
-def test_of_many_who_take_a_reservation_at_once_one_wins(client: Client) -> None:
-    event, reservation, _ = held(client)
-    answers = at_once(
+def test_one_of_many_concurrent_changes_of_a_reservation_wins(client: Client) -> None:
+    event, reservation, _ = reserve(client)
+    responses = at_once(
         *[partial(client.pay_reservation, reservation)] * 10,
         *[partial(client.cancel_reservation, reservation)] * 10,
     )
-    assert sorted(answer.status_code for answer in answers) == [200] + [409] * 19
-    status = client.reservation(reservation).json()["status"]
-    taken = {"purchased": (3, 7), "user_cancelled": (0, 10)}[status]
-    shown = client.event(event)
-    assert (shown["purchasedTickets"], shown["availableTickets"]) == taken
+    assert sorted(response.status_code for response in responses) == [200] + [409] * 19
+    status = client.find_reservation(reservation).json()["status"]
+    expected = {"purchased": (3, 7), "user_cancelled": (0, 10)}[status]
+    counts = client.find_event(event)
+    assert (counts["purchasedTickets"], counts["availableTickets"]) == expected
 
 
-def test_a_ticket_is_paid_for_or_cancelled_and_never_both(client: Client) -> None:
+def test_concurrent_payment_and_cancellation_never_both_succeed(client: Client) -> None:
     for n in range(10):
         event = client.create_event(name=f"event {n}")
         tickets = client.reserve(event, 2).json()
-        whole, single = at_once(
+        payment, cancellation = at_once(
             partial(client.pay_reservation, tickets[0]["reservationId"]),
             partial(client.cancel, tickets[1]["id"]),
         )
-        assert whole.status_code == 200
-        assert single.status_code in (200, 409)
-        assert client.event(event)["purchasedTickets"] == (1 if single.status_code == 200 else 2)
+        assert payment.status_code == 200
+        assert cancellation.status_code in (200, 409)
+        purchased = 1 if cancellation.status_code == 200 else 2
+        assert client.find_event(event)["purchasedTickets"] == purchased
 
 
-def test_a_reservation_that_runs_out_while_its_payment_waits_is_not_sold(
+def test_a_reservation_that_expires_while_its_payment_waits_is_not_sold(
     client: Client, database: Database
 ) -> None:
-    event, reservation, tickets = held(client)
+    event, reservation, tickets = reserve(client)
     with ThreadPoolExecutor(1) as pool:
-        with database.holding(event) as rival:
-            paying = pool.submit(client.pay_reservation, reservation)
+        with database.lock_event(event) as rival:
+            payment = pool.submit(client.pay_reservation, reservation)
             database.wait_until_blocked()
             rival.execute(
                 "update ticket_allocations set expires_at = statement_timestamp() "
                 "where position = 3"
             )
-        answer = paying.result()
-    assert code(answer) == (410, "HOLD_EXPIRED")
-    assert answer.json()["details"] == {"ticketId": tickets[2]}
-    assert client.event(event)["purchasedTickets"] == 0
+        response = payment.result()
+    assert code(response) == (410, "HOLD_EXPIRED")
+    assert response.json()["details"] == {"ticketId": tickets[2]}
+    assert client.find_event(event)["purchasedTickets"] == 0

@@ -1,4 +1,4 @@
-"""Reserving: first come, first served, each request whole or not at all."""
+"""Reservation: in the order of arrival, and for each request all its tickets or none."""
 
 import pytest
 
@@ -12,9 +12,9 @@ pytestmark = pytest.mark.core
 
 def test_a_reservation_holds_tickets_for_its_owner(client: Client) -> None:
     event = client.create_event(tickets=5)
-    answer = client.reserve(event, quantity=3, user="alice")
-    assert answer.status_code == 201
-    tickets = answer.json()
+    response = client.reserve(event, quantity=3, user="alice")
+    assert response.status_code == 201
+    tickets = response.json()
     assert len({ticket["id"] for ticket in tickets}) == 3
     assert len({ticket["reservationId"] for ticket in tickets}) == 1
     for ticket in tickets:
@@ -22,20 +22,18 @@ def test_a_reservation_holds_tickets_for_its_owner(client: Client) -> None:
         assert ticket["status"] == "reserved"
         assert ticket["userFingerprint"] == "alice"
         assert ticket["expiresAt"] > ticket["createdAt"]
-    shown = client.event(event)
-    assert (shown["availableTickets"], shown["reservedTickets"], shown["version"]) == (2, 3, 2)
+    counts = client.find_event(event)
+    assert (counts["availableTickets"], counts["reservedTickets"], counts["version"]) == (2, 3, 2)
 
 
 def test_a_hold_ends_after_the_hold_seconds(database: Database, start: Starter) -> None:
     with start(database, hold_seconds=120).client() as client:
         client.hold(client.create_event())
-    held = "select extract(epoch from expires_at - created_at)::integer from ticket_allocations"
-    assert database.psql(held) == ["120"]
+    seconds = "select extract(epoch from expires_at - created_at)::integer from ticket_allocations"
+    assert database.psql(seconds) == ["120"]
 
 
-def test_tickets_of_one_reservation_have_positions_in_their_order(
-    client: Client, database: Database
-) -> None:
+def test_tickets_of_a_reservation_are_numbered_in_order(client: Client, database: Database) -> None:
     tickets = client.hold(client.create_event(), quantity=4)
     by_position = database.psql("select id from ticket_allocations order by position")
     assert by_position == tickets
@@ -43,67 +41,67 @@ def test_tickets_of_one_reservation_have_positions_in_their_order(
     assert positions == ["1", "2", "3", "4"]
 
 
-def test_ids_grow_with_time(client: Client) -> None:
+def test_ids_increase_with_time(client: Client) -> None:
     event = client.create_event(tickets=3)
-    # Version 7 of RFC 9562: the first 48 bits are milliseconds.
+    # UUIDv7 of RFC 9562: the first 48 bits are the time in milliseconds.
     ids = [client.hold(event)[0] for _ in range(3)]
     assert [id_[:13] for id_ in ids] == sorted(id_[:13] for id_ in ids)
     assert {id_[14] for id_ in ids} == {"7"}
 
 
-def test_more_than_is_left_takes_nothing(client: Client) -> None:
+def test_a_request_for_too_many_tickets_reserves_none(client: Client) -> None:
     event = client.create_event(tickets=5)
-    answer = client.reserve(event, quantity=10)
-    assert code(answer) == (409, "NOT_ENOUGH_TICKETS")
-    assert answer.json()["error"] == "Not enough tickets available"
-    assert answer.json()["details"] == {"availableTickets": 5}
-    assert client.event(event)["availableTickets"] == 5
-    assert client.event(event)["version"] == 1
+    response = client.reserve(event, quantity=10)
+    assert code(response) == (409, "NOT_ENOUGH_TICKETS")
+    assert response.json()["error"] == "Not enough tickets available"
+    assert response.json()["details"] == {"availableTickets": 5}
+    assert client.find_event(event)["availableTickets"] == 5
+    assert client.find_event(event)["version"] == 1
 
 
-def test_sold_out_is_told_as_sold_out(client: Client) -> None:
+def test_a_sold_out_event_refuses_with_its_own_code(client: Client) -> None:
     event = client.create_event(tickets=1)
     client.hold(event)
-    answer = client.reserve(event)
-    assert code(answer) == (409, "TICKETS_SOLD_OUT")
-    assert answer.json()["error"] == "Not enough tickets available"
-    assert answer.json()["details"] == {"availableTickets": 0}
+    response = client.reserve(event)
+    assert code(response) == (409, "TICKETS_SOLD_OUT")
+    assert response.json()["error"] == "Not enough tickets available"
+    assert response.json()["details"] == {"availableTickets": 0}
 
 
 def test_the_last_ticket_is_sold_once(client: Client) -> None:
     event = client.create_event(tickets=1)
-    answers = at_once(*[lambda n=n: client.reserve(event, user=f"user-{n}") for n in range(50)])
-    assert sorted(answer.status_code for answer in answers) == [201] + [409] * 49
-    assert client.event(event)["availableTickets"] == 0
+    responses = at_once(*[lambda n=n: client.reserve(event, user=f"user-{n}") for n in range(50)])
+    assert sorted(response.status_code for response in responses) == [201] + [409] * 49
+    assert client.find_event(event)["availableTickets"] == 0
 
 
 def test_an_unknown_event_has_no_tickets(client: Client) -> None:
-    answer = client.reserve("018f0000-0000-7000-8000-000000000001")
-    assert code(answer) == (404, "NOT_FOUND")
-    assert answer.json()["error"] == "Event not found"
+    response = client.reserve("018f0000-0000-7000-8000-000000000001")
+    assert code(response) == (404, "NOT_FOUND")
+    assert response.json()["error"] == "Event not found"
 
 
 @pytest.mark.parametrize("across_events", ["true", "false"])
-def test_a_crowd_over_many_events_is_served_with_and_without_common_batches(
+def test_a_crowd_over_many_events_is_served_with_both_kinds_of_batches(
     database: Database, start: Starter, across_events: str
 ) -> None:
     service = start(database, batch_across_events=across_events)
     with service.client() as client:
         events = [client.create_event(tickets=3, name=f"event {n}") for n in range(8)]
-        answers = at_once(
+        responses = at_once(
             *[
                 lambda n=n: client.reserve(events[n % 8], user=f"user-{n}", quantity=1)
                 for n in range(40)
             ]
         )
-        assert sorted(answer.status_code for answer in answers) == [201] * 24 + [409] * 16
-        paid = at_once(
+        assert sorted(response.status_code for response in responses) == [201] * 24 + [409] * 16
+        payments = at_once(
             *[
                 lambda ticket=ticket: client.pay(ticket["id"], ticket["userFingerprint"])
-                for answer in answers
-                if answer.status_code == 201
-                for ticket in answer.json()
+                for response in responses
+                if response.status_code == 201
+                for ticket in response.json()
             ]
         )
-        assert {answer.status_code for answer in paid} == {200}
-        assert {client.event(event)["purchasedTickets"] for event in events} == {3}
+        assert {response.status_code for response in payments} == {200}
+        assert {client.find_event(event)["purchasedTickets"] for event in events} == {3}

@@ -1,1 +1,1 @@
-"""What the tests stand on: databases, services, clients, tools. No tests."""
+"""Shared helpers of the tests: databases, services, clients and tools. No tests."""

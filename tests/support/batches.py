@@ -1,4 +1,4 @@
-"""Batches, carried out without a service."""
+"""Batches that are carried out without a running service."""
 
 import asyncio
 from collections.abc import Sequence
@@ -29,9 +29,11 @@ def carry_out(database: Database, changes: Sequence[Change]) -> list[Outcome]:
     return asyncio.run(run())
 
 
-def words(outcomes: Sequence[Outcome]) -> list[str]:
+def outcome_codes(outcomes: Sequence[Outcome]) -> list[str]:
+    """Return the code of each outcome."""
     return [outcome.code for outcome in outcomes]
 
 
 def reserve(event: Uuid, quantity: int = 1, user: str = "alice", key: str = "") -> Reserve:
+    """Return a change that reserves tickets."""
     return Reserve(event, quantity, user, key)

@@ -1,6 +1,6 @@
-"""Citus: a schema of each test's own on a coordinator, in place of a database.
+"""Tests on Citus: a schema on a coordinator for each test, instead of a database.
 
-`HOLDFAST_TEST_CITUS=postgresql://… pytest -m citus` runs MODULES there and nothing else.
+``HOLDFAST_TEST_CITUS=postgresql://… pytest -m citus`` runs the modules below there, and no others.
 """
 
 import itertools
@@ -18,9 +18,10 @@ from service.settings import resource
 from tests.support.database import Database
 from tests.support.waiting import wait_until
 
+# The URL of a coordinator with schema-based sharding. If it is not set, no test runs on Citus.
 CITUS = os.environ.get("HOLDFAST_TEST_CITUS", "")
-"""The URL of a coordinator whose workers may hold schemas."""
 
+# The modules below ``tests`` that run on Citus.
 MODULES = (
     "rules/test_*.py",
     "concurrency/test_crowd.py",
@@ -29,38 +30,37 @@ MODULES = (
     "operations/test_citus.py",
     "operations/test_migrations.py",
 )
-"""What runs on Citus, below ``tests``."""
 
-NUMBERS = itertools.count(1)
+SCHEMA_NUMBERS = itertools.count(1)
 
 
 class Schema(Database):
-    """A schema of one test's own, which lives on a worker."""
+    """The schema of one test, which Citus keeps on one worker."""
 
-    is_citus = True
+    is_on_citus = True
 
     @property
     def name(self) -> str:
-        """Its name, which `search_path` in its URL says."""
+        """Its name, with which the URL sets search_path."""
         return self.dsn.rpartition("%3D")[2]
 
     @property
     def service_dsn(self) -> str:
-        """As the role of the coordinator's URL, which owns all that is in it."""
+        """Connects as the owner: a role with fewer rights has a test of its own."""
         return self.dsn
 
-    def wait_until_blocked(self, how_many: int = 1, of: str = "holdfast") -> None:
-        """Wait until so many connections wait for a lock, on the worker that has the schema."""
+    def wait_until_blocked(self, count: int = 1, application: str = "holdfast") -> None:
+        """Wait until at least ``count`` connections wait for a lock, which is on the worker."""
         waiting = (
-            "select count(*) from citus_stat_activity as there "
-            "inner join citus_stat_activity as here using (global_pid) "
-            "where there.is_worker_query and there.wait_event_type = 'Lock' "
-            f"and there.query like '%{self.name}.%' "
-            f"and not here.is_worker_query and here.application_name = '{of}'"
+            "select count(*) from citus_stat_activity as on_worker "
+            "inner join citus_stat_activity as on_coordinator using (global_pid) "
+            "where on_worker.is_worker_query and on_worker.wait_event_type = 'Lock' "
+            f"and on_worker.query like '%{self.name}.%' and not on_coordinator.is_worker_query "
+            f"and on_coordinator.application_name = '{application}'"
         )
         wait_until(
-            lambda: int(self.psql(waiting)[0]) >= how_many,
-            f"{of} does not wait for a lock: is the event still locked (sql/lock_events.sql)?",
+            lambda: int(self.psql(waiting)[0]) >= count,
+            f"no connection of {application!r} waits for a lock: see sql/lock_events.sql",
         )
 
 
@@ -70,21 +70,21 @@ def runs_on_citus(path: Path) -> bool:
 
 
 @contextmanager
-def schema_on_citus(*, migrated: bool) -> Iterator[Schema]:
-    """Create a schema, which is a cell, for as long as the block runs."""
-    # Several processes test at once on one coordinator.
-    name = f"test_{os.getpid()}_{next(NUMBERS)}"
+def create_schema(*, is_migrated: bool) -> Iterator[Schema]:
+    """Create a schema, with all migrations or without tables, and drop it afterwards."""
+    # The processes of pytest-xdist share the coordinator.
+    name = f"test_{os.getpid()}_{next(SCHEMA_NUMBERS)}"
     dsn = f"{CITUS}{'&' if '?' in CITUS else '?'}options=-csearch_path%3D{name}"
     with psycopg.connect(CITUS, autocommit=True) as connection:
         connection.execute(f"create schema {name}".encode())
         try:
-            if migrated:
+            if is_migrated:
                 migrate(dsn, load_statements(resource("sql")))
             yield Schema(dsn)
         finally:
             connection.execute(f"drop schema {name} cascade".encode())
 
 
-def not_on_citus(why: str) -> pytest.MarkDecorator:
-    """Return the mark of a test that needs what a schema on Citus is not."""
-    return pytest.mark.skipif(bool(CITUS), reason=f"not on Citus: {why}")
+def not_on_citus(reason: str) -> pytest.MarkDecorator:
+    """Return the mark of a test that cannot run in a schema on Citus."""
+    return pytest.mark.skipif(bool(CITUS), reason=f"not on Citus: {reason}")

@@ -1,4 +1,4 @@
-"""Clients: one that speaks the domain's verbs, and a crowd of them."""
+"""A client with a method for each operation of the API, and a crowd of clients."""
 
 import asyncio
 import re
@@ -11,46 +11,46 @@ import httpx2
 
 from tests.support.run_log import RUN_LOG
 
-SEEN: set[tuple[str, str, int, str]] = set()
-"""What the clients of a test run were answered: method, path, status, code; ids as ``{id}``."""
+# Every kind of response in this test run: method, path with ``{id}`` for ids, status, code.
+SEEN_RESPONSES: set[tuple[str, str, int, str]] = set()
 
 _ANY_ID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 class Client(httpx2.Client):
-    """A client of the service that speaks its verbs, so that no test has a URL."""
+    """A client of the service, with a method for each operation, so that tests need no URLs."""
 
+    # The service, if it runs in a process of its own.
     process: subprocess.Popen[str] | None = None
-    """The service, where it is a process of its own."""
 
     def request(self, *arguments: Any, **options: Any) -> httpx2.Response:
-        """Send a request, and remember the fingerprint in it and what was answered."""
+        """Send a request; record its fingerprint and the kind of response."""
         body, headers = options.get("json"), options.get("headers")
-        for given, name in ((body, "userFingerprint"), (headers, "X-User-Fingerprint")):
-            if isinstance(given, dict) and isinstance(given.get(name), str):
-                RUN_LOG.fingerprints.add(given[name])
-        answer = super().request(*arguments, **options)
-        # Without it the HTTP server has refused, before there was a request.
-        if "X-Request-Id" in answer.headers:
-            path, method = _ANY_ID.sub("{id}", answer.request.url.path), answer.request.method
-            is_refusal = answer.status_code >= 400 and answer.content
-            told = answer.json().get("code", "") if is_refusal else ""
-            SEEN.add((method, path, answer.status_code, told))
-        return answer
+        for values, name in ((body, "userFingerprint"), (headers, "X-User-Fingerprint")):
+            if isinstance(values, dict) and isinstance(values.get(name), str):
+                RUN_LOG.fingerprints.add(values[name])
+        response = super().request(*arguments, **options)
+        # Without this header uvicorn has refused the request before the service saw it.
+        if "X-Request-Id" in response.headers:
+            path, method = _ANY_ID.sub("{id}", response.request.url.path), response.request.method
+            is_refusal = response.status_code >= 400 and response.content
+            code = response.json().get("code", "") if is_refusal else ""
+            SEEN_RESPONSES.add((method, path, response.status_code, code))
+        return response
 
     def create_event(self, tickets: int = 10, name: str = "Opening night", **fields: Any) -> str:
-        """Make an event and return its id."""
+        """Create an event and return its id."""
         body = {"name": name, "date": "2030-01-01T20:00:00Z", "totalTickets": tickets, **fields}
-        answer = self.post("/events", json=body)
-        assert answer.status_code == 201, answer.text
-        return str(answer.json()["id"])
+        response = self.post("/events", json=body)
+        assert response.status_code == 201, response.text
+        return str(response.json()["id"])
 
-    def event(self, event_id: str) -> dict[str, Any]:
-        """Return an event as it is shown."""
-        answer = self.get(f"/events/{event_id}")
-        assert answer.status_code == 200, answer.text
-        found: dict[str, Any] = answer.json()
-        return found
+    def find_event(self, event_id: str) -> dict[str, Any]:
+        """Return an event."""
+        response = self.get(f"/events/{event_id}")
+        assert response.status_code == 200, response.text
+        event: dict[str, Any] = response.json()
+        return event
 
     def update_event(self, event_id: str, **changes: Any) -> httpx2.Response:
         """Update an event."""
@@ -59,7 +59,7 @@ class Client(httpx2.Client):
     def reserve(
         self, event_id: str, quantity: int = 1, user: str = "alice", key: str | None = None
     ) -> httpx2.Response:
-        """Ask for tickets."""
+        """Reserve tickets."""
         return self.post(
             f"/events/{event_id}/tickets",
             json={"quantity": quantity, "userFingerprint": user},
@@ -67,13 +67,13 @@ class Client(httpx2.Client):
         )
 
     def hold(self, event_id: str, quantity: int = 1, user: str = "alice") -> list[str]:
-        """Reserve tickets and return their ids."""
-        answer = self.reserve(event_id, quantity, user)
-        assert answer.status_code == 201, answer.text
-        return [ticket["id"] for ticket in answer.json()]
+        """Reserve tickets, which must succeed, and return their ids."""
+        response = self.reserve(event_id, quantity, user)
+        assert response.status_code == 201, response.text
+        return [ticket["id"] for ticket in response.json()]
 
-    def ticket(self, ticket_id: str, user: str | None = None) -> httpx2.Response:
-        """Look at a ticket."""
+    def find_ticket(self, ticket_id: str, user: str | None = None) -> httpx2.Response:
+        """Find a ticket."""
         headers = {"X-User-Fingerprint": user} if user else {}
         return self.get(f"/events/tickets/{ticket_id}", headers=headers)
 
@@ -82,16 +82,16 @@ class Client(httpx2.Client):
         return self.post(f"/events/tickets/{ticket_id}/payment", json={"userFingerprint": user})
 
     def cancel(self, ticket_id: str, user: str = "alice") -> httpx2.Response:
-        """Give a ticket back."""
+        """Cancel the hold of a ticket."""
         headers = {"X-User-Fingerprint": user}
         return self.delete(f"/events/tickets/{ticket_id}/payment", headers=headers)
 
     def refund(self, ticket_id: str) -> httpx2.Response:
-        """Take a purchase back."""
+        """Refund a purchased ticket."""
         return self.post(f"/events/tickets/{ticket_id}/refund")
 
-    def reservation(self, reservation_id: str, user: str = "alice") -> httpx2.Response:
-        """Look at a reservation."""
+    def find_reservation(self, reservation_id: str, user: str = "alice") -> httpx2.Response:
+        """Find a reservation."""
         headers = {"X-User-Fingerprint": user}
         return self.get(f"/reservations/{reservation_id}", headers=headers)
 
@@ -100,78 +100,78 @@ class Client(httpx2.Client):
         return self.post(f"/reservations/{reservation_id}/payment", json={"userFingerprint": user})
 
     def cancel_reservation(self, reservation_id: str, user: str = "alice") -> httpx2.Response:
-        """Give a whole reservation back."""
+        """Cancel a whole reservation."""
         headers = {"X-User-Fingerprint": user}
         return self.delete(f"/reservations/{reservation_id}", headers=headers)
 
-    def ledger(self, event_id: str, **query: Any) -> httpx2.Response:
+    def list_ledger(self, event_id: str, **query: Any) -> httpx2.Response:
         """List an event's ledger."""
         return self.get(f"/events/{event_id}/ledger", params=query)
 
-    def audit(self, event_id: str) -> httpx2.Response:
-        """Have an event's books checked."""
+    def check_event(self, event_id: str) -> httpx2.Response:
+        """Audit an event."""
         return self.get(f"/events/{event_id}/audit")
 
-    def user_tickets(self, user: str = "alice", **query: Any) -> httpx2.Response:
-        """List somebody's own tickets."""
+    def list_user_tickets(self, user: str = "alice", **query: Any) -> httpx2.Response:
+        """List a user's tickets."""
         return self.get("/tickets", headers={"X-User-Fingerprint": user}, params=query)
 
-    def event_tickets(self, event_id: str, **query: Any) -> httpx2.Response:
+    def list_event_tickets(self, event_id: str, **query: Any) -> httpx2.Response:
         """List an event's tickets."""
         return self.get(f"/events/{event_id}/tickets", params=query)
 
 
 def is_live(client: Client) -> bool:
-    """Whether the service answers."""
+    """Whether the service responds to its liveness check."""
     try:
         return client.get("/health/live").status_code == 200
     except httpx2.TransportError:
         return False
 
 
-def crowd(
+def send_crowd(
     urls: Sequence[str], event_id: str, people: int, connections: int, quantity: int = 1
 ) -> Counter[tuple[int, str]]:
-    """Send a crowd that wants tickets of one event; return how often each answer came.
+    """Send a crowd that reserves tickets of one event, and count the responses.
 
     Args:
-        urls: the services, which the crowd takes in turn.
+        urls: of the services; the requests are dealt out to them in turn.
         event_id: the event.
-        people: how many requests, each with a fingerprint of its own.
-        connections: how many at once.
-        quantity: how many tickets each wants.
+        people: how many requests to send, each with its own fingerprint.
+        connections: how many to send at the same time.
+        quantity: how many tickets each request reserves.
 
     Returns:
-        By status and code; the code of a success is ''.
+        The number of responses by status and code; the code of a success is ''.
     """
 
     async def send() -> Counter[tuple[int, str]]:
-        answers: Counter[tuple[int, str]] = Counter()
+        responses: Counter[tuple[int, str]] = Counter()
         limits = httpx2.Limits(max_connections=connections)
         async with httpx2.AsyncClient(timeout=60, limits=limits) as client:
 
             async def person(number: int) -> None:
-                answer = await client.post(
+                response = await client.post(
                     f"{urls[number % len(urls)]}/events/{event_id}/tickets",
                     json={"quantity": quantity, "userFingerprint": f"person-{number}"},
                 )
-                told = answer.json()
-                code = told["code"] if isinstance(told, dict) else ""
-                answers[answer.status_code, code] += 1
+                body = response.json()
+                code = body["code"] if isinstance(body, dict) else ""
+                responses[response.status_code, code] += 1
 
             await asyncio.gather(*(person(number) for number in range(people)))
-        return answers
+        return responses
 
     return asyncio.run(send())
 
 
-def code(answer: httpx2.Response) -> tuple[int, str]:
-    """Return a refusal's status and code."""
-    return answer.status_code, answer.json()["code"]
+def code(response: httpx2.Response) -> tuple[int, str]:
+    """Return the status and the code of a refusal."""
+    return response.status_code, response.json()["code"]
 
 
-def repeats(first: httpx2.Response, again: httpx2.Response) -> bool:
-    """Whether an answer is the repeat of another: the same tickets in the same order."""
+def is_replay(first: httpx2.Response, again: httpx2.Response) -> bool:
+    """Whether the second response replays the first: the same tickets in the same order."""
     return (again.status_code, again.headers.get("Idempotency-Replayed")) == (201, "true") and [
         ticket["id"] for ticket in again.json()
     ] == [ticket["id"] for ticket in first.json()]

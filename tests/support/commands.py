@@ -1,4 +1,4 @@
-"""The command line: ``holdfast`` run to its end."""
+"""The command ``holdfast``, run to its end."""
 
 import os
 import subprocess
@@ -8,11 +8,14 @@ import sys
 def holdfast(
     *arguments: str, seconds: float = 60, **variables: object
 ) -> subprocess.CompletedProcess[str]:
-    """Run ``holdfast`` to its end, which must come within so many seconds."""
-    given = {name.upper(): str(value) for name, value in variables.items()}
+    """Run ``holdfast`` with these arguments and environment variables.
+
+    It fails if the command takes longer than ``seconds``.
+    """
+    environment = {name.upper(): str(value) for name, value in variables.items()}
     return subprocess.run(
         [sys.executable, "-m", "service", *arguments],
-        env={"PATH": os.environ["PATH"], "PORT": "0", **given},
+        env={"PATH": os.environ["PATH"], "PORT": "0", **environment},
         capture_output=True,
         text=True,
         timeout=seconds,
@@ -20,9 +23,9 @@ def holdfast(
     )
 
 
-def refused(done: subprocess.CompletedProcess[str]) -> str:
-    """Return the one line with which a command has refused."""
-    assert done.returncode == 1, done
-    assert len(done.stderr.splitlines()) == 1, done.stderr
-    assert done.stderr.startswith("holdfast: ")
-    return done.stderr
+def error_line(process: subprocess.CompletedProcess[str]) -> str:
+    """Return the error message of a command that must have failed with exactly one line."""
+    assert process.returncode == 1, process
+    assert len(process.stderr.splitlines()) == 1, process.stderr
+    assert process.stderr.startswith("holdfast: ")
+    return process.stderr

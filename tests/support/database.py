@@ -1,4 +1,4 @@
-"""Databases: one of each test's own, with psql and what a stranger does in it."""
+"""A database for each test, with psql and direct connections to it."""
 
 import itertools
 import os
@@ -16,51 +16,48 @@ from service.embedded.programs import find_programs
 from service.settings import resource
 from tests.support.waiting import wait_until
 
+# The role that the services under test connect as.
 SERVICE_ROLE = "holdfast_service"
-"""The role that the services under test connect as."""
 
-
+# The path of PgBouncer. If it is set, the services under test connect through it.
 PGBOUNCER = os.environ.get("HOLDFAST_TEST_PGBOUNCER", "")
-"""PgBouncer's program: with it, what is under test reaches its database by way of one."""
-
+# Only a part of the socket's name.
 POOLER_PORT = 6432
-"""Only a part of the socket's name."""
 
-
-NUMBERS = itertools.count(1)
+DATABASE_NUMBERS = itertools.count(1)
 
 
 @dataclass(frozen=True)
 class Database:
-    """A database of one test's own."""
+    """The database of one test."""
 
+    # Connects as the owner of all its objects.
     dsn: str
-    """As the owner of all that is in it."""
-    is_citus: ClassVar[bool] = False
+    is_on_citus: ClassVar[bool] = False
 
     @property
     def service_dsn(self) -> str:
-        """As the role that has what the service needs, and no more."""
+        """Connects as the role with exactly the rights that the service needs."""
         dsn = self.dsn.replace("//holdfast@", f"//{SERVICE_ROLE}@")
-        if self.is_pooled:
+        if self.is_behind_pooler:
             dsn = dsn.replace("/socket", f"/pooler&port={POOLER_PORT}")
         return dsn
 
     @property
-    def is_pooled(self) -> bool:
-        """Whether the service reaches it by way of a pooler: one that all tests share may be."""
+    def is_behind_pooler(self) -> bool:
+        """Whether the service connects through the pooler, which serves only the shared server."""
         return bool(PGBOUNCER and re.search(r"@/test_\d+\?host=[^&]*/socket$", self.dsn))
 
     def psql(self, sql: str) -> list[str]:
         """Run SQL in psql and return its lines; columns are separated by ``|``."""
-        done = self.try_psql(sql)
-        assert done.returncode == 0, done.stderr
-        return done.stdout.splitlines()
+        process = self.try_psql(sql)
+        assert process.returncode == 0, process.stderr
+        return process.stdout.splitlines()
 
     def try_psql(
         self, sql: str, *arguments: str, role: str | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run SQL in psql as a person would, whatever comes of it."""
+        """Run SQL in psql and return the finished process, whether it failed or not."""
         return subprocess.run(
             [
                 find_programs()["psql"],
@@ -74,45 +71,53 @@ class Database:
         )
 
     def connect(self) -> psycopg.Connection:
-        """Open a connection of a stranger to the service."""
+        """Open a connection that is not one of the service's, named ``stranger``."""
         return psycopg.connect(self.dsn, application_name="stranger")
 
-    def refuses(self, sql: str) -> str:
-        """Run SQL that must fail, and return what psql says of it."""
-        done = self.try_psql(sql)
-        assert done.returncode != 0, f"not refused: {sql}"
-        return done.stderr
+    def psql_error(self, sql: str) -> str:
+        """Run SQL that must fail, and return psql's error message."""
+        process = self.try_psql(sql)
+        assert process.returncode != 0, f"this SQL should fail: {sql}"
+        return process.stderr
+
+    def insert_event(self, tickets: int, name: str = "Opening night") -> str:
+        """Insert an event and return its id."""
+        (id_,) = self.psql(
+            "insert into events (name, date, total_tickets) "
+            f"values ('{name}', '2030-01-01', {tickets}) returning id"
+        )
+        return id_
 
     @contextmanager
-    def holding(self, event_id: str) -> Iterator[psycopg.Connection]:
-        """Hold an event's lock for as long as the block runs; its end commits."""
+    def lock_event(self, event_id: str) -> Iterator[psycopg.Connection]:
+        """Lock an event's row for as long as the block runs; then commit."""
         with self.connect() as rival:
             rival.execute("select from events where id = %s for update", [event_id])
             yield rival
 
-    def wait_until_blocked(self, how_many: int = 1, of: str = "holdfast") -> None:
-        """Wait until so many connections of the service, or of another name, wait for a lock."""
+    def wait_until_blocked(self, count: int = 1, application: str = "holdfast") -> None:
+        """Wait until at least ``count`` connections of an application wait for a lock."""
         wait_until(
             lambda: (
                 int(
                     self.psql(
                         "select count(*) from pg_stat_activity where wait_event_type = 'Lock' "
-                        f"and application_name = '{of}' and datname = current_database()"
+                        f"and application_name = '{application}' and datname = current_database()"
                     )[0]
                 )
-                >= how_many
+                >= count
             ),
-            f"{of} does not wait for a lock: is the event still locked (sql/lock_events.sql)?",
+            f"no connection of {application!r} waits for a lock: see sql/lock_events.sql",
         )
 
-    def adds_up(self) -> None:
-        """Assert counters = rows = the ledger's last row = the ledger's sum, for every event."""
+    def check_books(self) -> None:
+        """Assert for every event: counters = rows = last ledger row = sum of the ledger."""
         check = f"\\i {resource('sql') / 'check_events.sql'}"
-        done = self.try_psql(check, "--set=event_ids={}", "--set=failed_only=true")
-        assert (done.stdout, done.stderr) == ("", "")
+        process = self.try_psql(check, "--set=event_ids={}", "--set=failed_only=true")
+        assert (process.stdout, process.stderr) == ("", "")
 
-    def lapse(self, ticket_id: str) -> None:
-        """Let a hold's time be up."""
+    def expire_hold(self, ticket_id: str) -> None:
+        """Set the end of a hold to a second ago."""
         self.psql(
             "update ticket_allocations set expires_at = statement_timestamp() - interval '1 s' "
             f"where id = '{ticket_id}'"
@@ -120,9 +125,9 @@ class Database:
 
 
 @contextmanager
-def created(server: str, template: str = "template1") -> Iterator[Database]:
-    """Create a database of a template for as long as the block runs."""
-    name = f"test_{next(NUMBERS)}"
+def create_database(server: str, template: str = "template1") -> Iterator[Database]:
+    """Create a database from a template; drop it when the block ends."""
+    name = f"test_{next(DATABASE_NUMBERS)}"
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(
             f"create database {name} template {template} strategy file_copy".encode()
@@ -131,6 +136,6 @@ def created(server: str, template: str = "template1") -> Iterator[Database]:
         connection.execute(f"drop database {name} with (force)".encode())
 
 
-def not_pooled(why: str) -> pytest.MarkDecorator:
-    """Return the mark of a test that a pooler would get between."""
-    return pytest.mark.skipif(bool(PGBOUNCER), reason=f"not by way of a pooler: {why}")
+def skip_if_pooled(reason: str) -> pytest.MarkDecorator:
+    """Return the mark of a test that is not possible through a pooler."""
+    return pytest.mark.skipif(bool(PGBOUNCER), reason=f"not possible through a pooler: {reason}")

@@ -1,10 +1,10 @@
-"""Documents that run: a page's commands, in their order, in one terminal, as a reader types them.
+"""Runs the commands of a page in order, in one terminal, as a reader types them.
 
-A block marked ``sh`` is run in the repository's root. A block without a mark right behind it is
-what it shows: the ids, times and durations of another run pass, and ``…`` stands for whatever
-there is, on a line of its own for any lines. A block must end well, unless it shows an error.
-One that ends in ``holdfast serve`` has a terminal of its own; Ctrl-C ends it before the next such
-block, and after the last of the page.
+A block marked ``sh`` is run in the root of the repository. An unmarked block right after it is
+its expected output: ids, times and durations may differ, and ``…`` stands for any text, or on a
+line of its own for any lines. A block must succeed unless it shows an error. One that ends in
+``holdfast serve`` runs in a terminal of its own until the next such block or the end of the page;
+then Ctrl-C ends it.
 """
 
 import difflib
@@ -23,31 +23,32 @@ from service.embedded.programs import find_programs
 from tests.support.client import Client, is_live
 from tests.support.database import Database
 from tests.support.paths import ROOT
-from tests.support.services import served
+from tests.support.services import run_embedded_service
 from tests.support.waiting import WAIT_SECONDS, wait_until
 
+# How long a block may take. It is a bound, not a measure.
 BLOCK_SECONDS = 120
-"""How long a block may take. It is a bound, not a measure."""
-OWN_STATE = "/home/you/.local/state/holdfast"
-"""Where the pages' service has its data."""
-WRITES = bool(os.environ.get("HOLDFAST_TEST_WRITES_DOCUMENTS"))
-"""Whether what a block shows is written into its page, where the page has it otherwise."""
+# The data directory of the service in the pages.
+PAGE_DATA_DIR = "/home/you/.local/state/holdfast"
+# Whether output that differs from a page is written into the page.
+REWRITES_PAGES = bool(os.environ.get("HOLDFAST_TEST_WRITES_DOCUMENTS"))
 
 _BLOCK = re.compile(
-    r"^```sh\n(?P<command>.*?)^```\n(?:\n```\n(?P<shown>.*?)^```$)?", re.MULTILINE | re.DOTALL
+    r"^```sh\n(?P<command>.*?)^```\n(?:\n```\n(?P<output>.*?)^```$)?", re.MULTILINE | re.DOTALL
 )
 _SERVES = re.compile(r"(^|[/ ])holdfast serve$")
 _ERROR = re.compile(r"^holdfast: |ERROR: ", re.MULTILINE)
-_BLURRED = {
+# What differs from run to run, and its placeholder.
+_MASKS = {
     r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b": "<id>",
     r"\b\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT": "<time>",
-    # The dates of events stay: they are in the commands.
+    # Dates of events are kept: they are part of the commands.
     r"\b(?!2030)\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d)?": "<time>",
     r"-?\b\d\d:\d\d:\d\d(\.\d+)?\b": "<duration>",
     r"\b\d+(\.\d+)? ms\b": "<duration>",
     r"=\d+(\.\d+)?(\.\.\d+\.\d+)?": "=<number>",
     r"\b(?=[a-f]*\d)[0-9a-f]{10}\b": "<actor>",
-    # The width of a table goes with what is in it.
+    # The width of a table depends on its content.
     r"-{3,}": "---",
     r" {2,}": " ",
     r" +\n": "\n",
@@ -56,36 +57,40 @@ _BLURRED = {
 
 @dataclass(frozen=True)
 class Block:
-    """A block of commands."""
+    """A block of commands.
+
+    Attributes:
+        command: the commands.
+        output: the expected output; None if the page shows none, then any output passes.
+        heading: the second-level heading above it.
+    """
 
     command: str
-    shown: str | None
-    """What the page shows of it; None: nothing, and any output will do."""
+    output: str | None
     heading: str
-    """The heading of the second level that it stands below."""
 
     @property
     def serves(self) -> bool:
-        """Whether it ends in a service, which goes on while others are run."""
+        """Whether it starts a service, which runs while further blocks are run."""
         return bool(_SERVES.search(self.command.rstrip()))
 
 
 def blocks(page: Path) -> list[Block]:
-    """Return a page's blocks of commands, in their order."""
+    """Return the blocks of commands of a page, in order."""
     text = page.read_text()
     return [
-        Block(found["command"], found["shown"], _heading(text[: found.start()]))
-        for found in _BLOCK.finditer(text)
+        Block(match["command"], match["output"], _last_heading(text[: match.start()]))
+        for match in _BLOCK.finditer(text)
     ]
 
 
-def _heading(before: str) -> str:
-    headings = re.findall(r"^## (.*)$", before, re.MULTILINE)
+def _last_heading(text: str) -> str:
+    headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
     return str(headings[-1]) if headings else ""
 
 
 class Terminal:
-    """A shell that keeps its variables from one block to the next."""
+    """A shell that keeps its variables between blocks."""
 
     _END = "--- end of block"
 
@@ -102,29 +107,29 @@ class Terminal:
         )
 
     def run(self, command: str) -> tuple[str, int]:
-        """Run a block and return what it showed, and the exit code of what failed in it, or 0."""
+        """Run a block; return its output, and the exit code of a command that failed, or 0."""
         assert self._bash.stdin is not None
         assert self._bash.stdout is not None
-        # A command that fails is remembered, and the shell lives on.
+        # A failure is recorded, and the shell goes on.
         self._bash.stdin.write(
             f"failed=0; trap 'failed=$?' ERR\n{{ {command}\n}} </dev/null\n"
             f"trap - ERR; printf '\\n{self._END} %s\\n' $failed\n"
         )
         self._bash.stdin.flush()
         lines: list[str] = []
-        bound = threading.Timer(BLOCK_SECONDS, self.close)
-        bound.start()
+        timeout = threading.Timer(BLOCK_SECONDS, self.close)
+        timeout.start()
         try:
             for line in self._bash.stdout:
                 if line.startswith(self._END):
                     return "".join(lines).removesuffix("\n"), int(line.split()[-1])
                 lines.append(line)
         finally:
-            bound.cancel()
-        raise AssertionError(f"it did not come to its end:\n{command}{''.join(lines)}")
+            timeout.cancel()
+        raise AssertionError(f"not finished after {BLOCK_SECONDS} s:\n{command}{''.join(lines)}")
 
     def close(self) -> None:
-        """End the shell and what it has left running."""
+        """End the shell and all its child processes."""
         if self._bash.poll() is None:
             os.killpg(self._bash.pid, signal.SIGKILL)
         self._bash.wait()
@@ -135,31 +140,36 @@ class Terminal:
 
 @dataclass
 class Reader:
-    """Somebody who follows a page on a machine of their own."""
+    """A reader who runs the commands of a page.
+
+    Attributes:
+        page: the page.
+        folder: for the data of the service, and for the files that the page writes.
+        port: of the service.
+        root: of the repository.
+        commands: the folder of ``holdfast`` and ``yoyo``.
+        replacements: texts of the page, and what they are in this run.
+        contexts: by heading, a context manager that is open while the blocks below it are run.
+        masks: patterns of what else differs between runs of this page, and their placeholders.
+        skipped: beginnings of blocks that are not run.
+    """
 
     page: Path
     folder: Path
-    """The machine's disk: the service's data, and whatever the page writes."""
     port: int
     root: Path = ROOT
-    """The repository."""
     commands: Path = Path(sys.executable).parent
-    """Where ``holdfast`` and ``yoyo`` are."""
-    replaced: dict[str, str] = field(default_factory=dict)
-    """What the page says, and what it is here."""
-    meanwhile: dict[str, Callable[[], AbstractContextManager[object]]] = field(default_factory=dict)
-    """By heading, what goes on while the blocks below it are run."""
-    blurs: dict[str, str] = field(default_factory=dict)
-    """What else no two runs of this page have in common: patterns, and what to read instead."""
-    left_out: tuple[str, ...] = ()
-    """Blocks that begin so are not run."""
+    replacements: dict[str, str] = field(default_factory=dict)
+    contexts: dict[str, Callable[[], AbstractContextManager[object]]] = field(default_factory=dict)
+    masks: dict[str, str] = field(default_factory=dict)
+    skipped: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        self.replaced = {
+        self.replacements = {
             "localhost:8000": f"localhost:{self.port}",
             "127.0.0.1:8000": f"127.0.0.1:{self.port}",
-            OWN_STATE: str(self.folder),
-            **self.replaced,
+            PAGE_DATA_DIR: str(self.folder),
+            **self.replacements,
         }
         self.environment = {
             "PATH": f"{self._programs()}:{self.commands}:{os.environ['PATH']}",
@@ -168,75 +178,82 @@ class Reader:
             "PORT": str(self.port),
             "LC_ALL": "C.UTF-8",
         }
-        self._written = self.page.read_text()
+        self._new_text = self.page.read_text()
 
     @property
     def database(self) -> Database:
-        """The database of the service that runs."""
+        """The database of the running service."""
         return Database(f"postgresql://holdfast@/holdfast?host={self.folder}/socket")
 
     def client(self) -> Client:
-        """Return a client of the service that runs."""
+        """Return a client of the running service."""
         return Client(base_url=f"http://127.0.0.1:{self.port}", timeout=WAIT_SECONDS)
 
     def follow(self) -> None:
-        """Run every block of the page and compare what it shows."""
+        """Run every block of the page and compare its output."""
         terminal = Terminal(self.root, self.environment)
         try:
             with self._service() as serve:
                 for block in self._blocks():
-                    with self.meanwhile.get(block.heading, nullcontext)():
+                    with self.contexts.get(block.heading, nullcontext)():
                         if block.serves:
-                            self.compare(block, serve(self.here(block.command)), 0)
+                            self.compare(block, serve(self.localize(block.command)), 0)
                         else:
-                            self.compare(block, *terminal.run(self.here(block.command)))
+                            self.compare(block, *terminal.run(self.localize(block.command)))
         finally:
             terminal.close()
-        if WRITES:
-            self.page.write_text(self._written)
+        if REWRITES_PAGES:
+            self.page.write_text(self._new_text)
 
-    def compare(self, block: Block, showed: str, failed: int) -> None:
-        """Assert that a block showed what the page says, and failed only if the page says so."""
-        shown = block.shown
-        must_fail = shown is not None and _ERROR.search(shown) is not None
-        says = f"{self.here(block.command)}ended with {failed}: {showed}"
-        assert bool(failed) == must_fail or WRITES, says
-        if shown is not None and not self._is_shown(self.here(shown), showed):
-            if WRITES:
-                for there, here in reversed(self.replaced.items()):
-                    showed = showed.replace(here, there)
-                showed = showed.rstrip("\n") + "\n"
-                old = f"```sh\n{block.command}```\n\n```\n"
-                self._written = self._written.replace(f"{old}{shown}```", f"{old}{showed}```", 1)
-                return
-            is_so, said = (self._blurred(text).splitlines() for text in (showed, self.here(shown)))
-            raise AssertionError("\n".join([block.command, *difflib.ndiff(said, is_so)]))
+    def compare(self, block: Block, output: str, exit_code: int) -> None:
+        """Assert that a block has the output that the page shows, and fails only if it says so.
 
-    def here(self, text: str) -> str:
-        """Return what is written in the page as it is here."""
-        for there, here in self.replaced.items():
-            text = text.replace(there, here)
+        With REWRITES_PAGES, note the new output for the page instead.
+        """
+        must_fail = block.output is not None and _ERROR.search(block.output) is not None
+        message = f"{self.localize(block.command)}ended with {exit_code}: {output}"
+        assert bool(exit_code) == must_fail or REWRITES_PAGES, message
+        if block.output is None:
+            return
+        expected = self.localize(block.output)
+        if self._matches(expected, output):
+            return
+        if REWRITES_PAGES:
+            for page_text, local_text in reversed(self.replacements.items()):
+                output = output.replace(local_text, page_text)
+            output = output.rstrip("\n") + "\n"
+            start = f"```sh\n{block.command}```\n\n```\n"
+            old, new = f"{start}{block.output}```", f"{start}{output}```"
+            self._new_text = self._new_text.replace(old, new, 1)
+            return
+        expected_lines, lines = (self._mask(text).splitlines() for text in (expected, output))
+        raise AssertionError("\n".join([block.command, *difflib.ndiff(expected_lines, lines)]))
+
+    def localize(self, text: str) -> str:
+        """Return a text of the page with this run's addresses and paths."""
+        for page_text, local_text in self.replacements.items():
+            text = text.replace(page_text, local_text)
         return text
 
     def _blocks(self) -> list[Block]:
-        return [one for one in blocks(self.page) if not one.command.startswith(self.left_out)]
+        return [block for block in blocks(self.page) if not block.command.startswith(self.skipped)]
 
-    def _is_shown(self, shown: str, showed: str) -> bool:
-        pattern = re.escape(self._blurred(shown)).replace("\\\n", "\n")
+    def _matches(self, expected: str, output: str) -> bool:
+        pattern = re.escape(self._mask(expected)).replace("\\\n", "\n")
         pattern = re.sub(r"^…\n", r"(.*\n)*", pattern, flags=re.MULTILINE)
-        return re.fullmatch(pattern.replace("…", ".*"), self._blurred(showed)) is not None
+        return re.fullmatch(pattern.replace("…", ".*"), self._mask(output)) is not None
 
-    def _blurred(self, text: str) -> str:
+    def _mask(self, text: str) -> str:
         text = text.rstrip("\n") + "\n"
-        for pattern, instead in (self.blurs | _BLURRED).items():
-            text = re.sub(pattern, instead, text)
+        for pattern, placeholder in (self.masks | _MASKS).items():
+            text = re.sub(pattern, placeholder, text)
         return text
 
     @contextmanager
     def _service(self) -> Iterator[Callable[[str], str]]:
-        """Run a service for a page that starts none; else give what starts the page's own."""
+        """Yield a function that starts a service; if no block of the page does, run one."""
         if not any(block.serves for block in self._blocks()):
-            with served(self.folder, self.port):
+            with run_embedded_service(self.folder, self.port):
                 yield lambda _: ""
             return
         running: list[subprocess.Popen[str]] = []
@@ -265,7 +282,7 @@ class Reader:
             with self.client() as client:
                 wait_until(lambda: is_live(client) or running[0].poll() is not None)
             assert running[0].poll() is None, output.read_text()
-            # What it says of the first requests is not what it says at its start.
+            # Without the log of the first requests.
             lines = output.read_text().splitlines(keepends=True)
             return "".join(line for line in lines if " INFO " not in line)
 
@@ -275,8 +292,8 @@ class Reader:
             stop()
 
     def _programs(self) -> Path:
-        """Return a folder with PostgreSQL's programs; those that write run as its account."""
-        programs = find_programs().within_reach(self.folder)
+        """Return a folder with PostgreSQL's programs; those that write files run as its account."""
+        programs = find_programs().make_accessible(self.folder)
         folder = self.folder / "bin"
         folder.mkdir(exist_ok=True)
         account = programs.account
@@ -284,9 +301,9 @@ class Reader:
             if account is None or not program.name.startswith(("pg_ctl", "pg_base", "pg_receive")):
                 (folder / program.name).symlink_to(program)
                 continue
-            who = f"--reuid={account.pw_uid} --regid={account.pw_gid} --clear-groups"
+            account_options = f"--reuid={account.pw_uid} --regid={account.pw_gid} --clear-groups"
             (folder / program.name).write_text(
-                f'#!/bin/sh\ncd / && exec setpriv {who} {program} "$@"\n'
+                f'#!/bin/sh\ncd / && exec setpriv {account_options} {program} "$@"\n'
             )
             (folder / program.name).chmod(0o755)
         return folder

@@ -1,4 +1,4 @@
-"""Paths of the checkout."""
+"""Paths of the repository."""
 
 from pathlib import Path
 

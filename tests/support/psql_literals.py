@@ -1,10 +1,10 @@
-"""Literals, as one types them for psql."""
+"""Values written as arguments of psql's -v."""
 
 from typing import Any
 
 
 def literal(value: Any) -> str:
-    """Write a value as one types it for psql's -v."""
+    """Return a value as a user would type it for psql's -v."""
     if isinstance(value, list):
         return "{" + ",".join(map(_element, value)) + "}"
     return str(value).lower() if isinstance(value, bool) else str(value)

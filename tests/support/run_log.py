@@ -1,4 +1,4 @@
-"""The log of a whole test run, which must show no fingerprint."""
+"""The log of a whole test run, which must contain no fingerprint."""
 
 import logging
 import re
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class RunLog:
-    """All that the services of a test run have logged, and all fingerprints sent to them."""
+    """Everything that the services of a test run log, and all fingerprints sent to them."""
 
     def __init__(self) -> None:
         self.fingerprints: set[str] = set()
@@ -15,19 +15,19 @@ class RunLog:
         self.file = self.path.open("a")
         handler = logging.FileHandler(self.path)
         handler.setFormatter(logging.Formatter("%(name)s %(message)s"))
-        for ours in ("service", "uvicorn", "starlette", "asyncio"):
-            logging.getLogger(ours).addHandler(handler)
-            logging.getLogger(ours).setLevel(logging.DEBUG)
+        for name in ("service", "uvicorn", "starlette", "asyncio"):
+            logging.getLogger(name).addHandler(handler)
+            logging.getLogger(name).setLevel(logging.DEBUG)
 
-    def told(self) -> str:
-        """Return what was logged."""
+    def read(self) -> str:
+        """Return the log's text."""
         return self.path.read_text(errors="replace")
 
-    def shown(self) -> set[str]:
-        """Return the fingerprints that the log shows, as whole words."""
-        words = set(re.findall(r"[\x21-\x7e]+", self.told()))
+    def leaked_fingerprints(self) -> set[str]:
+        """Return the fingerprints that appear in the log as whole words."""
+        words = set(re.findall(r"[\x21-\x7e]+", self.read()))
         words |= {word.strip("'\"(),;:{}[]=") for word in words}
-        words |= set(re.findall(r"[\w-]{3,}", self.told()))
+        words |= set(re.findall(r"[\w-]{3,}", self.read()))
         return self.fingerprints & words
 
 

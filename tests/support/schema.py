@@ -1,4 +1,4 @@
-"""The schema: all that it is made of, and its dump."""
+"""The database schema: a query for all its objects, and its dump."""
 
 import re
 
@@ -8,8 +8,7 @@ from tests.support.paths import DOCS
 
 DUMP = DOCS / "reference" / "schema.sql"
 
-
-# What the schema is made of: every column, constraint, index, trigger, function, type, setting.
+# Selects every column, constraint, index, trigger, function, type and storage setting.
 SCHEMA = """
 select 'column', attrelid::regclass, attname, format_type(atttypid, atttypmod), attnotnull,
     pg_get_expr(adbin, adrelid)
@@ -49,13 +48,13 @@ order by 1, 2, 3, 4
 """
 
 
-def dumped(database: Database) -> str:
-    """Return the schema as pg_dump writes it, less what differs from one version to the next."""
+def dump_schema(database: Database) -> str:
+    """Return the schema as pg_dump writes it, without what depends on PostgreSQL's version."""
     text = find_programs().run(
         "pg_dump",
         *("--schema-only", "--no-owner", "--no-privileges", "--exclude-table=*yoyo*"),
         f"--dbname={database.dsn}",
     )
-    of_the_dump = ("--", "SET ", "SELECT pg_catalog.set_config", "\\restrict", "\\unrestrict")
-    lines = [line for line in text.splitlines() if not line.startswith(of_the_dump)]
+    boilerplate = ("--", "SET ", "SELECT pg_catalog.set_config", "\\restrict", "\\unrestrict")
+    lines = [line for line in text.splitlines() if not line.startswith(boilerplate)]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip() + "\n"

@@ -1,4 +1,4 @@
-"""Services: one in a thread of the test, or as a process of its own."""
+"""Services under test: in a thread of the test, or in a process of their own."""
 
 import os
 import socket
@@ -27,29 +27,32 @@ from tests.support.waiting import WAIT_SECONDS, wait_until
 
 @dataclass
 class RunningService:
-    """A service in a thread of the test's process, on a port of its own."""
+    """A service in a thread of the test's process, on a free port."""
 
     database: Database
     settings: Settings
-    pooled: bool = False
-    """Whether it keeps to what holds behind a pooler, also where there is none."""
+    # Whether it behaves as behind a pooler, even if there is none.
+    behind_pooler: bool = False
     url: str = ""
     _app: Starlette | None = field(default=None, repr=False)
     _server: uvicorn.Server | None = field(default=None, repr=False)
     _thread: threading.Thread | None = field(default=None, repr=False)
 
     def start(self) -> None:
-        """Start it and wait until it answers."""
+        """Start it and wait until it accepts requests."""
         self._app = create_app(
             self.settings,
             self.database.service_dsn,
-            Environment(self.pooled or self.database.is_pooled, self.database.is_citus),
+            Environment(
+                is_behind_pooler=self.behind_pooler or self.database.is_behind_pooler,
+                is_citus=self.database.is_on_citus,
+            ),
         )
         config = server_config(self.settings, self._app)
-        listening = bind(self.settings)
-        self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        listener = bind(self.settings)
+        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, args=([listening],))
+        self._thread = threading.Thread(target=self._server.run, args=([listener],))
         self._thread.start()
         wait_until(lambda: self._server is not None and self._server.started)
 
@@ -62,37 +65,37 @@ class RunningService:
 
     @property
     def state(self) -> Service:
-        """What it has, as its handlers see it."""
+        """The state that its request handlers share."""
         assert self._app is not None
         state: Service = self._app.state.service
         return state
 
-    def tasks(self) -> int:
-        """Return how many tasks its event loop has under way."""
+    def count_tasks(self) -> int:
+        """Return how many requests are being handled."""
         assert self._server is not None
         return len(self._server.server_state.tasks)
 
-    def connections(self) -> int:
+    def count_connections(self) -> int:
         """Return how many clients are connected."""
         assert self._server is not None
         return len(self._server.server_state.connections)
 
-    def wait_until_accepted(self, how_many: int) -> None:
-        """Wait until so many changes wait in the service for their answer."""
-        wait_until(lambda: self.state.write_path.accepted == how_many)
+    def wait_until_accepted(self, count: int) -> None:
+        """Wait until exactly ``count`` changes wait in the service for their outcome."""
+        wait_until(lambda: self.state.write_path.pending_changes == count)
 
     def client(self) -> Client:
-        """Return a client with connections of its own."""
+        """Return a client with its own connections."""
         return Client(base_url=self.url, timeout=WAIT_SECONDS)
 
 
 class Starter(Protocol):
-    """What the fixture ``start`` is."""
+    """The type of the fixture ``start``."""
 
     def __call__(
         self, database: Database, *, sweeps: bool = True, **settings: Any
     ) -> RunningService:
-        """Start a service on a database, with settings by name."""
+        """Start a service on a database, with these settings."""
 
 
 def settings_for_tests(**changes: Any) -> Settings:
@@ -102,11 +105,11 @@ def settings_for_tests(**changes: Any) -> Settings:
 
 
 @contextmanager
-def serving(database: Database, **settings: Any) -> Iterator[Client]:
-    """Run ``holdfast serve`` as a process of its own, as in production, and give a client."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def run_service(database: Database, **settings: Any) -> Iterator[Client]:
+    """Run ``holdfast serve`` in a process of its own, as in production; yield a client."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
     variables = {name.upper(): str(value) for name, value in settings.items()}
     process = subprocess.Popen(
         [sys.executable, "-m", "service"],
@@ -117,7 +120,7 @@ def serving(database: Database, **settings: Any) -> Iterator[Client]:
     try:
         with Client(base_url=f"http://127.0.0.1:{port}", timeout=WAIT_SECONDS) as client:
             wait_until(lambda: is_live(client) or process.poll() is not None)
-            assert process.poll() is None, RUN_LOG.told()[-1000:]
+            assert process.poll() is None, RUN_LOG.read()[-1000:]
             client.process = process
             yield client
     finally:
@@ -126,10 +129,13 @@ def serving(database: Database, **settings: Any) -> Iterator[Client]:
 
 
 @contextmanager
-def served(
+def run_embedded_service(
     folder: Path, port: int, **variables: str
 ) -> Iterator[tuple[subprocess.Popen[str], Client]]:
-    """Run ``holdfast`` on its embedded default, as a new user would."""
+    """Run ``holdfast`` with its embedded PostgreSQL in ``folder``, as a new user would.
+
+    Yields its process and a client.
+    """
     process = subprocess.Popen(
         [sys.executable, "-m", "service"],
         env={"PATH": os.environ["PATH"], "DATA_DIR": str(folder), "PORT": str(port)} | variables,
@@ -140,30 +146,30 @@ def served(
     try:
         with Client(base_url=f"http://127.0.0.1:{port}", timeout=WAIT_SECONDS) as client:
             wait_until(lambda: is_live(client) or process.poll() is not None)
-            assert process.poll() is None, RUN_LOG.told()[-1000:]
+            assert process.poll() is None, RUN_LOG.read()[-1000:]
             yield process, client
     finally:
         process.kill()
         process.communicate()
-        wait_until(lambda: not runs(folder))
+        wait_until(lambda: not is_postgres_running(folder))
 
 
-def runs(folder: Path) -> bool:
-    """Whether a PostgreSQL runs on this data: a killed one leaves its postmaster.pid behind."""
+def is_postgres_running(folder: Path) -> bool:
+    """Whether a PostgreSQL runs on this data; one that was killed leaves its postmaster.pid."""
     try:
         return any(
             Path("/proc", pid_file.read_text().partition("\n")[0]).exists()
             for pid_file in folder.glob("postgresql-*/postmaster.pid")
         )
-    except FileNotFoundError:  # gone between the look and the read
+    except FileNotFoundError:  # deleted before it was read
         return False
 
 
-def workers_of(pid: int) -> list[int]:
-    """Return the pids of the workers of a service that has several; not its resource tracker."""
+def worker_pids(pid: int) -> list[int]:
+    """Return the process IDs of a service's workers, without its resource tracker."""
     workers = []
     for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended since
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
             if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
                 workers.append(int(child))
     return workers

@@ -1,4 +1,4 @@
-"""Sockets: what comes back on a bare connection."""
+"""Reading of HTTP responses from a plain socket."""
 
 import re
 import socket
@@ -15,6 +15,6 @@ def read_all(connection: socket.socket) -> bytes:
     return b"".join(parts)
 
 
-def statuses(told: bytes) -> list[int]:
-    """Return the statuses of the answers on one connection."""
-    return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", told)]
+def statuses(responses: bytes) -> list[int]:
+    """Return the status codes of the responses that one connection has received."""
+    return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", responses)]

@@ -1,4 +1,4 @@
-"""Waiting: for what must come within a bound, and for calls made at once."""
+"""Waiting for a condition, and calls made at the same time."""
 
 import time
 from collections.abc import Callable
@@ -7,20 +7,21 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-
+# How long a test waits for something that must happen. It is a bound, not a measure.
 WAIT_SECONDS = 20.0
-"""How long a test waits for what must come. It is a bound, not a measure."""
 
 
-def wait_until(holds: Callable[[], bool], why: str = "it did not come true in time") -> None:
-    """Look again and again until something holds; it must, within WAIT_SECONDS."""
+def wait_until(
+    condition: Callable[[], bool], message: str = "the condition did not become true in time"
+) -> None:
+    """Check a condition every 10 ms until it is true; fail after WAIT_SECONDS."""
     deadline = time.monotonic() + WAIT_SECONDS
-    while not holds():
-        assert time.monotonic() < deadline, why
+    while not condition():
+        assert time.monotonic() < deadline, message
         time.sleep(0.01)
 
 
 def at_once(*calls: Callable[[], T]) -> list[T]:
-    """Make calls at once, each in a thread, and return what they returned, in their order."""
+    """Make calls at the same time, each in a thread; return their results in order."""
     with ThreadPoolExecutor(len(calls)) as pool:
         return [future.result() for future in [pool.submit(call) for call in calls]]

@@ -1,14 +1,13 @@
--- Brings the events and tickets of staging.sql's tables into Holdfast's, all or nothing.
+-- Imports the events and tickets of staging.sql's tables, all of them or none.
 --
--- For the owner, in one transaction. Each event begins as if it had been made empty, all its
--- tickets been reserved by one transaction and those that are sold paid for by the next, so
--- that its ledger accounts for them. Tickets that came back long ago are rows and count for
--- nothing, as here.
+-- Run it as the owner, in one transaction. Each event gets a ledger as if it had been created
+-- empty, all its tickets had been reserved by one transaction, and those that are sold had been
+-- paid for by the next. Tickets that came back are rows that count for nothing.
 --
--- locks: the new rows alone; other events are sold meanwhile
+-- locks: the new rows only; other events are sold meanwhile
 -- never oversells: events_never_oversold refuses more tickets than there are
 
--- What no constraint tells: refused before anything is written.
+-- Refuse what no constraint refuses, before anything is written.
 do $$
 declare
     wrong text;
@@ -65,12 +64,12 @@ $$;
 update moved_events set id = time_ordered_uuid() where id is null;
 update moved_tickets set id = time_ordered_uuid() where id is null;
 
--- Triggers open the ledger, with version 1, and the private row with its secret.
+-- Triggers add version 1 to the ledger, and the secret.
 insert into events (id, name, date, total_tickets)
 select id, name, date, total_tickets
 from moved_events;
 
--- A key leads to its reservation by the event's secret; the others are drawn.
+-- The id of a reservation with a key is derived from the key and the event's secret.
 create temporary table moved_reservations on commit drop as
 select
     tickets.event,
@@ -113,7 +112,7 @@ inner join moved_reservations as reservations
         and coalesce(tickets.reservation, tickets.old_id) = reservations.reservation
         and (tickets.reservation is null) = reservations.is_single;
 
--- The counts and the ledger, as the service would have written them.
+-- The counts and the ledger, as the service writes them.
 with allocated as (
     update events
     set allocated_tickets = moved.sold + moved.held, version = version + 1

@@ -1,1 +1,1 @@
-"""What `holdfast demo` shows: a crowd that one can watch."""
+"""The demo: a simulated crowd that buys tickets from a temporary service."""

@@ -1,8 +1,4 @@
-"""The demo's client: HTTP over loopback, as any client of the service speaks it.
-
-It is the standard library's: nothing more to install for a command that is run once, and quick
-enough for a rate that one can watch.
-"""
+"""The demo's HTTP client, which needs only the standard library."""
 
 import asyncio
 import http.client
@@ -13,33 +9,32 @@ from http import HTTPStatus
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
-from service.serving import CannotServe
+from service.cli.errors import CommandFailed
 
 CONNECTIONS = 48
-ANSWER_SECONDS = 10
-TRIES = 5
-"""Of a request that the service was too busy for, or that got no answer."""
+TIMEOUT_SECONDS = 10
+TRIES = 5  # of a request that gets 503 or no response
 
 
-class Answer(NamedTuple):
-    """A status, and the body's JSON."""
+class Response(NamedTuple):
+    """A status and the body's JSON."""
 
     status: int
     body: Any
 
     @property
     def code(self) -> str:
-        """Of a refusal; '' of anything else."""
+        """The code of a refusal; "" for any other response."""
         return str(self.body.get("code", "")) if isinstance(self.body, dict) else ""
 
 
 class Client:
-    """Sends requests over connections that are kept, one in each of its threads."""
+    """Sends requests in threads, each of which keeps one connection open."""
 
     def __init__(self, url: str) -> None:
         self._host = urlsplit(url).netloc
         self._threads = ThreadPoolExecutor(CONNECTIONS)
-        self._own = threading.local()
+        self._local = threading.local()
 
     def __enter__(self) -> Self:
         return self
@@ -49,40 +44,41 @@ class Client:
 
     async def send(
         self, method: str, path: str, body: object = None, headers: dict[str, str] | None = None
-    ) -> Answer:
-        """Send a request, again while the service is too busy or no answer comes."""
+    ) -> Response:
+        """Send a request; retry it while the service is too busy or does not respond."""
         loop = asyncio.get_running_loop()
         for _ in range(TRIES):
-            answer = await loop.run_in_executor(
+            response = await loop.run_in_executor(
                 self._threads, self._send, method, path, body, headers or {}
             )
-            if answer.status != HTTPStatus.SERVICE_UNAVAILABLE:
+            if response.status != HTTPStatus.SERVICE_UNAVAILABLE:
                 break
             await asyncio.sleep(1)
-        return answer
+        return response
 
-    async def ask(self, method: str, path: str, body: object = None) -> Any:
-        """Send a request that nothing should refuse, and return the JSON of its answer.
+    async def fetch(self, method: str, path: str, body: object = None) -> Any:
+        """Send a request that must succeed, and return the JSON of its response.
 
         Raises:
-            CannotServe: when something does.
+            CommandFailed: when the service refuses it.
         """
-        answer = await self.send(method, path, body)
-        if answer.status >= HTTPStatus.BAD_REQUEST:
-            told = f"{answer.status} {answer.code}"
-            raise CannotServe(f"the demo's service answers {method} {path} with {told}")
-        return answer.body
+        response = await self.send(method, path, body)
+        if response.status >= HTTPStatus.BAD_REQUEST:
+            raise CommandFailed(
+                f"the demo's service refuses {method} {path}: {response.status} {response.code}"
+            )
+        return response.body
 
-    def _send(self, method: str, path: str, body: object, headers: dict[str, str]) -> Answer:
-        if not hasattr(self._own, "connection"):
-            self._own.connection = http.client.HTTPConnection(self._host, timeout=ANSWER_SECONDS)
-        connection: http.client.HTTPConnection = self._own.connection
+    def _send(self, method: str, path: str, body: object, headers: dict[str, str]) -> Response:
+        if not hasattr(self._local, "connection"):
+            self._local.connection = http.client.HTTPConnection(self._host, timeout=TIMEOUT_SECONDS)
+        connection: http.client.HTTPConnection = self._local.connection
         if body is not None:
             headers = {**headers, "Content-Type": "application/json"}
         try:
             connection.request(method, path, json.dumps(body) if body else None, headers)
-            answer = connection.getresponse()
-            return Answer(answer.status, json.loads(answer.read()))
+            response = connection.getresponse()
+            return Response(response.status, json.loads(response.read()))
         except (OSError, http.client.HTTPException):
-            connection.close()  # the next request opens it anew
-            return Answer(HTTPStatus.SERVICE_UNAVAILABLE, {"code": "NO_ANSWER"})
+            connection.close()  # the next request opens it again
+            return Response(HTTPStatus.SERVICE_UNAVAILABLE, {"code": "NO_RESPONSE"})

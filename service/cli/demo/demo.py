@@ -1,7 +1,7 @@
-"""The demo: a service of its own for half a minute, a crowd in front of it, and the audit.
+"""The demo: runs a temporary service, lets a crowd buy from it, and audits it.
 
-It has a PostgreSQL of its own in a temporary folder, and so never meets anybody's data. Both end
-with it, however it ends.
+The service has its own PostgreSQL in a temporary folder, and touches no other data. Both stop
+with the demo, however it ends.
 """
 
 import asyncio
@@ -20,101 +20,102 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from service.cli.audit import audit, shown_audit
+from service.cli.audit import audit, finish_audit
 from service.cli.demo.client import Client
-from service.cli.demo.crowd import Crowd, Show
-from service.cli.demo.report import Screen, what_is_wrong, what_was_shown
+from service.cli.demo.crowd import Crowd, Event
+from service.cli.demo.report import Screen, error_lines, success_lines
+from service.cli.errors import CommandFailed
 from service.database.statements import load_statements
-from service.embedded.parent import ending_with
+from service.embedded.parent import stop_with_parent
 from service.embedded.postgres import EmbeddedPostgres
-from service.serving import CannotServe
 from service.settings import Settings
 
-SHOWS = {"Opening night": (20, 100), "Matinee": (20, 40), "Last night": (17, 20)}
-"""Each event's tickets for a second of the demo, and its people a second."""
-LONGEST_HOLD_SECONDS = 3
-LOOK_SECONDS = 0.25
+# For each event: its tickets for each second of --seconds (a demo of 20 s has 20 * 20 = 400), and
+# how many people arrive per second.
+EVENTS = {"Opening night": (20, 100), "Matinee": (20, 40), "Last night": (17, 20)}
+MAX_HOLD_SECONDS = 3
+UPDATE_SECONDS = 0.25
 START_SECONDS = 60
 STOP_SECONDS = 30
-STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def demo(seconds: int, sql_dir: Path, picture: Path | None) -> bool:
-    """Sell out a few events to a crowd, and tell whether it was all as it should be.
+    """Sell out a few events to a crowd, and return whether everything was right.
 
     Args:
-        seconds: about how long the crowd comes.
-        sql_dir: where the statements are read from.
-        picture: where an SVG of it is written.
+        seconds: about how long people arrive.
+        sql_dir: the folder of the statements.
+        picture: the SVG file to write, if any.
 
     Raises:
-        CannotServe, EmbeddedError, BrokenStatement: one line each.
-        KeyboardInterrupt: at Ctrl-C, when nothing is left behind.
+        CommandFailed, EmbeddedError, BrokenStatement: with a message of one line.
+        KeyboardInterrupt: at Ctrl-C, after everything is removed.
     """
-    hold_seconds = max(1, min(LONGEST_HOLD_SECONDS, seconds // 6))
-    shows = [Show(name, tickets * seconds, rate) for name, (tickets, rate) in SHOWS.items()]
-    screen = Screen(drawn=picture is not None)
+    hold_seconds = max(1, min(MAX_HOLD_SECONDS, seconds // 6))
+    events = [Event(name, tickets * seconds, rate) for name, (tickets, rate) in EVENTS.items()]
+    screen = Screen(has_picture=picture is not None)
     with _service(hold_seconds, sql_dir, screen) as (url, data_dir):
-        screen.say(f"{len(shows)} events, a crowd, holds of {hold_seconds} s; Ctrl-C ends it")
-        moved = asyncio.run(_sale(url, shows, seconds, hold_seconds, screen))
-        screen.table(shows)
-        with EmbeddedPostgres(data_dir) as postgres:  # it runs already: this is for its URL
-            done = shown_audit(audit(str(postgres.dsn), load_statements(sql_dir)))
-        screen.audit(done)
-        screen.say("")
-    wrong = what_is_wrong(shows, moved, done)
-    screen.say(*(wrong or what_was_shown(shows, moved)))
+        screen.print(f"{len(events)} events, a crowd, holds of {hold_seconds} s; Ctrl-C stops it")
+        ledger = asyncio.run(_sell(url, events, seconds, hold_seconds, screen))
+        screen.print_table(events)
+        with EmbeddedPostgres(data_dir) as postgres:  # attaches to the running server
+            result = finish_audit(audit(str(postgres.dsn), load_statements(sql_dir)))
+        screen.print_audit(result)
+        screen.print("")
+    errors = error_lines(events, ledger, result)
+    screen.print(*(errors or success_lines(events, ledger)))
     if picture is not None:
-        screen.save(picture)
-    return not wrong
+        screen.save_picture(picture)
+    return not errors
 
 
-async def _sale(
-    url: str, shows: Sequence[Show], seconds: int, hold_seconds: int, screen: Screen
+async def _sell(
+    url: str, events: Sequence[Event], seconds: int, hold_seconds: int, screen: Screen
 ) -> Counter[str]:
-    """Let the crowd come, and watch it; return what the ledgers have of it."""
+    """Run the crowd and show its progress; return the sums of the ledgers."""
     loop = asyncio.get_running_loop()
     with Client(url) as client:
-        for show in shows:
-            await show.create(client)
-        begun = loop.time()
-        crowd = asyncio.create_task(Crowd(client, shows, seconds, hold_seconds).come())
+        for event in events:
+            await event.create(client)
+        start = loop.time()
+        crowd = asyncio.create_task(Crowd(client, events, seconds, hold_seconds).run())
         try:
-            with screen.watching():
+            with screen.live():
                 while not crowd.done():
-                    for show in shows:
-                        await show.look(client)
-                    screen.show(shows, loop.time() - begun, seconds)
-                    await asyncio.wait([crowd], timeout=LOOK_SECONDS)
+                    for event in events:
+                        await event.update(client)
+                    screen.update(events, loop.time() - start, seconds)
+                    await asyncio.wait([crowd], timeout=UPDATE_SECONDS)
             await crowd
-        finally:  # nobody is to send anything once the client is closed
+        finally:  # end the crowd before its client is closed
             crowd.cancel()
             await asyncio.wait([crowd])
-        moved: Counter[str] = Counter()
-        for show in shows:
-            await show.look(client)
-            moved += await show.moved(client)
-    return moved
+        ledger: Counter[str] = Counter()
+        for event in events:
+            await event.update(client)
+            ledger += await event.sum_ledger(client)
+    return ledger
 
 
 @contextmanager
 def _service(hold_seconds: int, sql_dir: Path, screen: Screen) -> Iterator[tuple[str, Path]]:
-    """Run a service on a PostgreSQL of its own; give its URL, and where the data lies."""
-    for stop in STOPS[1:]:
-        signal.signal(stop, _leave)
-    # /tmp: a socket's path has to be short, and root's PostgreSQL, which does not run as root,
-    # has to come through.
+    """Run a service with its own PostgreSQL; give its URL and its data folder."""
+    for number in STOP_SIGNALS[1:]:  # Python raises KeyboardInterrupt at SIGINT
+        signal.signal(number, _exit)
+    # In /tmp, because a socket's path must be short, and because root's PostgreSQL runs as
+    # another user, who must be able to enter the folder.
     with tempfile.TemporaryDirectory(prefix="holdfast-demo-", dir="/tmp") as name:
         folder = Path(name)
         folder.chmod(0o711)
-        screen.say(f"starting a PostgreSQL and a service, all of it in {folder}")
+        screen.print(f"starting a PostgreSQL and a service in {folder}")
         log = folder / "service.log"
         process = _start(folder, log, {"HOLD_SECONDS": hold_seconds, "SQL_DIR": sql_dir})
         try:
-            yield _wait_for(process, log), folder
+            yield _wait_until_ready(process, log), folder
         finally:
-            for stop in STOPS:  # another Ctrl-C waits for the first
-                signal.signal(stop, signal.SIG_IGN)
+            for number in STOP_SIGNALS:  # a second Ctrl-C must not interrupt the cleanup
+                signal.signal(number, signal.SIG_IGN)
             process.terminate()
             try:
                 process.wait(STOP_SECONDS)
@@ -124,37 +125,38 @@ def _service(hold_seconds: int, sql_dir: Path, screen: Screen) -> Iterator[tuple
 
 
 def _start(folder: Path, log: Path, settings: dict[str, object]) -> subprocess.Popen[bytes]:
-    ours = {"HOST": "127.0.0.1", "PORT": 0, "DATA_DIR": folder, "LOG_LEVEL": "error", **settings}
-    theirs = {one.name.upper() for one in dataclasses.fields(Settings)}
-    inherited = {name: value for name, value in os.environ.items() if name not in theirs}
+    """Start the service with these settings, and without those of the environment."""
+    names = {field.name.upper() for field in dataclasses.fields(Settings)}
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    settings |= {"HOST": "127.0.0.1", "PORT": 0, "DATA_DIR": folder, "LOG_LEVEL": "error"}
     with log.open("wb") as output:
         return subprocess.Popen(
-            # -P: a folder called service, where somebody happens to be, is not ours.
+            # -P: do not import a package "service" of the current folder.
             [sys.executable, "-P", "-m", "service", "serve"],
-            env={**inherited, **{name: str(value) for name, value in ours.items()}},
+            env={**environment, **{name: str(value) for name, value in settings.items()}},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            start_new_session=True,  # Ctrl-C is for us, who then stop it
-            preexec_fn=ending_with(os.getpid(), signal.SIGTERM),
+            start_new_session=True,  # the demo, not the terminal, stops it after Ctrl-C
+            preexec_fn=stop_with_parent(os.getpid(), signal.SIGTERM),
         )
 
 
-def _wait_for(process: subprocess.Popen[bytes], log: Path) -> str:
-    """Return the service's URL, once it answers there."""
+def _wait_until_ready(process: subprocess.Popen[bytes], log: Path) -> str:
+    """Return the service's URL when it responds."""
     deadline = time.monotonic() + START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
-        if found := re.search(r"serves http://(\S+)", log.read_text()):
+        if address := re.search(r"serves http://(\S+)", log.read_text()):
             with suppress(OSError):
-                connection = http.client.HTTPConnection(found[1], timeout=START_SECONDS)
+                connection = http.client.HTTPConnection(address[1], timeout=START_SECONDS)
                 connection.request("GET", "/health/live")
                 connection.getresponse()
                 connection.close()
-                return f"http://{found[1]}"
-    said = log.read_text().splitlines() or ["no word of why"]
-    raise CannotServe(f"the demo's service does not start: {said[-1].removeprefix('holdfast: ')}")
+                return f"http://{address[1]}"
+    reason = (log.read_text().splitlines() or ["it printed no error"])[-1]
+    raise CommandFailed(f"the demo's service does not start: {reason.removeprefix('holdfast: ')}")
 
 
-def _leave(number: int, _: FrameType | None) -> None:
+def _exit(number: int, _: FrameType | None) -> None:
     sys.exit(128 + number)

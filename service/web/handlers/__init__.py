@@ -1,1 +1,1 @@
-"""The handlers: parse, call, answer. One for each verb of the contract."""
+"""Handlers: one function for each operation of the API."""

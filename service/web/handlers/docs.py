@@ -1,4 +1,4 @@
-"""Docs: the service's own description, for programs and for people."""
+"""Docs: the description of the API, for programs and for people."""
 
 import base64
 import hashlib
@@ -15,22 +15,22 @@ DOCS = PAGES.joinpath("docs.html").read_text()
 
 
 async def show_index(_: Call) -> Response:
-    """Show what this service is, and where one reads on."""
-    return _shown(INDEX)
+    """Show a page with links to the docs, the health check and the metrics."""
+    return _respond_page(INDEX)
 
 
 async def show_docs(_: Call) -> Response:
-    """Show a page on which the routes can be read and tried."""
-    return _shown(DOCS)
+    """Show a page to read about and try every route."""
+    return _respond_page(DOCS)
 
 
 async def show_openapi(call: Call) -> Response:
-    """Describe every route in OpenAPI."""
-    return Response(call.service.description, media_type="application/json")
+    """Return the OpenAPI description of every route."""
+    return Response(call.service.openapi, media_type="application/json")
 
 
-def _shown(page: str) -> Response:
-    """Answer a page, which may run the scripts in it, if any, and ask the service it came from."""
+def _respond_page(page: str) -> Response:
+    """Return a page that may run only its own scripts and send requests only to the service."""
     scripts = "".join(
         f" 'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
         for script in re.findall("<script>(.*?)</script>", page, re.DOTALL)

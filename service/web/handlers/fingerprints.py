@@ -1,4 +1,4 @@
-"""Fingerprints: one that nobody guesses, for a client that has none of its own."""
+"""Fingerprints: random ones, for clients that have none of their own."""
 
 import secrets
 
@@ -6,9 +6,9 @@ from starlette.responses import Response
 
 from service import limits
 from service.web.endpoints import Call
-from service.web.responses import FingerprintAnswer, respond
+from service.web.responses import FingerprintResponse, respond
 
 
 async def create_fingerprint(_: Call) -> Response:
-    """Make a fingerprint; nothing of it is kept."""
-    return respond(FingerprintAnswer(secrets.token_urlsafe(limits.FINGERPRINT_BYTES)), 201)
+    """Create a random fingerprint. The service does not store it."""
+    return respond(FingerprintResponse(secrets.token_urlsafe(limits.FINGERPRINT_BYTES)), 201)

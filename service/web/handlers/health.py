@@ -1,46 +1,48 @@
-"""Health: whether the process answers, whether it can do its work, and what it has done."""
+"""Health: the health checks and the metrics."""
 
 import psycopg
 from starlette.responses import Response
 
 from service import metrics
-from service.database.connections import NO_ANSWER
+from service.database.connections import UNAVAILABLE
 from service.database.migrations import migration_names
 from service.refusals import Refusal
 from service.web.endpoints import Call
 from service.web.responses import (
     DatabaseHealth,
-    HealthAnswer,
-    LiveAnswer,
+    HealthResponse,
+    LiveResponse,
     MigrationsHealth,
     respond,
 )
 
 
 async def check_health(call: Call) -> Response | Refusal:
-    """Tell whether the database can be reached and has all migrations, and we are to stay."""
-    queries = call.service.watching
+    """Check that the database is reachable and migrated, and that the service is not stopping."""
+    queries = call.service.health_queries
     try:
         version = await queries.server_version()
         applied = set(await queries.list_applied_migrations())
-    except (psycopg.OperationalError, *NO_ANSWER):
-        nothing = (DatabaseHealth("unreachable"), MigrationsHealth("unreachable"))
-        return respond(HealthAnswer("unavailable", *nothing), 503)
+    except (psycopg.OperationalError, *UNAVAILABLE):
+        response = HealthResponse(
+            "unavailable", DatabaseHealth("unreachable"), MigrationsHealth("unreachable")
+        )
+        return respond(response, 503)
     pending = [name for name in migration_names() if name not in applied]
-    is_ready = not pending and not call.service.leaving.has_begun
-    answer = HealthAnswer(
+    is_ready = not pending and not call.service.shutdown_delay.has_begun
+    response = HealthResponse(
         "ok" if is_ready else "unavailable",
         DatabaseHealth("ok", version),
         MigrationsHealth("pending" if pending else "ok", pending),
     )
-    return respond(answer, 200 if is_ready else 503)
+    return respond(response, 200 if is_ready else 503)
 
 
 async def show_metrics(_: Call) -> Response | Refusal:
-    """Show what all workers have counted."""
-    return Response(metrics.exposition(), media_type=metrics.CONTENT_TYPE)
+    """Return the metrics of all workers, in the format of Prometheus."""
+    return Response(metrics.render(), media_type=metrics.CONTENT_TYPE)
 
 
 async def check_live(_: Call) -> Response | Refusal:
-    """Tell that the process answers, and nothing else."""
-    return respond(LiveAnswer("ok"))
+    """Check that the process is running, and nothing else."""
+    return respond(LiveResponse("ok"))

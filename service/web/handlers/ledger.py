@@ -1,4 +1,4 @@
-"""The ledger: what happened to an event, told from the beginning, live, and checked."""
+"""Ledger: the history of an event, its live stream, and its audit."""
 
 from contextlib import ExitStack
 
@@ -7,69 +7,78 @@ from starlette.responses import Response
 from service import limits
 from service.refusals import BUSY, EVENT_NOT_FOUND, Refusal
 from service.rows import Event
-from service.web.endpoints import KNOWN_VERSION, Call
-from service.web.fields import number_in_query
+from service.web.endpoints import LAST_EVENT_ID, Call
+from service.web.fields import query_integer
 from service.web.responses import (
-    AuditAnswer,
-    LedgerEntryAnswer,
+    AuditResponse,
+    LedgerEntryResponse,
     LedgerMeta,
     LedgerPage,
     respond,
 )
-from service.web.watching import EventStream, News, Watcher
+from service.web.watching import EventStream, Message, Watcher
 
 LIST_QUERY = {
-    "after": number_in_query(0, limits.MAX_BIGINT, default=0),
-    "limit": number_in_query(1, limits.MAX_LEDGER_PAGE_SIZE, default=100),
+    "after": query_integer(0, limits.MAX_BIGINT, default=0),
+    "limit": query_integer(1, limits.MAX_LEDGER_PAGE_SIZE, default=100),
 }
 
 
 async def list_ledger(call: Call) -> Response | Refusal:
-    """List an event's ledger, from a version on."""
+    """List the entries of an event's ledger that follow a version."""
     after, limit = call.query["after"], call.query["limit"]
-    # One more than is shown tells whether there is more.
-    entries = await call.service.listing.list_ledger(call.id, after, limit + 1)
-    if not entries and await call.service.queries.find_event(call.id) is None:
+    # One more than the page holds, to see whether there is another page.
+    entries = await call.service.list_queries.list_ledger(call.id, after, limit + 1)
+    if not entries and await call.service.lookup_queries.find_event(call.id) is None:
         return EVENT_NOT_FOUND
-    shown = entries[:limit]
-    following = shown[-1].version if len(entries) > limit else None
-    data = [LedgerEntryAnswer.of(entry) for entry in shown]
-    return respond(LedgerPage(data, LedgerMeta(after, limit, following)))
+    page = entries[:limit]
+    next_after = page[-1].version if len(entries) > limit else None
+    data = [LedgerEntryResponse.of(entry) for entry in page]
+    return respond(LedgerPage(data, LedgerMeta(after, limit, next_after)))
 
 
 async def check_event(call: Call) -> Response | Refusal:
-    """Check an event's books."""
-    checks = await call.service.listing.check_events([call.id], failed_only=False)
-    return respond(AuditAnswer.of(checks)) if checks else EVENT_NOT_FOUND
+    """Audit an event: check its counts against its tickets and its ledger."""
+    checks = await call.service.list_queries.check_events([call.id], failed_only=False)
+    return respond(AuditResponse.of(checks)) if checks else EVENT_NOT_FOUND
 
 
 async def stream_event(call: Call) -> Response | Refusal:
-    """Tell what an event is, and then whatever it becomes."""
+    """Stream an event: its current state, then every change."""
     watchers = call.service.watchers
     if watchers.closed or watchers.count >= limits.MAX_WATCHERS:
         return BUSY
-    # It watches before it looks, so that nothing happens between the two.
+    # Watch before reading the event, so that no change in between is missed.
     with ExitStack() as watching:
-        watcher = watching.enter_context(watchers.watching(call.id))
-        event = await call.service.queries.find_event(call.id)
+        watcher = watching.enter_context(watchers.watch(call.id))
+        event = await call.service.lookup_queries.find_event(call.id)
         if event is None:
             return EVENT_NOT_FOUND
-        missed = await _missed(call, watcher, event)
-        return EventStream(watchers, watcher, missed, watching.pop_all())
+        first_messages = await _list_first_messages(call, watcher, event)
+        # From here on the stream removes the watcher, when it ends.
+        return EventStream(watchers, watcher, first_messages, watching.pop_all())
 
 
-async def _missed(call: Call, watcher: Watcher, event: Event) -> list[News]:
-    """Return what a watcher is told first, and have it told nothing older afterwards."""
-    known = call.headers[KNOWN_VERSION.name] or ""
-    told = int(known) if known.isascii() and known.isdigit() and len(known) < 19 else None
-    if told == event.version:
-        watcher.version = told
+async def _list_first_messages(call: Call, watcher: Watcher, event: Event) -> list[Message]:
+    """Return the messages that a stream begins with; let the watcher get only later versions.
+
+    A client that sends the version it knows in Last-Event-ID gets each version since then, if there
+    are at most MAX_REPLAYED_VERSIONS. Any other client gets the current state.
+    """
+    text = call.headers[LAST_EVENT_ID.name] or ""
+    is_version = text.isascii() and text.isdigit() and len(text) < 19  # less than 2**63
+    known_version = int(text) if is_version else None
+    if known_version == event.version:
+        watcher.version = known_version
         return []
-    if told is not None and event.version - limits.MAX_REPLAY <= told < event.version:
-        entries = await call.service.listing.list_ledger(event.id, told, limits.MAX_REPLAY)
-        missed = [News.of(event.as_of(one), one) for one in entries]
+    list_ledger = call.service.list_queries.list_ledger
+    oldest = event.version - limits.MAX_REPLAYED_VERSIONS
+    if known_version is not None and oldest <= known_version < event.version:
+        entries = await list_ledger(event.id, known_version, limits.MAX_REPLAYED_VERSIONS)
+        first_messages = [Message.of(event.as_of(entry), entry) for entry in entries]
     else:
-        entries = await call.service.listing.list_ledger(event.id, event.version - 1, 1)
-        missed = [News.of(event, one) for one in entries]
-    watcher.version = max(event.version, *(news.version for news in missed), 0)
-    return missed
+        entries = await list_ledger(event.id, event.version - 1, 1)
+        first_messages = [Message.of(event, entry) for entry in entries]
+    # The ledger is read after the event, so it may have newer versions.
+    watcher.version = max([event.version, *(message.version for message in first_messages)])
+    return first_messages

@@ -1,4 +1,4 @@
-"""Tickets: reserved, found, paid for, cancelled and refunded."""
+"""Tickets: reserve, find, list, pay for, cancel and refund."""
 
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -19,33 +19,33 @@ from service.refusals import (
 )
 from service.rows import AllocationStatus, TicketAllocation
 from service.settings import Settings
-from service.web.endpoints import ASKER, KEY, OWNER, Call
-from service.web.fields import FINGERPRINT, Reader, integer, number_in_query, one_of
-from service.web.responses import PageMeta, TicketAnswer, TicketPage, respond
+from service.web.endpoints import IDEMPOTENCY_KEY, OPTIONAL_OWNER, OWNER, Call
+from service.web.fields import FINGERPRINT, Reader, choice, integer, query_integer
+from service.web.responses import PageMeta, TicketPage, TicketResponse, respond
 from service.write_path.changes import Cancel, Outcome, Pay, Refund, Reserve
 
 OWNER_FIELDS: dict[str, Reader] = {"userFingerprint": FINGERPRINT}
 LIST_QUERY = {
-    "status": one_of(*get_args(AllocationStatus)),
-    "page": number_in_query(1, limits.MAX_INTEGER, default=1),
-    "limit": number_in_query(1, limits.MAX_PAGE_SIZE, default=10),
+    "status": choice(*get_args(AllocationStatus)),
+    "page": query_integer(1, limits.MAX_INTEGER, default=1),
+    "limit": query_integer(1, limits.MAX_PAGE_SIZE, default=10),
 }
 
 
 def reservation_fields(settings: Settings) -> dict[str, Reader]:
-    """Return the fields of a reservation; how many tickets one may want is a setting."""
+    """Return the fields of a reservation; the maximum quantity is a setting."""
     return _reservation_fields(settings.max_tickets_per_request)
 
 
 @cache
-def _reservation_fields(most: int) -> dict[str, Reader]:
-    return {"quantity": integer(1, most, example=1), **OWNER_FIELDS}
+def _reservation_fields(max_quantity: int) -> dict[str, Reader]:
+    return {"quantity": integer(1, max_quantity, example=1), **OWNER_FIELDS}
 
 
 async def reserve_tickets(call: Call) -> Response | Refusal:
-    """Reserve tickets of an event, all of them or none."""
+    """Reserve tickets of an event: the whole quantity or none."""
     owner: str = call.body["userFingerprint"]
-    key: str = call.headers[KEY.name] or ""
+    key: str = call.headers[IDEMPOTENCY_KEY.name] or ""
     outcome = await call.service.write_path.submit(
         Reserve(call.id, call.body["quantity"], owner, key)
     )
@@ -53,76 +53,77 @@ async def reserve_tickets(call: Call) -> Response | Refusal:
         return outcome
     if outcome.code not in ("granted", "replayed"):
         refusal = CANNOT_RESERVE[outcome.code]
-        left = outcome.detail
-        return refusal.because(Available(left)) if isinstance(left, int) else refusal
-    tickets = [TicketAnswer.of(ticket, owner) for ticket in outcome.tickets]
+        available = outcome.detail
+        return refusal.with_details(Available(available)) if isinstance(available, int) else refusal
+    tickets = [TicketResponse.of(ticket, owner) for ticket in outcome.tickets]
     replayed = {"Idempotency-Replayed": "true"} if outcome.code == "replayed" else None
     return respond(tickets, 201, replayed)
 
 
 async def find_ticket(call: Call) -> Response | Refusal:
-    """Find a ticket; whoever names its fingerprint is shown it."""
-    for ticket in await call.service.queries.find_tickets([call.id]):
-        return respond(TicketAnswer.of(ticket, call.headers[ASKER.name]))
-    return TICKET_NOT_FOUND
+    """Find a ticket; its fingerprint is shown only to a caller that sends the same one."""
+    tickets = await call.service.lookup_queries.find_tickets([call.id])
+    if not tickets:
+        return TICKET_NOT_FOUND
+    return respond(TicketResponse.of(tickets[0], call.headers[OPTIONAL_OWNER.name]))
 
 
 async def list_user_tickets(call: Call) -> Response | Refusal:
-    """List the caller's own tickets over all events, newest first."""
+    """List the caller's own tickets for all events, newest first."""
     owner: str = call.headers[OWNER.name]
-    status, page, limit = _page(call)
-    tickets, total = await call.service.listing.list_user_tickets(
+    status, page, limit = _page_query(call)
+    tickets, total = await call.service.list_queries.list_user_tickets(
         owner, status, limit, (page - 1) * limit
     )
     return _respond_page(tickets, owner, total, page, limit)
 
 
 async def list_event_tickets(call: Call) -> Response | Refusal:
-    """List an event's tickets, newest first; whose they are is not the organiser's to know."""
-    status, page, limit = _page(call)
-    tickets, total = await call.service.listing.list_event_tickets(
+    """List an event's tickets, newest first, without their fingerprints."""
+    status, page, limit = _page_query(call)
+    tickets, total = await call.service.list_queries.list_event_tickets(
         call.id, status, limit, (page - 1) * limit
     )
-    if not total and await call.service.queries.find_event(call.id) is None:
+    if not total and await call.service.lookup_queries.find_event(call.id) is None:
         return EVENT_NOT_FOUND
     return _respond_page(tickets, None, total, page, limit)
 
 
 async def pay_ticket(call: Call) -> Response | Refusal:
-    """Pay for a ticket that one holds."""
+    """Pay for a held ticket."""
     owner: str = call.body["userFingerprint"]
     outcome = await call.service.write_path.submit(Pay(ticket_id=call.id, user_fingerprint=owner))
-    return _answer(outcome, CANNOT_PAY, owner)
+    return _respond(outcome, CANNOT_PAY, owner)
 
 
 async def cancel_ticket(call: Call) -> Response | Refusal:
-    """Give back a ticket that one holds."""
+    """Cancel a held ticket."""
     owner: str = call.headers[OWNER.name]
     outcome = await call.service.write_path.submit(
         Cancel(ticket_id=call.id, user_fingerprint=owner)
     )
-    return _answer(outcome, CANNOT_CANCEL, owner)
+    return _respond(outcome, CANNOT_CANCEL, owner)
 
 
 async def refund_ticket(call: Call) -> Response | Refusal:
-    """Take a purchase back."""
+    """Refund a purchased ticket."""
     outcome = await call.service.write_path.submit(Refund(call.id))
-    return _answer(outcome, CANNOT_REFUND, None)
+    return _respond(outcome, CANNOT_REFUND, None)
 
 
-def _page(call: Call) -> tuple[str, int, int]:
-    """Return what part of a list is asked for: status, page, limit."""
+def _page_query(call: Call) -> tuple[str, int, int]:
+    """Return the status, page and limit of a request for a list; '' for any status."""
     return call.query["status"] or "", call.query["page"], call.query["limit"]
 
 
 def _respond_page(
-    tickets: Sequence[TicketAllocation], asked_by: str | None, total: int, page: int, limit: int
+    tickets: Sequence[TicketAllocation], fingerprint: str | None, total: int, page: int, limit: int
 ) -> Response:
-    data = [TicketAnswer.of(ticket, asked_by) for ticket in tickets]
+    data = [TicketResponse.of(ticket, fingerprint) for ticket in tickets]
     return respond(TicketPage(data, PageMeta.of(total, page, limit)))
 
 
-def _answer(
+def _respond(
     outcome: Outcome | Refusal, refusals: Mapping[str, Refusal], owner: str | None
 ) -> Response | Refusal:
     if isinstance(outcome, Refusal):
@@ -130,4 +131,4 @@ def _answer(
     if outcome.code != "granted":
         return refusals[outcome.code]
     (ticket,) = outcome.tickets
-    return respond(TicketAnswer.of(ticket, owner))
+    return respond(TicketResponse.of(ticket, owner))

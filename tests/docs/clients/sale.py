@@ -1,6 +1,6 @@
-"""A sale, by way of a client that was generated: every answer and refusal is a typed value.
+"""A sale through a generated client: every response and refusal has a type.
 
-``sale.py <the service's URL> <the organizer's token>`` prints the event as it is in the end.
+``sale.py <the service's URL> <the organizer's token>`` prints the event after the sale.
 """
 
 import json
@@ -56,13 +56,13 @@ from holdfast_client.models import (
 
 
 def sell(client: AuthenticatedClient) -> Event:
-    """Sell an event of six tickets out, and return it as it is then."""
+    """Sell all six tickets of an event, and return the event."""
     body = CreateEventBody("Sold from Python", datetime(2030, 1, 1, 20, tzinfo=UTC), 6)
     event = create_event.sync(client=client, body=body)
     assert isinstance(event, Event)
     page = list_events.sync(client=client, q="from python", available=True)
     assert isinstance(page, EventPage)
-    assert [one.id for one in page.data] == [event.id]
+    assert [listed.id for listed in page.data] == [event.id]
     assert page.meta.total == 1
 
     fingerprint = create_fingerprint.sync(client=client)
@@ -71,33 +71,33 @@ def sell(client: AuthenticatedClient) -> Event:
     two = ReserveTicketsBody(2, user)
     tickets = reserve_tickets.sync(event.id, client=client, body=two, idempotency_key="order-1")
     assert isinstance(tickets, list)
-    paid, given_back = tickets
+    paid, cancelled = tickets
     assert paid.expires_at is not None
     assert paid.expires_at > datetime.now(UTC)
 
-    repeat = reserve_tickets.sync_detailed(
+    replay = reserve_tickets.sync_detailed(
         event.id, client=client, body=two, idempotency_key="order-1"
     )
-    assert repeat.parsed == tickets
-    assert repeat.headers["Idempotency-Replayed"] == "true"
+    assert replay.parsed == tickets
+    assert replay.headers["Idempotency-Replayed"] == "true"
     reused = reserve_tickets.sync(
         event.id, client=client, body=ReserveTicketsBody(1, user), idempotency_key="order-1"
     )
     assert isinstance(reused, IdempotencyKeyReused)
 
-    mine = find_ticket.sync(paid.id, client=client, x_user_fingerprint=user)
-    assert isinstance(mine, Ticket)
-    assert mine.user_fingerprint == user
-    anybodys = find_ticket.sync(paid.id, client=client)
-    assert isinstance(anybodys, Ticket)
-    assert not anybodys.user_fingerprint
+    own = find_ticket.sync(paid.id, client=client, x_user_fingerprint=user)
+    assert isinstance(own, Ticket)
+    assert own.user_fingerprint == user
+    anonymous = find_ticket.sync(paid.id, client=client)
+    assert isinstance(anonymous, Ticket)
+    assert not anonymous.user_fingerprint
 
     wrong = pay_ticket.sync(paid.id, client=client, body=PayTicketBody("somebody-else"))
     assert isinstance(wrong, WrongFingerprint)
     ticket = pay_ticket.sync(paid.id, client=client, body=PayTicketBody(user))
     assert isinstance(ticket, Ticket)
     assert (ticket.status, ticket.expires_at) == (TicketStatus.PURCHASED, None)
-    ticket = cancel_ticket.sync(given_back.id, client=client, x_user_fingerprint=user)
+    ticket = cancel_ticket.sync(cancelled.id, client=client, x_user_fingerprint=user)
     assert isinstance(ticket, Ticket)
     assert ticket.status == TicketStatus.USER_CANCELLED
 
@@ -107,29 +107,31 @@ def sell(client: AuthenticatedClient) -> Event:
 
 
 def sell_reservations(client: AuthenticatedClient, event: Event, user: str) -> None:
-    """Pay for a reservation of three, and give one of two back."""
+    """Pay for a reservation of three tickets, and cancel one of two."""
     three = reserve_tickets.sync(event.id, client=client, body=ReserveTicketsBody(3, user))
     assert isinstance(three, list)
-    whole = three[0].reservation_id
-    found = find_reservation.sync(whole, client=client, x_user_fingerprint=user)
-    assert isinstance(found, Reservation)
-    assert found.tickets == three
-    paid = pay_reservation.sync(whole, client=client, body=PayReservationBody(user))
+    reservation_id = three[0].reservation_id
+    reservation = find_reservation.sync(reservation_id, client=client, x_user_fingerprint=user)
+    assert isinstance(reservation, Reservation)
+    assert reservation.tickets == three
+    paid = pay_reservation.sync(reservation_id, client=client, body=PayReservationBody(user))
     assert isinstance(paid, Reservation)
     assert paid.status == ReservationStatus.PURCHASED
-    again = pay_reservation.sync(whole, client=client, body=PayReservationBody(user))
+    again = pay_reservation.sync(reservation_id, client=client, body=PayReservationBody(user))
     assert isinstance(again, AlreadyPurchasedInTheWay)
     assert again.details.ticket_id == three[0].id
 
     two = reserve_tickets.sync(event.id, client=client, body=ReserveTicketsBody(2, user))
     assert isinstance(two, list)
-    back = cancel_reservation.sync(two[0].reservation_id, client=client, x_user_fingerprint=user)
-    assert isinstance(back, Reservation)
-    assert back.status == ReservationStatus.USER_CANCELLED
+    cancelled = cancel_reservation.sync(
+        two[0].reservation_id, client=client, x_user_fingerprint=user
+    )
+    assert isinstance(cancelled, Reservation)
+    assert cancelled.status == ReservationStatus.USER_CANCELLED
 
 
 def refuse(client: AuthenticatedClient, event: Event, user: str) -> None:
-    """Ask for more than there is; each refusal has a type, and its details have fields."""
+    """Cause refusals; each has a type, and its details have typed fields."""
     three = reserve_tickets.sync(event.id, client=client, body=ReserveTicketsBody(3, user))
     assert isinstance(three, NotEnoughTickets)
     assert three.details.available_tickets == 2
@@ -143,14 +145,14 @@ def refuse(client: AuthenticatedClient, event: Event, user: str) -> None:
     bad = reserve_tickets.sync(event.id, client=client, body=ReserveTicketsBody(0, ""))
     assert isinstance(bad, BadRequest)
     assert bad.details
-    assert [one.field for one in bad.details] == ["quantity", "userFingerprint"]
+    assert [detail.field for detail in bad.details] == ["quantity", "userFingerprint"]
     small = update_event.sync(event.id, client=client, body=UpdateEventBody(total_tickets=5))
     assert isinstance(small, CapacityBelowAllocated)
     assert small.details.allocated_tickets == 6
 
 
 def prove(client: AuthenticatedClient, event: Event, user: str) -> Event:
-    """Take one purchase back, sell it again, and look at the books."""
+    """Refund a purchase, sell the ticket again, and check the ledger and the audit."""
     sold = list_event_tickets.sync(event.id, client=client, status=ListEventTicketsStatus.PURCHASED)
     assert isinstance(sold, TicketPage)
     assert sold.meta.total == 4
@@ -159,9 +161,9 @@ def prove(client: AuthenticatedClient, event: Event, user: str) -> Event:
     assert ticket.status == TicketStatus.REFUNDED
     last = reserve_tickets.sync(event.id, client=client, body=ReserveTicketsBody(1, user))
     assert isinstance(last, list)
-    mine = list_user_tickets.sync(client=client, x_user_fingerprint=user, limit=1)
-    assert isinstance(mine, TicketPage)
-    assert mine.data == last
+    own = list_user_tickets.sync(client=client, x_user_fingerprint=user, limit=1)
+    assert isinstance(own, TicketPage)
+    assert own.data == last
 
     with client.get_httpx_client().stream("GET", f"/events/{event.id}/stream") as stream:
         data = next(line for line in stream.iter_lines() if line.startswith("data: "))
@@ -171,16 +173,16 @@ def prove(client: AuthenticatedClient, event: Event, user: str) -> Event:
     ledger = list_ledger.sync(event.id, client=client)
     assert isinstance(ledger, LedgerPage)
     assert ledger.meta.next_ is None
-    assert [one.version for one in ledger.data] == list(range(1, watched.version + 1))
+    assert [entry.version for entry in ledger.data] == list(range(1, watched.version + 1))
     audit = check_event.sync(event.id, client=client)
     assert isinstance(audit, Audit)
     assert audit.ok
     health = check_health.sync(client=client)
     assert isinstance(health, Health)
-    found = find_event.sync(event.id, client=client)
-    assert isinstance(found, Event)
-    assert found.version == watched.version
-    return found
+    event_now = find_event.sync(event.id, client=client)
+    assert isinstance(event_now, Event)
+    assert event_now.version == watched.version
+    return event_now
 
 
 if __name__ == "__main__":

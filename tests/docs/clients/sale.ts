@@ -1,5 +1,5 @@
-// A sale, by way of a client that was generated: every answer and refusal is a typed value.
-// `node sale.js <the service's URL> <the organizer's token>` prints the event as it is in the end.
+// A sale through a generated client: every response and refusal has a type.
+// `node sale.js <the service's URL> <the organizer's token>` prints the event after the sale.
 
 import assert from "node:assert/strict";
 import createClient from "openapi-fetch";
@@ -14,8 +14,8 @@ const client = createClient<paths>({
   headers: { Authorization: `Bearer ${token}` },
 });
 
-/** What was answered, which is not to be a refusal. */
-function done<T>({ data, error }: { data?: T; error?: unknown }): T {
+/** Return the data of a response that must not be a refusal. */
+function success<T>({ data, error }: { data?: T; error?: unknown }): T {
   assert.equal(error, undefined);
   assert(data !== undefined);
   return data;
@@ -28,44 +28,44 @@ function reserve(id: string, quantity: number, userFingerprint: string, key?: st
   });
 }
 
-/** Sell an event of six tickets out, and return it as it is then. */
+/** Sell all six tickets of an event, and return the event. */
 async function sell(): Promise<Event> {
-  const event = done(
+  const event = success(
     await client.POST("/events", {
       body: { name: "Sold from TypeScript", date: "2030-01-01T20:00:00Z", totalTickets: 6 },
     }),
   );
-  const page = done(
+  const page = success(
     await client.GET("/events", { params: { query: { q: "from typescript", available: true } } }),
   );
   assert.deepEqual(page.data, [event]);
   assert.equal(page.meta.total, 1);
 
-  const { userFingerprint } = done(await client.POST("/fingerprints"));
+  const { userFingerprint } = success(await client.POST("/fingerprints"));
   const header = { "X-User-Fingerprint": userFingerprint };
-  const tickets = done(await reserve(event.id, 2, userFingerprint, "order-1"));
-  const [paid, givenBack] = tickets;
-  assert(paid?.expiresAt && givenBack);
+  const tickets = success(await reserve(event.id, 2, userFingerprint, "order-1"));
+  const [paid, released] = tickets;
+  assert(paid?.expiresAt && released);
   assert(new Date(paid.expiresAt) > new Date());
 
-  const repeat = await reserve(event.id, 2, userFingerprint, "order-1");
-  assert.deepEqual(repeat.data, tickets);
-  assert.equal(repeat.response.headers.get("Idempotency-Replayed"), "true");
+  const replay = await reserve(event.id, 2, userFingerprint, "order-1");
+  assert.deepEqual(replay.data, tickets);
+  assert.equal(replay.response.headers.get("Idempotency-Replayed"), "true");
   const reused = await reserve(event.id, 1, userFingerprint, "order-1");
   assert.equal(reused.error?.code, "IDEMPOTENCY_KEY_REUSED");
 
   const path = { id: paid.id };
-  const mine = done(await client.GET("/events/tickets/{id}", { params: { path, header } }));
-  assert.equal(mine.userFingerprint, userFingerprint);
-  const anybodys = done(await client.GET("/events/tickets/{id}", { params: { path } }));
-  assert.equal(anybodys.userFingerprint, undefined);
+  const own = success(await client.GET("/events/tickets/{id}", { params: { path, header } }));
+  assert.equal(own.userFingerprint, userFingerprint);
+  const anonymous = success(await client.GET("/events/tickets/{id}", { params: { path } }));
+  assert.equal(anonymous.userFingerprint, undefined);
 
   const wrong = await client.POST("/events/tickets/{id}/payment", {
     params: { path },
     body: { userFingerprint: "somebody-else" },
   });
   assert.equal(wrong.error?.code, "WRONG_FINGERPRINT");
-  const bought = done(
+  const bought = success(
     await client.POST("/events/tickets/{id}/payment", {
       params: { path },
       body: { userFingerprint },
@@ -73,9 +73,9 @@ async function sell(): Promise<Event> {
   );
   assert.equal(bought.status, "purchased");
   assert.equal(bought.expiresAt, null);
-  const cancelled = done(
+  const cancelled = success(
     await client.DELETE("/events/tickets/{id}/payment", {
-      params: { path: { id: givenBack.id }, header },
+      params: { path: { id: released.id }, header },
     }),
   );
   assert.equal(cancelled.status, "user_cancelled");
@@ -85,93 +85,93 @@ async function sell(): Promise<Event> {
   return prove(event, userFingerprint);
 }
 
-/** Pay for a reservation of three, and give one of two back. */
+/** Pay for a reservation of three tickets, and cancel one of two. */
 async function sellReservations(event: Event, userFingerprint: string): Promise<void> {
   const header = { "X-User-Fingerprint": userFingerprint };
-  const three = done(await reserve(event.id, 3, userFingerprint));
+  const three = success(await reserve(event.id, 3, userFingerprint));
   assert(three[0]);
   const path = { id: three[0].reservationId };
-  const found = done(await client.GET("/reservations/{id}", { params: { path, header } }));
-  assert.deepEqual(found.tickets, three);
+  const reservation = success(await client.GET("/reservations/{id}", { params: { path, header } }));
+  assert.deepEqual(reservation.tickets, three);
   const payment = { params: { path }, body: { userFingerprint } };
-  const paid = done(await client.POST("/reservations/{id}/payment", payment));
+  const paid = success(await client.POST("/reservations/{id}/payment", payment));
   assert.equal(paid.status, "purchased");
   const { error } = await client.POST("/reservations/{id}/payment", payment);
   assert(error?.code === "ALREADY_PURCHASED");
   assert.equal(error.details.ticketId, three[0].id);
 
-  const two = done(await reserve(event.id, 2, userFingerprint));
+  const two = success(await reserve(event.id, 2, userFingerprint));
   assert(two[0]);
-  const back = done(
+  const cancelled = success(
     await client.DELETE("/reservations/{id}", {
       params: { path: { id: two[0].reservationId }, header },
     }),
   );
-  assert.equal(back.status, "user_cancelled");
+  assert.equal(cancelled.status, "user_cancelled");
 }
 
-/** Ask for more than there is; a refusal's code tells which details it has. */
+/** Cause refusals; the code of a refusal determines the type of its details. */
 async function refuse(event: Event, userFingerprint: string): Promise<void> {
   const three = (await reserve(event.id, 3, userFingerprint)).error;
   assert(three?.code === "NOT_ENOUGH_TICKETS");
   assert.equal(three.details.availableTickets, 2);
-  done(await reserve(event.id, 2, userFingerprint));
+  success(await reserve(event.id, 2, userFingerprint));
   const none = (await reserve(event.id, 1, userFingerprint)).error;
   assert(none?.code === "TICKETS_SOLD_OUT");
   assert.equal(none.error, "Not enough tickets available");
   assert.equal(none.details.availableTickets, 0);
-  // @ts-expect-error What is sold out has no field to blame.
+  // @ts-expect-error The details of TICKETS_SOLD_OUT have no field.
   none.details.field;
 
   const bad = (await reserve(event.id, 0, "")).error;
   assert(bad?.code === "BAD_REQUEST");
-  assert.deepEqual(bad.details?.map((one) => one.field), ["quantity", "userFingerprint"]);
+  assert.deepEqual(bad.details?.map((detail) => detail.field), ["quantity", "userFingerprint"]);
   const { error } = await client.PATCH("/events/{id}", {
     params: { path: { id: event.id } },
     body: { totalTickets: 5 },
   });
   assert(error?.code === "CAPACITY_BELOW_ALLOCATED");
   assert.equal(error.details.allocatedTickets, 6);
-  // @ts-expect-error Who pays has to say who it is.
+  // @ts-expect-error A payment needs the fingerprint.
   () => client.POST("/events/tickets/{id}/payment", { params: { path: event }, body: {} });
 }
 
-/** Take one purchase back, sell it again, and look at the books. */
+/** Refund a purchase, sell the ticket again, and check the ledger and the audit. */
 async function prove(event: Event, userFingerprint: string): Promise<Event> {
   const path = { id: event.id };
-  const sold = done(
+  const sold = success(
     await client.GET("/events/{id}/tickets", { params: { path, query: { status: "purchased" } } }),
   );
   assert.equal(sold.meta.total, 4);
   assert(sold.data[0]);
-  const refunded = done(
+  const refunded = success(
     await client.POST("/events/tickets/{id}/refund", { params: { path: { id: sold.data[0].id } } }),
   );
   assert.equal(refunded.status, "refunded");
-  const last = done(await reserve(event.id, 1, userFingerprint));
-  const mine = done(
+  const last = success(await reserve(event.id, 1, userFingerprint));
+  const own = success(
     await client.GET("/tickets", {
       params: { header: { "X-User-Fingerprint": userFingerprint }, query: { limit: 1 } },
     }),
   );
-  assert.deepEqual(mine.data, last);
+  assert.deepEqual(own.data, last);
 
   const watched = await firstMessage(event.id);
   assert.equal(watched.lastEvent.type, "reserved");
-  const ledger = done(await client.GET("/events/{id}/ledger", { params: { path } }));
+  const ledger = success(await client.GET("/events/{id}/ledger", { params: { path } }));
   assert.equal(ledger.meta.next, null);
   assert.deepEqual(
-    ledger.data.map((one) => one.version),
+    ledger.data.map((entry) => entry.version),
     Array.from({ length: watched.version }, (_, index) => index + 1),
   );
-  assert(done(await client.GET("/events/{id}/audit", { params: { path } })).ok);
-  assert.equal(done(await client.GET("/health")).status, "ok");
-  const found = done(await client.GET("/events/{id}", { params: { path } }));
-  assert.equal(found.version, watched.version);
-  return found;
+  assert(success(await client.GET("/events/{id}/audit", { params: { path } })).ok);
+  assert.equal(success(await client.GET("/health")).status, "ok");
+  const eventNow = success(await client.GET("/events/{id}", { params: { path } }));
+  assert.equal(eventNow.version, watched.version);
+  return eventNow;
 }
 
-/** The first message of an event's stream, which has no end. */
+/** Return the first message of an event's stream. */
 async function firstMessage(id: string): Promise<WatchedEvent> {
   const { data } = await client.GET("/events/{id}/stream", {
     params: { path: { id } },

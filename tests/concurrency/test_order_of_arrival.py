@@ -1,0 +1,117 @@
+"""First come, first served, also for one ticket: the change that arrived first is decided first."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+
+import hypothesis.strategies as st
+import pytest
+from httpx2 import Response
+from hypothesis import given
+
+from service.rows import Uuid
+from service.write_path.batches import QueuedChange, keep_order, needs_reservations
+from service.write_path.changes import Cancel, Change, Pay, Refund, Reserve
+from tests.support.client import Client
+from tests.support.database import Database
+from tests.support.services import RunningService
+
+Call = Callable[[Client, str, str], Response]
+
+PAY: dict[str, Call] = {
+    "a ticket": lambda client, ticket, _: client.pay(ticket),
+    "a reservation": lambda client, _, whole: client.pay_reservation(whole),
+}
+CANCEL: dict[str, Call] = {
+    "a ticket": lambda client, ticket, _: client.cancel(ticket),
+    "a reservation": lambda client, _, whole: client.cancel_reservation(whole),
+}
+
+
+@pytest.mark.parametrize("second", CANCEL)
+@pytest.mark.parametrize("first", PAY)
+@pytest.mark.parametrize("payment_first", [True, False], ids=["pay first", "cancel first"])
+def test_of_two_changes_in_one_batch_the_first_is_decided_first(
+    client: Client,
+    service: RunningService,
+    database: Database,
+    first: str,
+    second: str,
+    payment_first: bool,
+) -> None:
+    event = client.create_event()
+    (ticket,) = client.reserve(event).json()
+    ids = ticket["id"], ticket["reservationId"]
+    calls = (PAY[first], CANCEL[second]) if payment_first else (CANCEL[second], PAY[first])
+    with ThreadPoolExecutor(3) as pool:
+        with database.lock_event(event):
+            # While this one waits for the lock, the others wait for its batch to end.
+            pool.submit(client.reserve, event, user="somebody")
+            database.wait_until_blocked()
+            responses = []
+            for pending, call in enumerate(calls, start=2):
+                responses.append(pool.submit(call, client, *ids))
+                service.wait_until_accepted(pending)
+        statuses = [response.result().status_code for response in responses]
+    assert statuses == [200, 409]
+    status = "purchased" if payment_first else "user_cancelled"
+    assert client.find_ticket(ids[0]).json()["status"] == status
+
+
+# Four tickets of two reservations.
+TICKETS = {Uuid(f"t{n}"): Uuid(f"r{n // 2}") for n in range(4)}
+
+changes = st.one_of(
+    st.builds(
+        lambda kind, ticket: kind(ticket_id=ticket, user_fingerprint="alice"),
+        st.sampled_from([Pay, Cancel]),
+        st.sampled_from(list(TICKETS)),
+    ),
+    st.builds(
+        lambda kind, whole: kind(reservation_id=whole, user_fingerprint="alice"),
+        st.sampled_from([Pay, Cancel]),
+        st.sampled_from([Uuid("r0"), Uuid("r1")]),
+    ),
+    st.builds(Refund, st.sampled_from(list(TICKETS))),
+    st.just(Reserve(Uuid("e"), 1, "alice", "")),
+)
+
+
+def tickets_of(change: Change) -> set[Uuid]:
+    """Return the tickets that a change is about."""
+    if change.reservation_id:
+        return {ticket for ticket, whole in TICKETS.items() if whole == change.reservation_id}
+    return {change.ticket_id} if change.ticket_id else set()
+
+
+@given(st.lists(changes, max_size=12))
+def test_no_order_of_arrival_is_turned_around_by_batches(arrived: list[Change]) -> None:
+    loop = asyncio.new_event_loop()
+    waiting = [QueuedChange(change, loop.create_future(), 0, 0) for change in arrived]
+    loop.close()
+    order = {id(queued): number for number, queued in enumerate(waiting)}
+    batch_of: dict[int, int] = {}
+    batches = 0
+    while waiting:
+        known = TICKETS if needs_reservations(waiting) else {}
+        batch, aside = keep_order(waiting, known)
+        assert batch, "a batch is empty although changes wait"
+        assert sorted([*batch, *aside], key=lambda queued: order[id(queued)]) == waiting
+        for queued in batch:
+            batch_of[order[id(queued)]] = batches
+        waiting, batches = aside, batches + 1
+    for number, change in enumerate(arrived):
+        rivals = [
+            other
+            for other in range(number)
+            if type(arrived[other]) is not type(change)
+            and tickets_of(arrived[other]) & tickets_of(change)
+        ]
+        # A change of another kind that came first is decided in an earlier batch.
+        assert all(batch_of[other] < batch_of[number] for other in rivals)
+        if not rivals and not tickets_of(change):
+            assert batch_of[number] == 0
+    for earlier, later in pairwise(range(len(arrived))):
+        if type(arrived[earlier]) is type(arrived[later]) and arrived[earlier] == arrived[later]:
+            assert batch_of[earlier] <= batch_of[later]
