@@ -15,13 +15,13 @@ from tests.support.services import run_service
 
 STATEMENTS = load_statements(resource("sql"))
 
-pytestmark = [
-    pytest.mark.citus,
-    pytest.mark.skipif(
-        not CITUS,
-        reason=f"HOLDFAST_TEST_CITUS is not set: nothing of {', '.join(MODULES)} runs on Citus",
-    ),
-]
+pytestmark = pytest.mark.citus
+
+if not CITUS:
+    pytest.skip(
+        f"HOLDFAST_TEST_CITUS is not set: nothing of {', '.join(MODULES)} runs on Citus",
+        allow_module_level=True,
+    )
 
 
 def worker_of(schema: Schema) -> str:
