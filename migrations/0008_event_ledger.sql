@@ -57,7 +57,13 @@ $$;
 
 -- For each statement and not for each row, so that a statement that matches no row is refused, too.
 create trigger event_ledger_is_append_only
-before update or delete or truncate on event_ledger
+before update or delete on event_ledger
+for each statement execute function refuse_to_change_ledger();
+
+-- A trigger of its own: Citus gives a worker no trigger that is also for truncate, and so nobody
+-- there would refuse the update and the delete either.
+create trigger event_ledger_is_never_truncated
+before truncate on event_ledger
 for each statement execute function refuse_to_change_ledger();
 
 create function open_event_ledger() returns trigger

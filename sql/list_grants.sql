@@ -14,7 +14,7 @@
 --
 -- holdfast psql -v role=pg_database_owner -f sql/list_grants.sql
 
-with needed (relation, privilege, columns) as (
+with used (relation, privilege, columns) as (
     values
     ('events', 'select', null),
     ('events', 'insert', '{name, date, total_tickets}'::text[]),
@@ -37,6 +37,18 @@ with needed (relation, privilege, columns) as (
         reserved, purchased, expired, cancelled, refunded, last_event, actor}'
     ),
     ('_yoyo_migration', 'select', null)
+),
+
+-- On Citus the right to insert is for every column: it sends the worker a whole row, also what we
+-- leave to the defaults.
+needed as (
+    select
+        used.relation,
+        used.privilege,
+        case when used.privilege <> 'insert' or citus.extname is null then used.columns end
+            as columns
+    from used
+    left join pg_extension as citus on citus.extname = 'citus'
 ),
 
 ours as (

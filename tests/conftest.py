@@ -6,7 +6,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from service.embedded.postgres import EmbeddedPostgres
 from service.embedded.programs import find_programs
 from service.settings import resource
 from tests.support.api_description import find_undocumented
+from tests.support.citus import CITUS, create_schema, runs_on_citus
 from tests.support.client import SEEN_RESPONSES, Client
 from tests.support.database import PGBOUNCER, POOLER_PORT, SERVICE_ROLE, Database, create_database
 from tests.support.run_log import RUN_LOG
@@ -32,10 +33,20 @@ from tests.support.waiting import wait_until
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """With ``-m core``, import only modules that contain core tests, which saves seconds."""
+    """Import only modules that contain tests to run: saves seconds with ``-m core``."""
+    if CITUS and collection_path.match("test_*.py"):
+        return not runs_on_citus(collection_path) or None
     if config.option.markexpr != "core" or not collection_path.match("test_*.py"):
         return None
     return "pytest.mark.core" not in collection_path.read_text() or None
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what runs on Citus: everything that was collected for it, except slow tests."""
+    for item in items if CITUS else ():
+        if not item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.citus)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -70,6 +81,9 @@ def data_dir() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def server(data_dir: Path) -> Iterator[str]:
     """The URL of the PostgreSQL that all tests share, with its default settings, so with fsync."""
+    if CITUS:
+        yield CITUS
+        return
     with EmbeddedPostgres(data_dir) as postgres:
         assert postgres.dsn is not None
         with run_pgbouncer(data_dir) if PGBOUNCER else nullcontext():
@@ -118,6 +132,8 @@ def run_pgbouncer(data_dir: Path) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def template(server: str) -> str:
     """The name of a database that has all migrations and no rows."""
+    if CITUS:
+        return "a schema cannot be cloned, so each is migrated"
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute("create database template_of_tests")
     dsn = make_conninfo(server, dbname="template_of_tests")
@@ -128,17 +144,27 @@ def template(server: str) -> str:
     return "template_of_tests"
 
 
+def create_empty(server: str) -> AbstractContextManager[Database]:
+    """Create a database without tables, or on Citus a schema."""
+    return create_schema(is_migrated=False) if CITUS else create_database(server)
+
+
+def create_migrated(server: str, template: str) -> AbstractContextManager[Database]:
+    """Create a database from a template, or on Citus a schema with all migrations."""
+    return create_schema(is_migrated=True) if CITUS else create_database(server, template)
+
+
 @pytest.fixture
 def empty_database(server: str) -> Iterator[Database]:
     """A database without any tables."""
-    with create_database(server) as database:
+    with create_empty(server) as database:
         yield database
 
 
 @pytest.fixture
 def database(server: str, template: str) -> Iterator[Database]:
     """A migrated database. After the test, its counters, rows and ledger must agree."""
-    with create_database(server, template) as database:
+    with create_migrated(server, template) as database:
         yield database
         database.check_books()
 
@@ -146,7 +172,7 @@ def database(server: str, template: str) -> Iterator[Database]:
 @pytest.fixture
 def unbalanced_database(server: str, template: str) -> Iterator[Database]:
     """A migrated database for a test after which counters, rows and ledger may disagree."""
-    with create_database(server, template) as database:
+    with create_migrated(server, template) as database:
         yield database
 
 

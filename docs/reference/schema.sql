@@ -271,7 +271,9 @@ CREATE INDEX idx_ticket_allocations_status ON public.ticket_allocations USING bt
 
 CREATE INDEX idx_ticket_allocations_user_fingerprint_status ON public.ticket_allocations USING btree (user_fingerprint, status);
 
-CREATE TRIGGER event_ledger_is_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.event_ledger FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_to_change_ledger();
+CREATE TRIGGER event_ledger_is_append_only BEFORE DELETE OR UPDATE ON public.event_ledger FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_to_change_ledger();
+
+CREATE TRIGGER event_ledger_is_never_truncated BEFORE TRUNCATE ON public.event_ledger FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_to_change_ledger();
 
 CREATE TRIGGER events_have_a_secret AFTER INSERT ON public.events FOR EACH ROW EXECUTE FUNCTION public.add_event_secret();
 

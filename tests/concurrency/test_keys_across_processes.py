@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx2
 
+from tests.support.citus import not_on_citus
 from tests.support.client import Client, is_replay
 from tests.support.database import Database
 from tests.support.services import is_postgres_running, run_embedded_service, run_service
@@ -29,6 +30,7 @@ def test_a_key_sent_to_two_workers_at_once_reserves_once(database: Database) -> 
     assert database.psql("select count(*) from ticket_allocations") == ["2"]
 
 
+@not_on_citus("it uses the embedded PostgreSQL")
 def test_a_key_is_replayed_after_a_kill_of_the_service(folder: Path, unused_port: int) -> None:
     with run_embedded_service(folder, unused_port) as (process, client):
         event = client.create_event(tickets=2)
@@ -39,6 +41,7 @@ def test_a_key_is_replayed_after_a_kill_of_the_service(folder: Path, unused_port
         assert client.find_event(event)["allocatedTickets"] == 2
 
 
+@not_on_citus("it uses the embedded PostgreSQL")
 def test_a_key_is_replayed_after_a_kill_of_postgresql(folder: Path, unused_port: int) -> None:
     with run_embedded_service(folder, unused_port) as (_, client), ThreadPoolExecutor(8) as pool:
         event = client.create_event(tickets=100)

@@ -12,7 +12,7 @@ from tests.support.database import Database
 from tests.support.services import Starter
 
 UNKNOWN = "018f0000-0000-7000-8000-000000000001"
-NO_TRIGGERS = "set session_replication_role = replica;"  # no trigger fires
+NO_TRIGGERS = "alter table event_ledger disable trigger event_ledger_is_append_only;"
 
 CORRUPTIONS = {
     "the allocated count is too high": (
@@ -211,4 +211,4 @@ def test_an_audit_during_a_sale_is_correct_and_waits_for_no_lock(
             buyer.join()
     with database.lock_event(event):
         assert failed_checks(client, event) == set()
-    assert client.find_event(event)["version"] > 20
+    assert client.find_event(event)["version"] > 10

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.support.citus import not_on_citus
 from tests.support.client import Client, code
 from tests.support.database import Database, skip_if_pooled
 from tests.support.services import Starter
@@ -82,6 +83,7 @@ def test_a_change_made_with_sql_changes_the_etag(client: Client, database: Datab
     assert (response.status_code, response.json()["name"]) == (200, "in psql")
 
 
+@not_on_citus("a schema has no settings")
 @skip_if_pooled("a DateStyle that is not ISO is refused at the start")
 def test_the_defaults_of_the_server_do_not_matter(database: Database, start: Starter) -> None:
     name = database.psql("select current_database()")[0]

@@ -63,7 +63,7 @@ def test_all_expired_holds_are_available_beyond_the_sweepers_limit(
     with start(database, sweeps=False).client() as client:
         event = client.create_event(tickets=6)
         client.hold(event, quantity=6)
-        database.psql("update ticket_allocations set expires_at = clock_timestamp()")
+        database.psql("update ticket_allocations set expires_at = statement_timestamp()")
         assert client.reserve(event, quantity=6, user="bob").status_code == 201
 
 
@@ -74,7 +74,7 @@ def test_an_event_can_shrink_by_all_its_expired_holds(
     with start(database, sweeps=False).client() as client:
         event = client.create_event(tickets=6)
         client.hold(event, quantity=6)
-        database.psql("update ticket_allocations set expires_at = clock_timestamp()")
+        database.psql("update ticket_allocations set expires_at = statement_timestamp()")
         response = client.update_event(event, totalTickets=1)
         assert (response.status_code, response.json()["availableTickets"]) == (200, 1)
 
@@ -85,7 +85,7 @@ def test_the_sweeper_does_not_pause_while_holds_are_due(
     monkeypatch.setattr("service.limits.SWEEP_TICKETS", 1)
     with start(database, sweeps=False).client() as client:
         client.hold(client.create_event(tickets=6), quantity=6)
-    database.psql("update ticket_allocations set expires_at = clock_timestamp()")
+    database.psql("update ticket_allocations set expires_at = statement_timestamp()")
     # Another service sweeps once at its start, and would then pause for an hour.
     start(database, sweeps=False)
     wait_until(lambda: database.psql("select allocated_tickets from events") == ["0"])

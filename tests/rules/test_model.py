@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, Phase, settings, stateful
 from hypothesis.configuration import set_hypothesis_home_dir
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
 
+from tests.support.citus import CITUS
 from tests.support.client import Client
 from tests.support.database import Database
 from tests.support.waiting import at_once
@@ -541,7 +542,7 @@ def run(client: Client, database: Database, tmp_path: Path) -> Iterator[Run]:
 
 
 EXAMPLES = settings(
-    max_examples=60,
+    max_examples=10 if CITUS else 60,  # there each step goes to a worker and back, many times
     stateful_step_count=20,
     derandomize=True,
     database=None,

@@ -65,7 +65,7 @@ def test_a_hold_that_expires_while_its_payment_waits_is_not_sold(
             payment = pool.submit(client.pay, ticket)
             database.wait_until_blocked()
             # The hold ends after the payment's transaction has begun and before it has the lock.
-            rival.execute("update ticket_allocations set expires_at = clock_timestamp()")
+            rival.execute("update ticket_allocations set expires_at = statement_timestamp()")
         assert code(payment.result()) == (410, "HOLD_EXPIRED")
     assert client.find_event(event)["purchasedTickets"] == 0
 

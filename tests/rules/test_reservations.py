@@ -224,7 +224,8 @@ def test_a_reservation_that_expires_while_its_payment_waits_is_not_sold(
             payment = pool.submit(client.pay_reservation, reservation)
             database.wait_until_blocked()
             rival.execute(
-                "update ticket_allocations set expires_at = clock_timestamp() where position = 3"
+                "update ticket_allocations set expires_at = statement_timestamp() "
+                "where position = 3"
             )
         response = payment.result()
     assert code(response) == (410, "HOLD_EXPIRED")

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import ClassVar
 
 import psycopg
 import pytest
@@ -32,6 +33,7 @@ class Database:
 
     # Connects as the owner of all its objects.
     dsn: str
+    is_on_citus: ClassVar[bool] = False
 
     @property
     def service_dsn(self) -> str:
@@ -117,7 +119,7 @@ class Database:
     def expire_hold(self, ticket_id: str) -> None:
         """Set the end of a hold to a second ago."""
         self.psql(
-            "update ticket_allocations set expires_at = clock_timestamp() - interval '1 s' "
+            "update ticket_allocations set expires_at = statement_timestamp() - interval '1 s' "
             f"where id = '{ticket_id}'"
         )
 

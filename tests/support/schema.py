@@ -15,31 +15,35 @@ select 'column', attrelid::regclass, attname, format_type(atttypid, atttypmod), 
 from pg_attribute
 left join pg_attrdef on adrelid = attrelid and adnum = attnum
 join pg_class on pg_class.oid = attrelid
-where relnamespace = 'public'::regnamespace and relkind = 'r' and attnum > 0
+where relnamespace = current_schema::regnamespace and relkind = 'r' and attnum > 0
 and not attisdropped and relname !~ 'yoyo'
 union all
 select 'constraint', conrelid::regclass, conname, pg_get_constraintdef(oid), true, null
 from pg_constraint
-where connamespace = 'public'::regnamespace and contype <> 'n'
+where connamespace = current_schema::regnamespace and contype <> 'n'
 and conrelid::regclass::text !~ 'yoyo'
 union all
 select 'index', indrelid::regclass, null, pg_get_indexdef(indexrelid), true, null
-from pg_index where indrelid::regclass::text !~ 'yoyo|^pg_'
+from pg_index
+join pg_class on pg_class.oid = indexrelid
+where relnamespace = current_schema::regnamespace and relname !~ 'yoyo'
 union all
-select 'trigger', tgrelid::regclass, tgname, pg_get_triggerdef(oid), true, null
-from pg_trigger where not tgisinternal
+select 'trigger', tgrelid::regclass, tgname, pg_get_triggerdef(pg_trigger.oid), true, null
+from pg_trigger
+join pg_class on pg_class.oid = tgrelid
+where relnamespace = current_schema::regnamespace and not tgisinternal
 union all
 select 'function', null, proname, prosrc, true, null
-from pg_proc where pronamespace = 'public'::regnamespace
+from pg_proc where pronamespace = current_schema::regnamespace
 union all
 select 'type', null, typname, (
     select string_agg(enumlabel, ',' order by enumsortorder)
     from pg_enum where enumtypid = pg_type.oid
 ), true, null
-from pg_type where typnamespace = 'public'::regnamespace and typtype = 'e'
+from pg_type where typnamespace = current_schema::regnamespace and typtype = 'e'
 union all
 select 'setting', oid::regclass, null, reloptions::text, true, null
-from pg_class where relnamespace = 'public'::regnamespace and reloptions is not null
+from pg_class where relnamespace = current_schema::regnamespace and reloptions is not null
 order by 1, 2, 3, 4
 """
 

@@ -43,7 +43,10 @@ class RunningService:
         self._app = create_app(
             self.settings,
             self.database.service_dsn,
-            Environment(is_behind_pooler=self.behind_pooler or self.database.is_behind_pooler),
+            Environment(
+                is_behind_pooler=self.behind_pooler or self.database.is_behind_pooler,
+                is_citus=self.database.is_on_citus,
+            ),
         )
         config = server_config(self.settings, self._app)
         listener = bind(self.settings)
