@@ -9,10 +9,11 @@
 -- else both are null. They are for the index of 0010_index_holds.
 --
 -- Each existing ticket needs an id for its reservation, so the table is rewritten, which is also
--- what generated columns need.
+-- what generated columns need. The constraints are added while it is locked for that anyway.
 --
 -- Runs while the version before it serves: no, that version does not count what it sells.
--- squawk-ignore-file adding-field-with-default
+-- squawk-ignore-file adding-field-with-default, constraint-missing-not-valid
+-- squawk-ignore-file disallowed-unique-constraint
 -- depends: 0005_time_ordered_ids
 
 set local lock_timeout = '2s';
@@ -27,13 +28,11 @@ add column held_until timestamptz
 generated always as (case when status = 'reserved' then expires_at end) stored;
 
 -- Each constraint in a command of its own, as Citus wants them.
--- squawk-ignore constraint-missing-not-valid
 alter table ticket_allocations
 add constraint tickets_are_numbered_from_one check (position >= 1);
 
 -- Orders a reservation's tickets, finds them, and is the last line of defense against one key
 -- that reserves twice. Its index is built while the table is locked for the rewrite anyway.
--- squawk-ignore disallowed-unique-constraint, constraint-missing-not-valid
 alter table ticket_allocations
 add constraint reservations_number_each_ticket_once unique (reservation_id, position);
 
@@ -41,11 +40,9 @@ alter table events
 add column purchased_tickets integer not null default 0,
 add column version bigint not null default 1;
 
--- squawk-ignore constraint-missing-not-valid
 alter table events
 add constraint events_never_purchase_below_zero check (purchased_tickets >= 0);
 
--- squawk-ignore constraint-missing-not-valid
 alter table events
 add constraint events_begin_at_version_one check (version >= 1);
 
@@ -62,8 +59,6 @@ from (
 ) as counted
 where events.id = counted.event_id;
 
--- There are few events, and this transaction has them locked already.
--- squawk-ignore constraint-missing-not-valid
 alter table events add constraint events_purchase_only_what_is_allocated check (
     purchased_tickets <= allocated_tickets
 );
