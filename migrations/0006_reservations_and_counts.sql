@@ -9,8 +9,7 @@
 -- else both are null. They are for the index of 0010_index_holds.
 --
 -- Each existing ticket needs an id for its reservation, so the table is rewritten, which is also
--- what generated columns need. The constraints are checked, and the index is built, under the same
--- lock; of events there are few.
+-- what generated columns need. The constraints are added while it is locked for that anyway.
 --
 -- Runs while the version before it serves: no, that version does not count what it sells.
 -- squawk-ignore-file adding-field-with-default, constraint-missing-not-valid
@@ -33,7 +32,7 @@ alter table ticket_allocations
 add constraint tickets_are_numbered_from_one check (position >= 1);
 
 -- Orders a reservation's tickets, finds them, and is the last line of defense against one key
--- that reserves twice.
+-- that reserves twice. Its index is built while the table is locked for the rewrite anyway.
 alter table ticket_allocations
 add constraint reservations_number_each_ticket_once unique (reservation_id, position);
 

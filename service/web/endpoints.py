@@ -30,9 +30,9 @@ from service.web.fields import (
     FINGERPRINT,
     BadFields,
     Reader,
+    idempotency_key,
     parse_uuid,
     read_object,
-    visible_ascii,
 )
 from service.web.protocol import BODY
 from service.web.state import Service
@@ -49,7 +49,7 @@ class Header:
     is_list: bool = False
 
 
-IDEMPOTENCY_KEY = Header("Idempotency-Key", visible_ascii(limits.MAX_KEY, "order-1"))
+IDEMPOTENCY_KEY = Header("Idempotency-Key", idempotency_key())
 # One header, which some routes require and others do not: OWNER.name is the name of both.
 OWNER = Header("X-User-Fingerprint", FINGERPRINT, required=True)
 OPTIONAL_OWNER = Header("X-User-Fingerprint", FINGERPRINT)

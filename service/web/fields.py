@@ -131,6 +131,23 @@ def visible_ascii(max_length: int, example: str) -> Reader:
     return Reader(read, {**schema, "examples": [example]})
 
 
+def idempotency_key() -> Reader:
+    """Return a reader of an idempotency key: visible ASCII, with or without quotes around it.
+
+    The quoted form is that of the IETF draft (draft-ietf-httpapi-idempotency-key-header), a string
+    of RFC 9651, section 3.3.3; both forms are the same key.
+    """
+    bare = visible_ascii(limits.MAX_KEY, "order-1")
+
+    def read(value: Any) -> str:
+        key: str = bare.read(value)
+        if key.startswith('"') and key.endswith('"') and len(key) > 2:
+            key = re.sub(r'\\(["\\])', r"\1", key[1:-1])
+        return key
+
+    return Reader(read, bare.schema)
+
+
 def choice(*words: str) -> Reader:
     """Return a reader of one of the given words."""
     message = f"must be one of {', '.join(words)}"

@@ -44,7 +44,7 @@ HEADERS = {
     "X-Request-Id": "The ID of the request in the service's log: the client's own, if it sent one.",
     "Cache-Control": "`no-store`: the response is for this client only.",
     "ETag": "Changes whenever the response does.",
-    "Location": "The path of the new event.",
+    "Location": "The path of the new event or reservation.",
     "Idempotency-Replayed": "`true` if an earlier request with this key made the reservation.",
     "Content-Security-Policy": "What the page may load and run.",
     "Retry-After": "Seconds to wait before a retry.",

@@ -1,8 +1,10 @@
 """Resources: one ASGI application for each path, and the application that routes to them."""
 
 import logging
+import re
 import time
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import psycopg
 from prometheus_client import Histogram
@@ -127,6 +129,14 @@ class Application(Starlette):
         return stack
 
 
+class ExactRoute(Route):
+    """A route that does not match its path with a line break behind it, as Starlette's does."""
+
+    def __init__(self, path: str, *arguments: Any, **options: Any) -> None:
+        super().__init__(path, *arguments, **options)
+        self.path_regex = re.compile(self.path_regex.pattern.removesuffix("$") + r"\Z")
+
+
 def build_application(
     routes: Mapping[str, dict[str, Endpoint]],
     cors_origins: Collection[str],
@@ -135,7 +145,7 @@ def build_application(
     """Return the application that serves the routes."""
     app = Application(
         routes=[
-            Route(path, Resource(path, endpoints), methods=None)
+            ExactRoute(path, Resource(path, endpoints), methods=None)
             for path, endpoints in routes.items()
         ],
         middleware=[

@@ -61,7 +61,7 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
             tickets.reserve_tickets,
             body=tickets.reservation_fields,
             headers=[IDEMPOTENCY_KEY],
-            successes=[Success(201, list[TicketResponse], ["Idempotency-Replayed"])],
+            successes=[Success(201, list[TicketResponse], ["Location", "Idempotency-Replayed"])],
             refusals=[*CANNOT_RESERVE.values(), *WRITE_REFUSALS],
         ),
     },

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
+import httpx2
 import pytest
 
 from tests.support.client import Client, code
@@ -297,3 +298,13 @@ def test_a_whole_number_may_have_a_decimal_point(client: Client) -> None:
 def test_a_fraction_of_a_second_is_truncated_to_microseconds(client: Client) -> None:
     event = client.create_event(date="2030-06-01t20:00:00.1234567891z")
     assert client.find_event(event)["date"] == "2030-06-01T20:00:00.123456Z"
+
+
+def test_a_line_break_behind_a_path_is_not_part_of_it(client: Client) -> None:
+    event = client.create_event()
+    # Not the tests' own client, which expects each path that it sees to be documented.
+    with httpx2.Client(base_url=client.base_url) as stranger:
+        for path in ("/events", f"/events/{event}", "/health"):
+            assert stranger.get(path).status_code == 200
+            # In place of an id, the line break is a part of a malformed id.
+            assert code(stranger.get(f"{path}%0A")) in [(404, "NOT_FOUND"), (400, "BAD_REQUEST")]

@@ -230,8 +230,8 @@ def test_a_message_of_the_stream_matches_the_description(client: Client, descrip
     with client.stream("GET", f"/events/{event}/stream") as stream:
         assert stream.headers["Content-Type"].partition(";")[0] == media_type
         assert described["headers"].keys() <= {name.title() for name in stream.headers}
-        lines = [line for line, _ in zip(stream.iter_lines(), range(4), strict=False)]
-    message = dict(line.split(": ", 1) for line in lines[2:])
+        lines = [line for line, _ in zip(stream.iter_lines(), range(3), strict=False)]
+    message = dict(line.split(": ", 1) for line in lines[1:])
     check(description, content["schema"], message)
     schema = content["schema"]["properties"]["data"]["contentSchema"]
     for data in (message["data"], content["example"]["data"]):

@@ -109,3 +109,22 @@ def test_a_key_sent_twenty_times_in_one_batch_reserves_once(
     counts = client.find_event(event)
     # Version 1 is the creation, 2 is bob's reservation, 3 are all twenty in one transaction.
     assert (counts["allocatedTickets"], counts["version"]) == (2, 3)
+
+
+@pytest.mark.parametrize(("first", "again"), [("k", '"k"'), ('"k"', "k"), ('"a\\"b"', 'a"b')])
+def test_a_key_is_the_same_with_quotes_around_it(client: Client, first: str, again: str) -> None:
+    event = client.create_event()
+    reserved = client.reserve(event, key=first)
+    assert is_replay(reserved, client.reserve(event, key=again))
+
+
+def test_a_reservation_says_where_it_is(client: Client) -> None:
+    event = client.create_event()
+    for _ in range(2):  # a replay, too
+        reserved = client.reserve(event, key="k")
+        location = reserved.headers["Location"]
+        assert location == f"/reservations/{reserved.json()[0]['reservationId']}"
+        found = client.get(location, headers={"X-User-Fingerprint": "alice"})
+        assert [ticket["id"] for ticket in found.json()["tickets"]] == [
+            ticket["id"] for ticket in reserved.json()
+        ]

@@ -56,8 +56,10 @@ async def reserve_tickets(call: Call) -> Response | Refusal:
         available = outcome.detail
         return refusal.with_details(Available(available)) if isinstance(available, int) else refusal
     tickets = [TicketResponse.of(ticket, owner) for ticket in outcome.tickets]
-    replayed = {"Idempotency-Replayed": "true"} if outcome.code == "replayed" else None
-    return respond(tickets, 201, replayed)
+    headers = {"Location": f"/reservations/{outcome.tickets[0].reservation_id}"}
+    if outcome.code == "replayed":
+        headers["Idempotency-Replayed"] = "true"
+    return respond(tickets, 201, headers)
 
 
 async def find_ticket(call: Call) -> Response | Refusal:
