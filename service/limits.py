@@ -30,7 +30,7 @@ MAX_DELAYED_REFUSALS = 10_000
 # The most changes, and tickets, in one transaction. It finishes well within STATEMENT_SECONDS.
 MAX_BATCH_CHANGES = 500
 MAX_BATCH_TICKETS = 5000
-# How often a batch is tried when PostgreSQL asks for a retry (SQLSTATE 40001 and 40P01).
+# How often a batch is tried when PostgreSQL asks for a retry (SQLSTATE 40001, 40P01, CIINF).
 BATCH_TRIES = 3
 # How long an event whose lock timed out keeps its own lane after the lane is empty.
 STUCK_LANE_SECONDS = 10.0

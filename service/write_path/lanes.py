@@ -38,8 +38,9 @@ log = logging.getLogger(__name__)
 # The key of the shared lane, for all events that have no lane of their own.
 SHARED = Uuid("")
 
-# SQLSTATEs after which PostgreSQL recommends a retry: serialization failure, deadlock.
-_RETRIED = ("40001", "40P01")
+# SQLSTATEs after which a retry is recommended: serialization failure and deadlock. On Citus also
+# CIINF, "intermediate result not found": the schema moved to another worker during a statement.
+_RETRIED = ("40001", "40P01", "CIINF")
 
 # SQLSTATEs of errors that may be temporary, so the client should try again: also lock_timeout,
 # statement_timeout, a read-only server, and insufficient resources (class 53).

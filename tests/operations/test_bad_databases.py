@@ -48,8 +48,8 @@ def make_failing_service(
         client.close()
 
 
-@pytest.mark.parametrize("sqlstate", ["40001", "40P01"])
-def test_a_serialization_failure_or_deadlock_is_retried(
+@pytest.mark.parametrize("sqlstate", ["40001", "40P01", "CIINF"])
+def test_a_serialization_failure_deadlock_or_move_on_citus_is_retried(
     make_failing_service: MakeFailingService, sqlstate: str
 ) -> None:
     client, database = make_failing_service(raise_error(sqlstate), BATCH_TRIES - 1)
