@@ -16,7 +16,7 @@ from tests.support.waiting import wait_until
 # The page's elements are globals by their ids.
 IS_HELD = "window.held?.hidden === false && /^1[45]:[0-9]{2}$/.test(left.textContent)"
 
-# Headless Chromium has no window to hide, so the page is told that it is hidden or shown again.
+# Headless Chromium has no window to hide, so the test overrides document.hidden.
 SHOW = (
     "Object.defineProperty(document, 'hidden', {{value: {hidden}, configurable: true}});"
     "document.dispatchEvent(new Event('visibilitychange'))"

@@ -110,3 +110,8 @@ def test_a_broken_link_and_an_unreachable_page_are_found(
     readme.write_text(f"# Top\n\n[page](docs/page.md)\n\n{link}\n")
     assert broken_links(tmp_path, readme) == broken
     assert unreachable_pages(tmp_path) == [orphan]
+
+
+@pytest.mark.parametrize("page", pages(ROOT), ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_page_has_no_placeholder_in_place_of_an_output(page: Path) -> None:
+    assert re.findall(r"\{\{\d+\}\}", page.read_text()) == []

@@ -1,6 +1,7 @@
 """Graceful shutdown: not ready, all responses sent, all connections closed, exit code 0."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,12 @@ from tests.support.client import Client, is_live
 from tests.support.database import Database
 from tests.support.services import run_service, worker_pids
 from tests.support.waiting import WAIT_SECONDS, wait_until
+
+
+def pending_changes(client: Client) -> int:
+    """Return how many changes the service has accepted and not yet resolved, in all workers."""
+    (count,) = re.findall(r"^holdfast_queue_requests (\S+)", client.get("/metrics").text, re.M)
+    return int(float(count))
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -42,6 +49,7 @@ def test_accepted_requests_get_responses_and_the_service_is_not_ready(
         with database.lock_event(event):
             purchases = [pool.submit(buy) for _ in range(10)]
             database.wait_until_blocked()
+            wait_until(lambda: pending_changes(client) == 10)
             client.process.send_signal(signal.SIGTERM)
             wait_until(lambda: client.get("/health").status_code == 503)
             # A proxy that does not know it yet still gets responses.
