@@ -2,13 +2,17 @@
 
 A lane has one transaction under way at a time, with one exception: if PostgreSQL has not responded
 by the deadline, a second task carries out the next batches while the first still waits.
+
+All events share one lane (``shared_lane``), and an event that is locked or whose changes fail has
+one of its own.
 """
 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -16,8 +20,14 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool
 
 from service import limits, metrics
-from service.database.connections import NOT_CONNECTED, leaves_outcome_unknown, loggable
+from service.database.connections import (
+    NOT_CONNECTED,
+    UNAVAILABLE,
+    leaves_outcome_unknown,
+    loggable,
+)
 from service.database.pipeline import NotSent
+from service.database.queries import Queries
 from service.logs import REQUEST_ID
 from service.refusals import BUSY, INTERNAL_SERVER_ERROR, OUTCOME_UNKNOWN
 from service.rows import Uuid
@@ -35,9 +45,6 @@ from service.write_path.transaction import Transactions
 
 log = logging.getLogger(__name__)
 
-# The key of the shared lane, for all events that have no lane of their own.
-SHARED = Uuid("")
-
 # SQLSTATEs after which a retry is recommended: serialization failure and deadlock. On Citus also
 # CIINF, "intermediate result not found": the schema moved to another worker during a statement.
 _RETRIED = ("40001", "40P01", "CIINF")
@@ -51,43 +58,32 @@ class Lane:
     """A queue of changes that are carried out in batches, in the order of their arrival.
 
     Args:
-        key: the event whose changes these are, or SHARED.
         pool: connections for the transactions.
         transactions: carries out a batch.
+        queries: finds the reservations of tickets.
         slot: entered as a context for each batch; limits how many lanes have a transaction at once.
         spawn: starts a task and keeps a reference to it.
-        move_to_event_lanes: moves the changes of a failed batch of the shared lane to the lanes of
-            their events, and returns those that stay. Its second argument is True if a lock timed
-            out.
-        find_reservations_of: returns the reservation of each ticket of a batch; None if the query
-            failed.
         on_idle: called when the queue has become empty. If the last batch had a lock timeout, the
             call comes STUCK_LANE_SECONDS later; the lane may not be idle any more by then.
     """
 
     def __init__(
         self,
-        key: Uuid,
         pool: AsyncConnectionPool,
         transactions: Transactions,
+        queries: Queries,
         *,
         slot: AbstractAsyncContextManager[None],
         spawn: Callable[[Coroutine[Any, Any, None]], None],
-        move_to_event_lanes: Callable[
-            [Sequence[QueuedChange], bool], Awaitable[list[QueuedChange]]
-        ],
-        find_reservations_of: Callable[
-            [Sequence[QueuedChange]], Awaitable[Mapping[Uuid, Uuid] | None]
-        ],
-        on_idle: Callable[["Lane"], None],
+        on_idle: Callable[[], None],
     ) -> None:
-        self.key = key
+        # PostgreSQL's lock_timeout in the transactions of this lane.
+        self._lock_seconds = limits.LOCK_SECONDS
         self._pool = pool
         self._transactions = transactions
+        self._queries = queries
         self._slot = slot
         self._spawn = spawn
-        self._move_to_event_lanes = move_to_event_lanes
-        self._find_reservations_of = find_reservations_of
         self._on_idle = on_idle
         self._queue: deque[QueuedChange] = deque()
         # Identifies the task that carries out the batches; None if there is none.
@@ -134,12 +130,13 @@ class Lane:
         REQUEST_ID.set("")  # log lines of a batch belong to no single request
         while self._queue and self._runner is runner:
             async with self._slot:
-                if batch := await self._take_batch():
+                if batch := take_batch(self._queue):
                     # If PostgreSQL does not respond, this runner keeps waiting and another one
                     # takes over.
                     takeover = loop.call_later(limits.DEADLINE_SECONDS, self._start_runner)
                     try:
-                        await self._carry_out(batch)
+                        if batch := await self._select(batch):
+                            await self._carry_out(batch)
                     except Exception:
                         log.exception("a batch of %d changes has failed", len(batch))
                         resolve_all(batch, INTERNAL_SERVER_ERROR)
@@ -147,13 +144,15 @@ class Lane:
         if self._runner is runner:
             self._runner = None
             if self._is_stuck:
-                loop.call_later(limits.STUCK_LANE_SECONDS, self._on_idle, self)
+                loop.call_later(limits.STUCK_LANE_SECONDS, self._on_idle)
             else:
-                self._on_idle(self)
+                self._on_idle()
 
-    async def _take_batch(self) -> list[QueuedChange]:
-        """Take the next batch from the queue; what must wait for it stays at the head."""
-        batch = take_batch(self._queue)
+    async def _select(self, batch: list[QueuedChange]) -> list[QueuedChange]:
+        """Return the changes of a batch that may share the next transaction.
+
+        Those that must wait for another one go back to the head of the queue.
+        """
         reservations: Mapping[Uuid, Uuid] | None = {}
         if needs_reservations(batch):
             reservations = await self._find_reservations_of(batch)
@@ -162,23 +161,36 @@ class Lane:
             batch, aside = batch[:1], batch[1:]  # one change alone is always in order
         else:
             batch, aside = keep_order(batch, reservations)
-        self._queue.extendleft(reversed(aside))
+        if aside:
+            self._put_back(aside)
+        return batch
+
+    async def _find_reservations_of(self, batch: Sequence[QueuedChange]) -> dict[Uuid, Uuid] | None:
+        """Return the reservation of each ticket of a batch; None if the query failed."""
+        tickets = [queued.change.ticket_id for queued in batch if queued.change.ticket_id]
+        try:
+            rows = await self._queries.find_tickets(tickets, limits.EVENT_LOOKUP_SECONDS)
+        except (psycopg.Error, *UNAVAILABLE):
+            log.warning("the query for the reservations of a batch failed")
+            return None
+        return {ticket.id: ticket.reservation_id for ticket in rows}
+
+    def _put_back(self, changes: Sequence[QueuedChange]) -> None:
+        """Return changes to the head of the queue, in their order."""
+        self._queue.extendleft(reversed(changes))
         if self._timer is None:
             self._refuse_overdue()
-        return batch
 
     async def _carry_out(self, batch: Sequence[QueuedChange], tries: int = 1) -> None:
         """Run one transaction and resolve every change, even if the transaction fails."""
         # A transaction that was sent is never canceled, because it may be committing. If it still
         # runs at the deadline, its changes are refused as OUTCOME_UNKNOWN.
         deadline = Deadline(batch, attrgetter("respond_before"), OUTCOME_UNKNOWN)
-        is_shared = self.key == SHARED
-        lock_seconds = limits.SHARED_LOCK_SECONDS if is_shared else limits.LOCK_SECONDS
         try:
             async with self._pool.connection() as connection:
                 changes = [queued.change for queued in batch]
                 with metrics.BATCH_SECONDS.time():
-                    outcomes = await self._transactions.run(connection, changes, lock_seconds)
+                    outcomes = await self._transactions.run(connection, changes, self._lock_seconds)
         except (*NOT_CONNECTED, NotSent):
             resolve_all(batch, BUSY)
         except psycopg.Error as error:
@@ -195,7 +207,7 @@ class Lane:
     async def _handle_failure(
         self, batch: Sequence[QueuedChange], error: psycopg.Error, tries: int
     ) -> None:
-        """Resolve, retry or split a batch whose transaction ended with an error."""
+        """Resolve or retry a batch whose transaction ended with an error."""
         reason = "lost" if leaves_outcome_unknown(error) else (error.sqlstate or "")[:2]
         metrics.BATCHES_FAILED.labels(reason).inc()
         if leaves_outcome_unknown(error):
@@ -208,13 +220,12 @@ class Lane:
         elif error.sqlstate in _RETRIED and tries < limits.BATCH_TRIES:
             if retried := refuse_overdue(batch):
                 await self._carry_out(retried, tries + 1)
-        elif self.key == SHARED:
-            lock_timed_out = isinstance(error, psycopg.errors.LockNotAvailable)
-            staying = await self._move_to_event_lanes(batch, lock_timed_out)
-            self._queue.extendleft(reversed(staying))
-            if self._timer is None:
-                self._refuse_overdue()
-        elif isinstance(error, psycopg.errors.LockNotAvailable):
+        else:
+            await self._handle_rejection(batch, error)
+
+    async def _handle_rejection(self, batch: Sequence[QueuedChange], error: psycopg.Error) -> None:
+        """Resolve or split a batch that PostgreSQL has rolled back, and would again."""
+        if isinstance(error, psycopg.errors.LockNotAvailable):
             # All changes of the batch need the lock of the same event, so halves would fail too.
             # (It may also be one ticket that somebody has locked in psql.)
             self._is_stuck = True
@@ -237,6 +248,57 @@ class Lane:
         deadline.cancel()
         if second := refuse_overdue(batch[half:]):
             await self._carry_out(second)
+
+
+class EventLanes:
+    """The events that have a lane of their own, with their lanes; true if there is any.
+
+    A lane is created when the first change is put into it, and removed when it is idle.
+
+    Args:
+        pool, transactions, queries, spawn: those of each lane.
+        for_all: whether every event has its own lane (BATCH_ACROSS_EVENTS is off).
+    """
+
+    def __init__(
+        self,
+        pool: AsyncConnectionPool,
+        transactions: Transactions,
+        queries: Queries,
+        *,
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        for_all: bool,
+    ) -> None:
+        self._create = partial(
+            Lane,
+            pool,
+            transactions,
+            queries,
+            # These lanes use all connections but one, which is left for the shared lane.
+            slot=asyncio.Semaphore(limits.WRITE_CONNECTIONS - 1),
+            spawn=spawn,
+        )
+        self._for_all = for_all
+        self._lanes: dict[Uuid, Lane] = {}
+
+    def __bool__(self) -> bool:
+        return self._for_all or bool(self._lanes)
+
+    def __contains__(self, event_id: Uuid) -> bool:
+        return self._for_all or event_id in self._lanes
+
+    def get(self, event_id: Uuid) -> Lane:
+        """Return the lane of an event; create it if there is none."""
+        lane = self._lanes.get(event_id)
+        if lane is None:
+            lane = self._create(on_idle=partial(self._remove, event_id))
+            self._lanes[event_id] = lane
+        return lane
+
+    def _remove(self, event_id: Uuid) -> None:
+        """Remove an idle lane, so that its event uses the shared lane again."""
+        if (lane := self._lanes.get(event_id)) and lane.is_idle:
+            del self._lanes[event_id]
 
 
 def _is_name_taken(batch: Sequence[QueuedChange], error: psycopg.Error) -> bool:

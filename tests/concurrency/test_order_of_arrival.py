@@ -10,12 +10,14 @@ import pytest
 from httpx2 import Response
 from hypothesis import given
 
+from service import limits
 from service.rows import Uuid
 from service.write_path.batches import QueuedChange, keep_order, needs_reservations
 from service.write_path.changes import Cancel, Change, Pay, Refund, Reserve
 from tests.support.client import Client
 from tests.support.database import Database
 from tests.support.services import RunningService
+from tests.support.waiting import wait_until
 
 Call = Callable[[Client, str, str], Response]
 
@@ -115,3 +117,25 @@ def test_no_order_of_arrival_is_turned_around_by_batches(arrived: list[Change]) 
     for earlier, later in pairwise(range(len(arrived))):
         if type(arrived[earlier]) is type(arrived[later]) and arrived[earlier] == arrived[later]:
             assert batch_of[earlier] <= batch_of[later]
+
+
+def test_a_change_that_moves_to_the_lane_of_its_event_is_not_overtaken(
+    client: Client,
+    service: RunningService,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Long enough that the second change is queued while the first one waits in the shared lane.
+    monkeypatch.setattr(limits, "SHARED_LOCK_SECONDS", 0.7)
+    event = client.create_event()
+    (ticket,) = client.hold(event)
+    lanes = service.state.write_path._event_lanes
+    with ThreadPoolExecutor(2) as pool:
+        with database.lock_event(event):
+            payment = pool.submit(client.pay, ticket)
+            database.wait_until_blocked()
+            cancel = pool.submit(client.cancel, ticket)
+            service.wait_until_accepted(2)
+            wait_until(lambda: Uuid(event) in lanes)
+            database.wait_until_blocked()
+        assert (payment.result().status_code, cancel.result().status_code) == (200, 409)
