@@ -1,12 +1,13 @@
-"""Fixtures: one PostgreSQL for all tests, and for each test a database from a template."""
+"""Fixtures: one PostgreSQL for all tests, and for each test an empty database."""
 
 import os
 import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,14 @@ from service.settings import resource
 from tests.support.api_description import find_undocumented
 from tests.support.citus import CITUS, create_schema, runs_on_citus
 from tests.support.client import SEEN_RESPONSES, Client
-from tests.support.database import PGBOUNCER, POOLER_PORT, SERVICE_ROLE, Database, create_database
+from tests.support.database import (
+    PGBOUNCER,
+    POOLER_PORT,
+    SERVICE_ROLE,
+    Database,
+    SpareDatabases,
+    create_database,
+)
 from tests.support.run_log import RUN_LOG
 from tests.support.services import RunningService, Starter, settings_for_tests
 from tests.support.tools import report_missing
@@ -149,9 +157,17 @@ def create_empty(server: str) -> AbstractContextManager[Database]:
     return create_schema(is_migrated=False) if CITUS else create_database(server)
 
 
-def create_migrated(server: str, template: str) -> AbstractContextManager[Database]:
-    """Create a database from a template, or on Citus a schema with all migrations."""
-    return create_schema(is_migrated=True) if CITUS else create_database(server, template)
+Created = Callable[[], AbstractContextManager[Database]]
+
+
+@pytest.fixture(scope="session")
+def create_migrated(server: str, template: str) -> Iterator[Created]:
+    """A function that returns a database, or on Citus a schema, with all migrations."""
+    if CITUS:
+        yield partial(create_schema, is_migrated=True)
+        return
+    with closing(SpareDatabases(server, template)) as databases:
+        yield databases.use
 
 
 @pytest.fixture
@@ -162,17 +178,17 @@ def empty_database(server: str) -> Iterator[Database]:
 
 
 @pytest.fixture
-def database(server: str, template: str) -> Iterator[Database]:
+def database(create_migrated: Created) -> Iterator[Database]:
     """A migrated database. After the test, its counters, rows and ledger must agree."""
-    with create_migrated(server, template) as database:
+    with create_migrated() as database:
         yield database
         database.check_books()
 
 
 @pytest.fixture
-def unbalanced_database(server: str, template: str) -> Iterator[Database]:
+def unbalanced_database(create_migrated: Created) -> Iterator[Database]:
     """A migrated database for a test after which counters, rows and ledger may disagree."""
-    with create_migrated(server, template) as database:
+    with create_migrated() as database:
         yield database
 
 

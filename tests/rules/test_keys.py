@@ -107,8 +107,8 @@ def test_a_key_sent_twenty_times_in_one_batch_reserves_once(
     assert len({response.text for response in responses}) == 1
     assert sum("Idempotency-Replayed" not in response.headers for response in responses) == 1
     counts = client.find_event(event)
-    # Version 1 is the creation, 2 is bob's reservation, 3 are all twenty in one transaction.
-    assert (counts["allocatedTickets"], counts["version"]) == (2, 3)
+    # Version 1 is the creation. The twenty are one transaction, with bob's reservation or after it.
+    assert (counts["allocatedTickets"], counts["version"]) in ((2, 2), (2, 3))
 
 
 @pytest.mark.parametrize(("first", "again"), [("k", '"k"'), ('"k"', "k"), ('"a\\"b"', 'a"b')])
