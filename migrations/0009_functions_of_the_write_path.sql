@@ -1,8 +1,9 @@
 -- Create the functions that several statements of sql/ share, so that each rule stands once.
 --
 -- None of them reads a table, takes a row, or calls another of them, and all but the clock's value
--- are immutable: PostgreSQL puts their text into the statement that calls them, so that they cost
--- nothing and hide nothing from the planner, and Citus can run them where the event lives.
+-- are immutable, so that Citus can run them where the event lives. PostgreSQL puts the text of
+-- those in SQL into the statement that calls them: they cost nothing and hide nothing from the
+-- planner.
 --
 -- Runs while the version before it serves: yes, it only adds.
 -- depends: 0008_event_ledger
@@ -64,27 +65,38 @@ as $$
         )::uuid
 $$;
 
--- First come, first served, as an aggregate: how many tickets are available after each request of
--- a line.
+-- First come, first served, as an aggregate: what is left of an event after each request of a
+-- batch, in the order of arrival.
 --
--- Over a window in the order of arrival it gives each request what it asks for if that many are
--- available, and otherwise nothing: with 3 available, a request for 5 is refused and takes nothing
--- from the request for 1 behind it. A running sum would count the 5 as taken.
+-- A request gets all the tickets that it wants if so many are available and its person may have so
+-- many more. Otherwise it gets none, and takes nothing from those behind it: with 3 available, a
+-- request for 5 is refused, and a request for 1 behind it is granted. A running sum would count
+-- the 5 as taken.
 --
--- remaining is null before the first request of the line, which finds what is available.
-create function available_after_request(remaining integer, available integer, quantity integer)
-returns integer
-language sql
+-- opening and remaining have the available tickets in their first element. If the event limits
+-- what one person may have, the others are how many more each person of the batch may have; place
+-- is the element of the request's person, else null. wanted is null or 0 for a request that gets
+-- nothing in any case.
+create function take_turn(remaining integer[], opening integer[], wanted integer, place integer)
+returns integer[]
+language plpgsql
 immutable
 parallel safe
 as $$
-    select
-        coalesce(remaining, available)
-        - case when quantity <= coalesce(remaining, available) then quantity else 0 end
+begin
+    remaining := coalesce(remaining, opening);
+    if wanted <= remaining[1] and (place is null or wanted <= remaining[place]) then
+        remaining[1] := remaining[1] - wanted;
+        if place is not null then
+            remaining[place] := remaining[place] - wanted;
+        end if;
+    end if;
+    return remaining;
+end
 $$;
 
-create aggregate available_after(available integer, quantity integer) ( -- noqa: LT01
-    sfunc = available_after_request,
-    stype = integer,
+create aggregate remaining_after(opening integer[], wanted integer, place integer) ( -- noqa: LT01
+    sfunc = take_turn,
+    stype = _int4, -- integer[], whose brackets sqlfluff cannot parse here
     parallel = safe
 );

@@ -89,7 +89,7 @@ KEEP_ALIVE_SECONDS = 30
 # TCP closes a connection when data that was sent is not acknowledged for this long.
 TCP_USER_TIMEOUT_SECONDS = 20
 
-# Values from clients; texts in characters
+# Values from clients and settings; texts in characters
 
 MAX_EVENT_NAME = 255
 MAX_FINGERPRINT = 512
@@ -97,6 +97,10 @@ MAX_KEY = 255
 MAX_REQUEST_ID = 128
 MAX_PAGE_SIZE = 100
 MAX_LEDGER_PAGE_SIZE = 1000
+# How long a hold may last at most: a year.
+MAX_HOLD_SECONDS = 31_536_000
+# The longest Retry-After of a sale that has not opened.
+MAX_RETRY_AFTER_SECONDS = 3600
 # The largest values of PostgreSQL's integer and bigint.
 MAX_INTEGER = 2_147_483_647
 MAX_BIGINT = 9_223_372_036_854_775_807

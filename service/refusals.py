@@ -4,7 +4,9 @@ A refusal is returned, not raised; ``web.responses`` renders it. The mappings at
 the outcome codes of ``sql/`` into refusals, one mapping for each operation.
 """
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 
 from msgspec import Struct
 
@@ -31,13 +33,41 @@ class Allocated(Struct, rename="camel", gc=False):
     allocated_tickets: int
 
 
+class SaleOpens(Struct, rename="camel", gc=False):
+    """When the sale opens."""
+
+    sale_opens_at: datetime
+
+
+class SaleCloses(Struct, rename="camel", gc=False):
+    """When the sale closed."""
+
+    sale_closes_at: datetime
+
+
+class Limit(Struct, rename="camel", gc=False):
+    """The limit of a person, and the tickets that this person holds and has purchased."""
+
+    max_tickets_per_person: int
+    held: int
+    purchased: int
+
+
+class Revision(Struct, gc=False):
+    """The current revision of an event."""
+
+    revision: int
+
+
 class InTheWay(Struct, rename="camel", gc=False):
     """The ticket of a reservation that caused the refusal of a request about the reservation."""
 
     ticket_id: Id
 
 
-Details = list[BadField] | Available | Allocated | InTheWay
+Details = (
+    list[BadField] | Available | Allocated | SaleOpens | SaleCloses | Limit | Revision | InTheWay
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +82,9 @@ class Refusal:
     # Example details for the OpenAPI description, which derives the schema from their type.
     example_details: Details | None = None
 
-    def with_details(self, details: Details) -> "Refusal":
-        """Return the same refusal with its details."""
-        return replace(self, details=details)
+    def with_details(self, details: Details, headers: Mapping[str, str] | None = None) -> "Refusal":
+        """Return the same refusal with its details, and with further headers."""
+        return replace(self, details=details, headers={**self.headers, **(headers or {})})
 
 
 _RETRY = {"Retry-After": str(limits.RETRY_AFTER_SECONDS)}
@@ -87,6 +117,53 @@ TICKETS_SOLD_OUT = Refusal(
 )
 NOT_ENOUGH_TICKETS = Refusal(
     409, "NOT_ENOUGH_TICKETS", "Not enough tickets available", example_details=Available(2)
+)
+SALE_NOT_OPEN = Refusal(
+    409,
+    "SALE_NOT_OPEN",
+    "The sale has not opened yet",
+    example_details=SaleOpens(datetime(2029, 12, 1, 10, 0, tzinfo=UTC)),
+)
+SALE_CLOSED = Refusal(
+    409,
+    "SALE_CLOSED",
+    "The sale is closed",
+    example_details=SaleCloses(datetime(2029, 12, 31, 22, 0, tzinfo=UTC)),
+)
+LIMIT_REACHED = Refusal(
+    409,
+    "LIMIT_REACHED",
+    "One person may not have so many tickets of this event",
+    example_details=Limit(max_tickets_per_person=4, held=2, purchased=1),
+)
+EVENT_CHANGED = Refusal(
+    409,
+    "EVENT_CHANGED",
+    "The event has changed since the revision that the request names",
+    example_details=Revision(3),
+)
+
+
+def contradictory_terms(bad_columns: Iterable[str]) -> Refusal:
+    """Return the refusal of terms of sale that contradict each other, from SQL's ``bad``."""
+    return BAD_REQUEST.with_details(
+        [detail for column in bad_columns for detail in _CONTRADICTIONS[column]]
+    )
+
+
+_CONTRADICTIONS = {
+    "sale_closes_at": [
+        BadField("saleOpensAt", "must be before saleClosesAt"),
+        BadField("saleClosesAt", "must be after saleOpensAt"),
+    ],
+    "max_hold_seconds": [
+        BadField("holdSeconds", "must not be more than maxHoldSeconds"),
+        BadField("maxHoldSeconds", "must not be less than holdSeconds"),
+    ],
+}
+
+PRECONDITION_FAILED = Refusal(
+    412, "PRECONDITION_FAILED", "The event is not in the state that the header If-Match names"
 )
 EVENT_EXISTS = Refusal(409, "EVENT_EXISTS", "An event with this name and date already exists")
 CAPACITY_BELOW_ALLOCATED = Refusal(
@@ -146,11 +223,16 @@ CANNOT_REFUND = {
 CANNOT_RESERVE = {
     "not_found": EVENT_NOT_FOUND,
     "idempotency_key_reused": IDEMPOTENCY_KEY_REUSED,
+    "sale_not_open": SALE_NOT_OPEN,
+    "sale_closed": SALE_CLOSED,
+    "limit_reached": LIMIT_REACHED,
     "not_enough_tickets": NOT_ENOUGH_TICKETS,
     "tickets_sold_out": TICKETS_SOLD_OUT,
 }
 CANNOT_UPDATE = {
     "not_found": EVENT_NOT_FOUND,
+    "precondition_failed": PRECONDITION_FAILED,
+    "event_changed": EVENT_CHANGED,
     "event_exists": EVENT_EXISTS,
     "capacity_below_allocated": CAPACITY_BELOW_ALLOCATED,
 }

@@ -16,6 +16,7 @@ Uuid = NewType("Uuid", str)
 Id = Annotated[Uuid, Meta(extra_json_schema={"format": "uuid"})]
 
 AllocationStatus = Literal["reserved", "purchased", "expired", "user_cancelled", "refunded"]
+SaleStatus = Literal["upcoming", "open", "closed"]
 EventChange = Literal[
     "created",
     "updated",
@@ -46,8 +47,8 @@ class Check(Struct, frozen=True, gc=False):
     found: int | None
 
 
-class Event(Struct, frozen=True, gc=False):
-    """A row of ``events``. Queries leave expired holds out of ``allocated_tickets``."""
+class EventRow(Struct, frozen=True, gc=False):
+    """A row of ``events``. A term of sale that is None sets nothing."""
 
     id: Uuid
     name: str
@@ -58,11 +59,24 @@ class Event(Struct, frozen=True, gc=False):
     updated_at: datetime
     purchased_tickets: int
     version: int
+    sale_opens_at: datetime | None
+    sale_closes_at: datetime | None
+    hold_seconds: int | None
+    max_hold_seconds: int | None
+    max_tickets_per_person: int | None
+    revision: int
+
+
+class Event(EventRow, frozen=True, gc=False):
+    """An event as statements return it: expired holds are left out of ``allocated_tickets``."""
+
+    # By the database's clock.
+    sale_status: SaleStatus
 
     def as_of(self, entry: "EventLedger") -> "Event":
         """Return this event with the counts, version and time of a row of its ledger.
 
-        The ledger has no other values: the name and the date stay the current ones.
+        The ledger has no other values: name, date and terms of sale stay the current ones.
         """
         return replace(
             self,

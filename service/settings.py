@@ -10,6 +10,8 @@ from typing import TypeVar
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 
+from service import limits
+
 T = TypeVar("T")
 
 _ORIGIN = re.compile(
@@ -40,6 +42,7 @@ class Settings:
     port: int
     workers: int
     hold_seconds: int
+    max_hold_seconds: int  # how long a hold may last with all its extensions
     max_tickets_per_request: int
     organizer_token: str | None  # if set, the organizer's routes require it
     cors_origins: tuple[str, ...]  # websites that may call the service; "*": all
@@ -66,13 +69,19 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         except ValueError as error:
             raise SettingsError(f"{name}={text} is invalid: {error}") from None
 
+    hold_seconds = read("HOLD_SECONDS", _integer(1, limits.MAX_HOLD_SECONDS), 900)
     return Settings(
         database_url=_database_url(environ.get("DATABASE_URL", "").strip()),
         data_dir=read("DATA_DIR", lambda text: Path(text).expanduser().resolve(), _state_dir()),
         host=read("HOST", str, "127.0.0.1"),
         port=read("PORT", _integer(0, 65_535), 8000),
         workers=read("WORKERS", _integer(1, 64), 1),
-        hold_seconds=read("HOLD_SECONDS", _integer(1, 31_536_000), 900),
+        hold_seconds=hold_seconds,
+        max_hold_seconds=read(
+            "MAX_HOLD_SECONDS",
+            _integer(hold_seconds, limits.MAX_HOLD_SECONDS),
+            min(2 * hold_seconds, limits.MAX_HOLD_SECONDS),
+        ),
         max_tickets_per_request=read("MAX_TICKETS_PER_REQUEST", _integer(1, 1000), 10),
         organizer_token=_token(environ.get("ORGANIZER_TOKEN", "").strip()),
         cors_origins=read("CORS_ORIGINS", _origins, ()),

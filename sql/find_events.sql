@@ -20,7 +20,16 @@ select
     events.created_at,
     events.updated_at,
     events.purchased_tickets,
-    events.version
+    events.version,
+    events.sale_opens_at,
+    events.sale_closes_at,
+    events.hold_seconds,
+    events.max_hold_seconds,
+    events.max_tickets_per_person,
+    events.revision,
+    sale_status_at(
+        events.sale_opens_at, events.sale_closes_at, statement_timestamp()
+    ) as sale_status
 from events
 cross join lateral (
     select count(*)::integer as tickets

@@ -4,17 +4,18 @@
 -- find_events.
 --
 -- parameters
---   dates      tstzrange  from and to, as '[2030-01-01, 2031-01-01)'; '(,)' for all
---   q          text       a part of the name, in any case; '' for all
---   available  boolean    true: only those with a ticket available; false: all
---   page_size  integer
---   skip       bigint     how many to pass over
+--   dates        tstzrange  from and to, as '[2030-01-01, 2031-01-01)'; '(,)' for all
+--   q            text       a part of the name, in any case; '' for all
+--   available    boolean    true: only those on sale with a ticket available; false: all
+--   sale_status  text       upcoming, open or closed; '' for all
+--   page_size    integer
+--   skip         bigint     how many to pass over
 --
 -- returns: total on every row, and one row of events for each on the page; one row with total alone
 --   if the page is empty
 --
--- holdfast psql -v dates='(,)' -v q='' -v available=false -v page_size=10 -v skip=0 \
---   -f sql/list_events.sql
+-- holdfast psql -v dates='(,)' -v q='' -v available=false -v sale_status='' -v page_size=10 \
+--   -v skip=0 -f sql/list_events.sql
 
 with matched as materialized (
     select
@@ -24,15 +25,22 @@ with matched as materialized (
     where
         events.date <@ :'dates'::tstzrange
         and strpos(lower(events.name), lower(:'q'::text)) > 0
+        and :'sale_status'::text in (
+            '', sale_status_at(events.sale_opens_at, events.sale_closes_at, statement_timestamp())
+        )
         and (
             not :'available'::boolean
-            or events.allocated_tickets < events.total_tickets
-            or exists (
-                select
-                from ticket_allocations as tickets
-                where
-                    tickets.held_event_id = events.id
-                    and tickets.held_until <= statement_timestamp()
+            or sale_status_at(events.sale_opens_at, events.sale_closes_at, statement_timestamp())
+            = 'open'
+            and (
+                events.allocated_tickets < events.total_tickets
+                or exists (
+                    select
+                    from ticket_allocations as tickets
+                    where
+                        tickets.held_event_id = events.id
+                        and tickets.held_until <= statement_timestamp()
+                )
             )
         )
 ),
@@ -55,7 +63,16 @@ shown as (
         events.created_at,
         events.updated_at,
         events.purchased_tickets,
-        events.version
+        events.version,
+        events.sale_opens_at,
+        events.sale_closes_at,
+        events.hold_seconds,
+        events.max_hold_seconds,
+        events.max_tickets_per_person,
+        events.revision,
+        sale_status_at(
+            events.sale_opens_at, events.sale_closes_at, statement_timestamp()
+        ) as sale_status
     from page
     inner join events on page.id = events.id
     cross join lateral (

@@ -17,10 +17,15 @@
 with used (relation, privilege, columns) as (
     values
     ('events', 'select', null),
-    ('events', 'insert', '{name, date, total_tickets}'::text[]),
+    (
+        'events', 'insert',
+        '{name, date, total_tickets, sale_opens_at, sale_closes_at, hold_seconds, max_hold_seconds,
+        max_tickets_per_person}'::text[]
+    ),
     (
         'events', 'update',
-        '{name, date, total_tickets, allocated_tickets, purchased_tickets, version}'
+        '{name, date, total_tickets, sale_opens_at, sale_closes_at, hold_seconds, max_hold_seconds,
+        max_tickets_per_person, revision, allocated_tickets, purchased_tickets, version}'
     ),
     ('ticket_allocations', 'select', null),
     (

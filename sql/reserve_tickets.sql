@@ -13,8 +13,13 @@
 --
 -- returns: one row for each ticket of a request that has tickets, or one row without a ticket
 --   request            from 1, in the order of arrival
---   outcome            granted, replayed, not_found, not_enough_tickets, tickets_sold_out
+--   outcome            granted, replayed, not_found, sale_not_open, sale_closed, limit_reached,
+--                      not_enough_tickets, tickets_sold_out
 --   available_tickets  how many were available to this request, after those before it
+--   sale_turns_at      of sale_not_open and sale_closed: when the sale opens, or closed
+--   opens_in           of sale_not_open: the seconds until then
+--   person             integer[]  of limit_reached: max_tickets_per_person, and how many tickets
+--                      the person holds and has purchased
 --   id, …              the ticket. For a key that has reserved in an earlier batch there is none
 --                      here: find_replays reads them.
 --
@@ -27,16 +32,23 @@
 --   count grows by the number of rows inserted. If too much were granted, the constraint
 --   events_never_oversold would refuse the batch.
 --
+-- never exceeds a limit: what a person has is counted under the lock, and grows with each of their
+--   requests in this batch. An event without a limit reads nothing for it; with a limit it reads
+--   all tickets that the person holds or has purchased, in any event.
+--
 -- What the intermediate values mean:
 --
 --   available          null  there is no such event
 --                      n     n tickets of the event are available before this batch
 --   wanted             null  the request's key has reserved in an earlier batch: a replay
---                      0     the request's key occurs earlier in this batch: it has whatever the
---                            first one gets, and is refused if that is
+--                      0     the sale is not open; or the request's key occurs earlier in this
+--                            batch: it has whatever the first one gets, and is refused if that is
 --                      n     the request wants n tickets
---   available_tickets  n     n are available to the request, after those before it
---   is_granted         true  it gets the tickets that it wants
+--   opening            {n, …}  what is left before this batch: n available tickets, then how many
+--                              tickets each person of the batch may still have, at their place
+--   place              null  the event has no limit
+--                      n     the person of the request has the nth element
+--   remaining          {n, …}  what is left before the request, after those before it
 --
 -- holdfast psql -v event_ids='{018f0000-0000-7000-8000-000000000001}' -v quantities='{2}' \
 --   -v user_fingerprints='{bob}' -v idempotency_keys='{k}' -v hold=1h -f sql/reserve_tickets.sql
@@ -45,6 +57,16 @@ with batch_events as (
     select
         events.id,
         events.total_tickets - events.allocated_tickets as available,
+        events.sale_opens_at,
+        events.sale_closes_at,
+        sale_status_at(
+            events.sale_opens_at, events.sale_closes_at, statement_timestamp()
+        ) as sale_status,
+        case
+            when events.hold_seconds is null then statement_timestamp() + :'hold'::interval
+            else hold_end(statement_timestamp(), events.hold_seconds)
+        end as expires_at,
+        events.max_tickets_per_person,
         secrets.secret
     from events
     inner join event_private as secrets on events.id = secrets.event_id
@@ -66,7 +88,11 @@ requests as (
         arrivals.idempotency_key,
         seeds.seed,
         batch_events.available,
-        batch_events.secret,
+        batch_events.sale_opens_at,
+        batch_events.sale_closes_at,
+        batch_events.sale_status,
+        batch_events.expires_at,
+        batch_events.max_tickets_per_person,
         case arrivals.idempotency_key
             -- 0 is the reservation; its tickets are numbered from 1.
             when '' then derived_id(seeds.seed, arrivals.request, 0)
@@ -104,37 +130,96 @@ wants as (
         *,
         case
             when reservation_id in (select replayed.reservation_id from replayed) then null
+            when sale_status <> 'open' then 0
             when row_number() over (partition by reservation_id order by request) > 1 then 0
             else quantity
         end as wanted
     from requests
 ),
 
--- The queue for each event. available_after goes through it in order: a request that fits what is
--- available takes it, and one that does not fit takes nothing from those behind it. The first in
--- the queue has nobody before it: hence the coalesce.
+limited as (
+    select distinct
+        event_id,
+        user_fingerprint,
+        max_tickets_per_person
+    from requests
+    where max_tickets_per_person is not null
+),
+
+-- What each person of the batch has in the events that limit it.
+people as (
+    select
+        limited.event_id,
+        limited.user_fingerprint,
+        limited.max_tickets_per_person,
+        -- The first place is that of the available tickets.
+        (1 + row_number() over (partition by limited.event_id))::integer as place,
+        count(*) filter (where tickets.status = 'reserved')::integer as held,
+        count(*) filter (where tickets.status = 'purchased')::integer as purchased
+    from limited
+    left join ticket_allocations as tickets
+        on limited.event_id = tickets.event_id
+        and limited.user_fingerprint = tickets.user_fingerprint
+        and tickets.user_fingerprint = any(array(select limited.user_fingerprint from limited))
+        and tickets.status in ('reserved', 'purchased')
+        and status_at(tickets.status, tickets.expires_at, statement_timestamp()) <> 'expired'
+    group by limited.event_id, limited.user_fingerprint, limited.max_tickets_per_person
+),
+
+allowances as (
+    select
+        event_id,
+        array_agg(max_tickets_per_person - held - purchased order by place) as allowances
+    from people
+    group by event_id
+),
+
+placed as (
+    select
+        wants.*,
+        people.place,
+        people.purchased,
+        wants.available || coalesce(allowances.allowances, '{}') as opening
+    from wants
+    left join people
+        on wants.event_id = people.event_id and wants.user_fingerprint = people.user_fingerprint
+    left join allowances on wants.event_id = allowances.event_id
+),
+
+-- The queue for each event. remaining_after goes through it in order: a request that fits what is
+-- left takes it, and one that does not fit takes nothing from those behind it. The first in the
+-- queue has nobody before it: hence the coalesce.
 queue as (
     select
         *,
         coalesce(
-            available_after(available, wanted) over (
+            remaining_after(opening, wanted, place) over (
                 partition by event_id
                 order by request
                 rows between unbounded preceding and 1 preceding
             ),
-            available
-        ) as available_tickets
-    from wants
+            opening
+        ) as remaining
+    from placed
 ),
 
 decided as (
     select
         *,
-        wanted between 1 and available_tickets as is_granted
+        case
+            when available is null then 'not_found'
+            when wanted is null then 'replayed'
+            when sale_status = 'upcoming' then 'sale_not_open'
+            when sale_status = 'closed' then 'sale_closed'
+            when quantity > remaining[place] then 'limit_reached'
+            when wanted between 1 and remaining[1] then 'granted'
+            when remaining[1] > 0 then 'not_enough_tickets'
+            else 'tickets_sold_out'
+        end as outcome
     from queue
 ),
 
--- One row for each ticket of each granted request. Its hold begins now.
+-- One row for each ticket of each granted request. Its hold begins now: expires_at.
 new_tickets as (
     insert into ticket_allocations (
         id, event_id, user_fingerprint, expires_at, reservation_id, position
@@ -143,12 +228,12 @@ new_tickets as (
         derived_id(decided.seed, decided.request, positions.position) as id,
         decided.event_id,
         decided.user_fingerprint,
-        statement_timestamp() + :'hold'::interval as expires_at,
+        decided.expires_at,
         decided.reservation_id,
         positions.position
     from decided
     cross join generate_series(1, decided.wanted) as positions (position)
-    where decided.is_granted
+    where decided.outcome = 'granted'
     returning
         id, event_id, user_fingerprint, status, expires_at, created_at, updated_at,
         reservation_id, position
@@ -164,7 +249,7 @@ counted as (
     -- Granted: another request with the same key has the same reservation, and would count its
     -- tickets twice.
     inner join decided
-        on new_tickets.reservation_id = decided.reservation_id and decided.is_granted
+        on new_tickets.reservation_id = decided.reservation_id and decided.outcome = 'granted'
     group by new_tickets.event_id
 ),
 
@@ -205,14 +290,28 @@ recorded as (
 select
     decided.request,
     case
-        when decided.available is null then 'not_found'
-        when decided.is_granted then 'granted'
-        -- By its key it has the tickets of an earlier batch, or of an earlier request of this one.
-        when decided.wanted is null or new_tickets.id is not null then 'replayed'
-        when decided.available_tickets > 0 then 'not_enough_tickets'
-        else 'tickets_sold_out'
+        -- By its key it has the tickets of an earlier request of this batch.
+        when decided.outcome <> 'granted' and new_tickets.id is not null then 'replayed'
+        else decided.outcome
     end as outcome,
-    decided.available_tickets,
+    decided.remaining[1] as available_tickets,
+    case decided.outcome
+        when 'sale_not_open' then decided.sale_opens_at
+        when 'sale_closed' then decided.sale_closes_at
+    end as sale_turns_at,
+    case
+        when decided.outcome = 'sale_not_open'
+            then extract(epoch from decided.sale_opens_at - statement_timestamp())
+    end::double precision as opens_in,
+    case
+        when decided.outcome = 'limit_reached'
+            then array[
+                decided.max_tickets_per_person,
+                decided.max_tickets_per_person - decided.purchased
+                - decided.remaining[decided.place],
+                decided.purchased
+            ]
+    end as person,
     new_tickets.*
 from decided
 left join new_tickets on decided.reservation_id = new_tickets.reservation_id

@@ -42,14 +42,6 @@ begin
 end
 $$;
 
-CREATE FUNCTION public.available_after_request(remaining integer, available integer, quantity integer) RETURNS integer
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    AS $$
-    select
-        coalesce(remaining, available)
-        - case when quantity <= coalesce(remaining, available) then quantity else 0 end
-$$;
-
 CREATE FUNCTION public.derived_id(seed uuid, request bigint, nth integer) RETURNS uuid
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     AS $$
@@ -63,6 +55,12 @@ CREATE FUNCTION public.derived_id(seed uuid, request bigint, nth integer) RETURN
                 placing '8' from 5
             )
         )::uuid
+$$;
+
+CREATE FUNCTION public.hold_end(begins_at timestamp with time zone, seconds integer) RETURNS timestamp with time zone
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$
+    select begins_at + make_interval(secs => seconds)
 $$;
 
 CREATE FUNCTION public.hold_outcome(status public.allocation_status, expires_at timestamp with time zone, at timestamp with time zone) RETURNS text
@@ -104,6 +102,18 @@ begin
 end
 $$;
 
+CREATE FUNCTION public.refuse_unless(is_met boolean) RETURNS boolean
+    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+    AS $$
+begin
+    if is_met is not true then
+        raise exception 'the event is in another state than the request names'
+        using errcode = 'HF412';
+    end if;
+    return true;
+end
+$$;
+
 CREATE FUNCTION public.reservation_id_for_key(secret uuid, user_fingerprint text, idempotency_key text) RETURNS uuid
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     AS $$
@@ -127,10 +137,36 @@ CREATE FUNCTION public.reservation_id_for_key(secret uuid, user_fingerprint text
         )::uuid
 $$;
 
+CREATE FUNCTION public.sale_status_at(opens_at timestamp with time zone, closes_at timestamp with time zone, at timestamp with time zone) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$
+    select
+        case
+            when at < opens_at then 'upcoming'
+            when at >= closes_at then 'closed'
+            else 'open'
+        end
+$$;
+
 CREATE FUNCTION public.status_at(status public.allocation_status, expires_at timestamp with time zone, at timestamp with time zone) RETURNS public.allocation_status
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     AS $$
     select case when status = 'reserved' and expires_at <= at then 'expired' else status end
+$$;
+
+CREATE FUNCTION public.take_turn(remaining integer[], opening integer[], wanted integer, place integer) RETURNS integer[]
+    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+    AS $$
+begin
+    remaining := coalesce(remaining, opening);
+    if wanted <= remaining[1] and (place is null or wanted <= remaining[place]) then
+        remaining[1] := remaining[1] - wanted;
+        if place is not null then
+            remaining[place] := remaining[place] - wanted;
+        end if;
+    end if;
+    return remaining;
+end
 $$;
 
 CREATE FUNCTION public.time_ordered_uuid() RETURNS uuid
@@ -166,9 +202,9 @@ begin
 end
 $$;
 
-CREATE AGGREGATE public.available_after(available integer, quantity integer) (
-    SFUNC = public.available_after_request,
-    STYPE = integer,
+CREATE AGGREGATE public.remaining_after(opening integer[], wanted integer, place integer) (
+    SFUNC = public.take_turn,
+    STYPE = integer[],
     PARALLEL = safe
 );
 
@@ -205,6 +241,14 @@ CREATE TABLE public.events (
     updated_at timestamp with time zone DEFAULT statement_timestamp() NOT NULL,
     purchased_tickets integer DEFAULT 0 NOT NULL,
     version bigint DEFAULT 1 NOT NULL,
+    sale_opens_at timestamp with time zone,
+    sale_closes_at timestamp with time zone,
+    hold_seconds integer,
+    max_hold_seconds integer,
+    max_tickets_per_person integer,
+    revision bigint DEFAULT 1 NOT NULL,
+    CONSTRAINT each_person_may_have_a_ticket CHECK ((max_tickets_per_person >= 1)),
+    CONSTRAINT events_begin_at_revision_one CHECK ((revision >= 1)),
     CONSTRAINT events_begin_at_version_one CHECK ((version >= 1)),
     CONSTRAINT events_have_a_name CHECK ((((char_length((name)::text) >= 1) AND (char_length((name)::text) <= 255)) AND (btrim((name)::text, ' 	
 
@@ -213,7 +257,11 @@ CREATE TABLE public.events (
     CONSTRAINT events_never_allocate_below_zero CHECK ((allocated_tickets >= 0)),
     CONSTRAINT events_never_oversold CHECK ((allocated_tickets <= total_tickets)),
     CONSTRAINT events_never_purchase_below_zero CHECK ((purchased_tickets >= 0)),
-    CONSTRAINT events_purchase_only_what_is_allocated CHECK ((purchased_tickets <= allocated_tickets))
+    CONSTRAINT events_purchase_only_what_is_allocated CHECK ((purchased_tickets <= allocated_tickets)),
+    CONSTRAINT holds_last_a_second_to_a_year CHECK (((hold_seconds >= 1) AND (hold_seconds <= 31536000))),
+    CONSTRAINT longest_holds_are_not_shorter_than_holds CHECK ((max_hold_seconds >= hold_seconds)),
+    CONSTRAINT longest_holds_last_a_second_to_a_year CHECK (((max_hold_seconds >= 1) AND (max_hold_seconds <= 31536000))),
+    CONSTRAINT sales_open_before_they_close CHECK ((sale_opens_at < sale_closes_at))
 )
 WITH (fillfactor='50');
 

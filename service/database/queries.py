@@ -12,7 +12,13 @@ from service import limits
 from service.database.connections import NOT_CONNECTED, leaves_outcome_unknown
 from service.database.pipeline import Pipeline
 from service.database.statements import Statement, Statements
-from service.refusals import BUSY, EVENT_EXISTS, OUTCOME_UNKNOWN, Refusal
+from service.refusals import (
+    BUSY,
+    EVENT_EXISTS,
+    OUTCOME_UNKNOWN,
+    Refusal,
+    contradictory_terms,
+)
 from service.rows import Check, Event, EventLedger, LastEvent, TicketAllocation, Uuid
 
 Row = tuple[Any, ...]
@@ -60,30 +66,40 @@ class Queries:
         return [Event(*row) for row in rows]
 
     async def list_events(
-        self, dates: str, q: str, available: bool, page_size: int, skip: int
+        self, dates: str, q: str, available: bool, sale_status: str, page_size: int, skip: int
     ) -> tuple[list[Event], int]:
         """Return one page of the matching events, and the number of all matching events.
 
         Args:
             dates: a tstzrange in PostgreSQL's notation.
             q: a part of the name; '' for all.
-            available: True for only those with an available ticket.
+            available: True for only those on sale with an available ticket.
+            sale_status: upcoming, open or closed; '' for all.
             page_size: the maximum number of events.
             skip: how many events to skip.
         """
         rows = await self._execute(
             self._list_events,
-            {"dates": dates, "q": q, "available": available, "page_size": page_size, "skip": skip},
+            {
+                "dates": dates,
+                "q": q,
+                "available": available,
+                "sale_status": sale_status,
+                "page_size": page_size,
+                "skip": skip,
+            },
         )
         # As in _read_page: without events there is one row with only the total.
         return [Event(*row[1:]) for row in rows if row[1]], rows[0][0]
 
-    async def create_event(self, name: str, date: datetime, total_tickets: int) -> Event | Refusal:
-        """Create an event and return it."""
+    async def create_event(
+        self, name: str, date: datetime, total_tickets: int, terms: str
+    ) -> Event | Refusal:
+        """Create an event with the terms of its sale, a JSON object by SQL's names; return it."""
         try:
             rows = await self._execute(
                 self._create_event,
-                {"name": name, "date": date, "total_tickets": total_tickets},
+                {"name": name, "date": date, "total_tickets": total_tickets, "terms": terms},
                 is_write=True,
             )
         except TimeoutError:
@@ -94,7 +110,10 @@ class Queries:
             if leaves_outcome_unknown(error):
                 return OUTCOME_UNKNOWN
             raise
-        return Event(*rows[0]) if rows else EVENT_EXISTS
+        outcome, bad_columns, *columns = rows[0]
+        if outcome == "contradictory_terms":
+            return contradictory_terms(bad_columns)
+        return Event(*columns) if outcome == "granted" else EVENT_EXISTS
 
     async def find_tickets(
         self, ticket_ids: Sequence[Uuid], seconds: float = limits.READ_SECONDS

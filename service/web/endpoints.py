@@ -53,6 +53,7 @@ IDEMPOTENCY_KEY = Header("Idempotency-Key", idempotency_key())
 # One header, which some routes require and others do not: OWNER.name is the name of both.
 OWNER = Header("X-User-Fingerprint", FINGERPRINT, required=True)
 OPTIONAL_OWNER = Header("X-User-Fingerprint", FINGERPRINT)
+IF_MATCH = Header("If-Match", ANY_TEXT, is_list=True)
 IF_NONE_MATCH = Header("If-None-Match", ANY_TEXT, is_list=True)
 # An invalid ID is ignored, not refused; a repeated one is joined with commas, so it is invalid.
 LAST_EVENT_ID = Header("Last-Event-ID", ANY_TEXT, is_list=True)

@@ -40,6 +40,13 @@ _EVENT = Event(
     updated_at=_RESERVED_AT,
     purchased_tickets=0,
     version=2,
+    sale_opens_at=datetime(2029, 11, 22, 19, 30, tzinfo=UTC),
+    sale_closes_at=None,
+    hold_seconds=None,
+    max_hold_seconds=None,
+    max_tickets_per_person=4,
+    revision=1,
+    sale_status="open",
 )
 _TICKET = TicketAllocation(
     Uuid("01a20215-b4f6-76a2-94fd-e3bce2dcb5c5"),

@@ -27,6 +27,8 @@ class Reader:
     schema: Mapping[str, Any]
     # The value of a parameter that was not sent.
     default: Any = None
+    # Whether a field of a body may be missing.
+    is_optional: bool = False
 
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -77,7 +79,11 @@ def read_object(body: bytes, fields: Mapping[str, Reader], partial: bool = False
         except ValueError as error:
             errors[name] = str(error)
     if not partial:
-        errors |= {name: "is missing" for name in fields if name not in sent_fields}
+        errors |= {
+            name: "is missing"
+            for name, reader in fields.items()
+            if name not in sent_fields and not reader.is_optional
+        }
     elif not sent_fields:
         errors[""] = f"must have at least one of {', '.join(fields)}"
     if errors:
@@ -97,6 +103,16 @@ def integer(minimum: int, maximum: int, example: int) -> Reader:
         return value
 
     return Reader(read, _integer_schema(minimum, maximum, example))
+
+
+def term(reader: Reader) -> Reader:
+    """Return a reader of a term of sale: it may be missing, and null clears it."""
+
+    def read(value: Any) -> Any:
+        return None if value is None else reader.read(value)
+
+    schema = {**reader.schema, "type": [reader.schema["type"], "null"]}
+    return Reader(read, schema, is_optional=True)
 
 
 def query_integer(minimum: int, maximum: int, default: int) -> Reader:
@@ -230,6 +246,15 @@ TIMESTAMP = Reader(
         "format": "date-time",
         "description": "A time with its offset, years 1 to 9999.",
         "examples": ["2030-01-01T20:00:00Z"],
+    },
+)
+# A time, or "now" for the database's clock when the change is made.
+MOMENT = Reader(
+    lambda value: value if value == "now" else _read_timestamp(value),
+    {
+        "type": "string",
+        "description": 'A time with its offset, years 1 to 9999, or "now".',
+        "examples": ["2029-12-01T10:00:00Z"],
     },
 )
 # ``true`` or ``false`` in a query.

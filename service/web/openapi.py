@@ -226,7 +226,8 @@ class _Description:
             "properties": {name: reader.schema for name, reader in fields.items()},
             "additionalProperties": False,
         }
-        schema |= {"minProperties": 1} if endpoint.partial else {"required": list(fields)}
+        required = [name for name, reader in fields.items() if not reader.is_optional]
+        schema |= {"minProperties": 1} if endpoint.partial else {"required": required}
         name = endpoint.handler.__name__.title().replace("_", "") + "Body"
         example = {name: reader.schema["examples"][0] for name, reader in fields.items()}
         return {"schema": self._add_component(name, schema), "example": example}

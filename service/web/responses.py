@@ -3,14 +3,16 @@
 Names are in camelCase, times in UTC with ``Z``. The order of the fields is part of the contract.
 """
 
+import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime
-from typing import Annotated, Any, Literal
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.responses import Response
 
+from service import limits
 from service.refusals import Refusal
 from service.rows import (
     AllocationStatus,
@@ -20,6 +22,7 @@ from service.rows import (
     EventLedger,
     Id,
     LastEvent,
+    SaleStatus,
     TicketAllocation,
 )
 
@@ -27,6 +30,10 @@ encode = msgspec.json.Encoder().encode
 
 Timestamp = Annotated[datetime, Meta(tz=True)]
 Count = Annotated[int, Meta(ge=0)]
+HoldLength = Annotated[int, Meta(ge=1, le=limits.MAX_HOLD_SECONDS)]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_ETAG = re.compile(r'"(\d{1,18})-(\d{1,9})-([0-9a-f]{1,16})-(upcoming|open|closed)"', re.ASCII)
 
 
 class EventResponse(Struct, rename="camel", gc=False):
@@ -41,6 +48,13 @@ class EventResponse(Struct, rename="camel", gc=False):
     reserved_tickets: Count
     purchased_tickets: Count
     version: Count
+    revision: Annotated[int, Meta(ge=1)]
+    sale_status: SaleStatus
+    sale_opens_at: Timestamp | None
+    sale_closes_at: Timestamp | None
+    hold_seconds: HoldLength | None
+    max_hold_seconds: HoldLength | None
+    max_tickets_per_person: Annotated[int, Meta(ge=1)] | None
     created_at: Timestamp
     updated_at: Timestamp
 
@@ -57,15 +71,55 @@ class EventResponse(Struct, rename="camel", gc=False):
             event.allocated_tickets - event.purchased_tickets,
             event.purchased_tickets,
             event.version,
+            event.revision,
+            event.sale_status,
+            event.sale_opens_at,
+            event.sale_closes_at,
+            event.hold_seconds,
+            event.max_hold_seconds,
+            event.max_tickets_per_person,
             event.created_at,
             event.updated_at,
         )
 
     @property
     def etag(self) -> str:
-        """The ETag, which a new version, an expired hold or a manual SQL update changes."""
-        microseconds = int(self.updated_at.timestamp() * 1_000_000)
-        return f'"{self.version}-{self.available_tickets}-{microseconds:x}"'
+        """The ETag of the event's state."""
+        return EventState(
+            self.version, self.available_tickets, self.updated_at, self.sale_status
+        ).etag
+
+
+class EventState(NamedTuple):
+    """What an event's ETag consists of.
+
+    It changes with each version, when a hold ends, when the sale opens or closes, and with an
+    update by hand in psql.
+    """
+
+    version: int
+    available_tickets: int
+    updated_at: datetime
+    sale_status: str
+
+    @property
+    def etag(self) -> str:
+        """The ETag (RFC 9110, section 8.8.3), with the time in microseconds."""
+        microseconds = (self.updated_at - _EPOCH) // timedelta(microseconds=1)
+        return f'"{self.version}-{self.available_tickets}-{microseconds:x}-{self.sale_status}"'
+
+    @classmethod
+    def parse(cls, etag: str) -> "EventState | None":
+        """Return the state that has this ETag; None if no event can have it."""
+        match = _ETAG.fullmatch(etag)
+        if match is None:
+            return None
+        version, available, microseconds, sale_status = match.groups()
+        try:
+            updated_at = _EPOCH + timedelta(microseconds=int(microseconds, 16))
+        except OverflowError:
+            return None
+        return cls(int(version), int(available), updated_at, sale_status)
 
 
 class LastEventResponse(Struct, rename="camel", gc=False):

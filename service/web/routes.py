@@ -21,6 +21,7 @@ from service.refusals import (
 )
 from service.web.endpoints import (
     IDEMPOTENCY_KEY,
+    IF_MATCH,
     IF_NONE_MATCH,
     LAST_EVENT_ID,
     OPTIONAL_OWNER,
@@ -76,7 +77,7 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
             events.create_event,
             body=events.EVENT_FIELDS,
             for_organizer=True,
-            successes=[Success(201, EventResponse, ["Location"])],
+            successes=[Success(201, EventResponse, ["ETag", "Location"])],
             refusals=[EVENT_EXISTS, *WRITE_REFUSALS],
         ),
     },
@@ -90,10 +91,11 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
         ),
         "PATCH": Endpoint(
             events.update_event,
-            body=events.EVENT_FIELDS,
+            body=events.CHANGED_FIELDS,
             partial=True,
+            headers=[IF_MATCH],
             for_organizer=True,
-            successes=[Success(200, EventResponse)],
+            successes=[Success(200, EventResponse, ["ETag"])],
             refusals=[*CANNOT_UPDATE.values(), *WRITE_REFUSALS],
         ),
     },

@@ -5,9 +5,10 @@ changes of a batch into the statement's parameters: arrays with one element for 
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
 from itertools import groupby
 from operator import itemgetter
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 from msgspec import Struct
 
@@ -24,6 +25,12 @@ OutcomeCode = Literal[
     "busy",
     "not_found",
     "event_exists",
+    "precondition_failed",
+    "event_changed",
+    "contradictory_terms",
+    "sale_not_open",
+    "sale_closed",
+    "limit_reached",
     "wrong_fingerprint",
     "hold_expired",
     "already_purchased",
@@ -42,13 +49,25 @@ class Outcome(Struct, frozen=True, gc=False):
 
     code: OutcomeCode
     tickets: tuple[TicketAllocation, ...] = ()
-    # More about a refusal: the number of tickets that are available or allocated, or the ticket
-    # that decided the outcome.
-    detail: int | Uuid | None = None
+    # More about a refusal: the number of tickets that are allocated, the current revision, the
+    # ticket that decided the outcome, the columns with contradictory terms, or why tickets are not
+    # reserved.
+    detail: "int | Uuid | list[str] | ReservationRefusal | None" = None
     # How many of the tickets this change moved; earlier changes may have moved the others.
     tickets_moved: int = 0
     # The event after an update.
     event: Event | None = None
+
+
+class ReservationRefusal(NamedTuple):
+    """What ``reserve_tickets`` says about a refusal."""
+
+    available_tickets: int | None  # None if there is no such event
+    # When the sale opens, or closed.
+    sale_turns_at: datetime | None
+    opens_in: float | None  # in seconds
+    # max_tickets_per_person, and the tickets that the person holds and has purchased.
+    person: tuple[int, int, int] | None
 
 
 def read_outcomes(rows: Iterable[Row], leading_columns: int = 2) -> Iterator[tuple[int, Outcome]]:
@@ -184,13 +203,15 @@ class Pay(ChangeByOwner, frozen=True, gc=False):
 
 
 class Update(Change, frozen=True, gc=False):
-    """The organizer changes the name, the date or the number of tickets of an event."""
+    """The organizer changes an event, or the terms of its sale."""
 
     statement = "update_event"
     runs_alone = True
     event_id: Uuid
-    # A JSON object with any of name, date and total_tickets.
+    # The parameter ``changes`` of the statement.
     changes: str
+    # The states that the event must be in; None for any. See ``match_event``.
+    states: tuple[tuple[int, int, datetime, str], ...] | None = None
 
     @property
     def tickets_needed(self) -> int:
@@ -205,9 +226,20 @@ class Update(Change, frozen=True, gc=False):
 
     @classmethod
     def read_outcomes(cls, rows: Iterable[Row]) -> Iterator[tuple[int, Outcome]]:
-        """Read the one row: outcome and allocated_tickets."""
-        for code, allocated_tickets in rows:
-            yield 0, Outcome(code, detail=allocated_tickets)
+        """Read the one row: outcome, detail and bad."""
+        for code, detail, bad_columns in rows:
+            yield 0, Outcome(code, detail=bad_columns or detail)
+
+    def match_parameters(self) -> dict[str, Any]:
+        """Return the parameters of ``match_event``: an array for each part of the states."""
+        states = self.states or ()
+        return {
+            "event_id": self.event_id,
+            "versions": [version for version, _, _, _ in states],
+            "available_tickets": [available for _, available, _, _ in states],
+            "updated_at": [updated_at.isoformat() for _, _, updated_at, _ in states],
+            "sale_statuses": [sale_status for _, _, _, sale_status in states],
+        }
 
 
 class Reserve(Change, frozen=True, gc=False):
@@ -215,7 +247,6 @@ class Reserve(Change, frozen=True, gc=False):
 
     statement = "reserve_tickets"
     new_status = "reserved"
-    leading_columns = 3  # with available_tickets
     event_id: Uuid
     quantity: int
     user_fingerprint: str
@@ -235,6 +266,18 @@ class Reserve(Change, frozen=True, gc=False):
             "user_fingerprints": [change.user_fingerprint for change in changes],
             "idempotency_keys": [change.idempotency_key for change in changes],
         }
+
+    @classmethod
+    def read_outcomes(cls, rows: Iterable[Row]) -> Iterator[tuple[int, Outcome]]:
+        """Read the rows: after request and outcome those of ReservationRefusal, and a ticket."""
+        for request, group in groupby(rows, key=itemgetter(0)):
+            rows_of_request = list(group)
+            _, outcome, *columns = rows_of_request[0]
+            if outcome in ("granted", "replayed"):
+                tickets = tuple(TicketAllocation(*row[6:]) for row in rows_of_request if row[6])
+                yield request - 1, Outcome(outcome, tickets, tickets_moved=len(tickets))
+            else:
+                yield request - 1, Outcome(outcome, detail=ReservationRefusal(*columns[:4]))
 
 
 class Expire(Change, frozen=True, gc=False):

@@ -49,6 +49,9 @@ log = logging.getLogger(__name__)
 # CIINF, "intermediate result not found": the schema moved to another worker during a statement.
 _RETRIED = ("40001", "40P01", "CIINF")
 
+# The SQLSTATE with which match_event ends the transaction of an update.
+_STATE_DIFFERS = "HF412"
+
 # SQLSTATEs of errors that may be temporary, so the client should try again: also lock_timeout,
 # statement_timeout, a read-only server, and insufficient resources (class 53).
 _TRANSIENT = (*_RETRIED, "55P03", "57014", "25006", "53")
@@ -77,8 +80,6 @@ class Lane:
         spawn: Callable[[Coroutine[Any, Any, None]], None],
         on_idle: Callable[[], None],
     ) -> None:
-        # PostgreSQL's lock_timeout in the transactions of this lane.
-        self._lock_seconds = limits.LOCK_SECONDS
         self._pool = pool
         self._transactions = transactions
         self._queries = queries
@@ -96,6 +97,11 @@ class Lane:
     def is_idle(self) -> bool:
         """Whether nothing is queued and nothing is under way."""
         return self._runner is None and not self._queue
+
+    @property
+    def _lock_seconds(self) -> float:
+        """PostgreSQL's lock_timeout in the transactions of this lane."""
+        return limits.LOCK_SECONDS
 
     def add(self, queued: QueuedChange) -> None:
         """Queue a change, and start the timer and the runner if they are not running."""
@@ -215,8 +221,8 @@ class Lane:
                 "the outcome of a batch of %d changes is unknown: %s", len(batch), loggable(error)
             )
             resolve_all(batch, OUTCOME_UNKNOWN)
-        elif _is_name_taken(batch, error):
-            resolve_all(batch, Outcome("event_exists"))
+        elif outcome := _outcome_of_error(batch, error):
+            resolve_all(batch, outcome)
         elif error.sqlstate in _RETRIED and tries < limits.BATCH_TRIES:
             if retried := refuse_overdue(batch):
                 await self._carry_out(retried, tries + 1)
@@ -301,11 +307,15 @@ class EventLanes:
             del self._lanes[event_id]
 
 
-def _is_name_taken(batch: Sequence[QueuedChange], error: psycopg.Error) -> bool:
-    """Whether an update, which runs alone, failed because another event has its name and date."""
-    return (
-        isinstance(batch[0].change, Update)
-        and isinstance(error, psycopg.errors.UniqueViolation)
-        # Citus passes on a worker's SQLSTATE, but not the name of the table.
-        and error.diag.table_name in ("events", None)
-    )
+def _outcome_of_error(batch: Sequence[QueuedChange], error: psycopg.Error) -> Outcome | None:
+    """Return the outcome of an update, which runs alone, that an error refuses; else None."""
+    if isinstance(batch[0].change, Update):
+        if error.sqlstate == _STATE_DIFFERS:
+            return Outcome("precondition_failed")
+        # Another event has its name and date. Citus passes on a worker's SQLSTATE, but not the
+        # name of the table.
+        if isinstance(error, psycopg.errors.UniqueViolation) and (
+            error.diag.table_name in ("events", None)
+        ):
+            return Outcome("event_exists")
+    return None

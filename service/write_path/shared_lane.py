@@ -53,7 +53,11 @@ class SharedLane(Lane):
             pool, transactions, queries, slot=nullcontext(), spawn=spawn, on_idle=lambda: None
         )
         self._event_lanes = event_lanes
-        self._lock_seconds = limits.SHARED_LOCK_SECONDS
+
+    @property
+    def _lock_seconds(self) -> float:
+        """Short, because its changes can be moved to lanes of their own."""
+        return limits.SHARED_LOCK_SECONDS
 
     async def _select(self, batch: list[QueuedChange]) -> list[QueuedChange]:
         """Move the changes whose event has a lane, and select among the others."""

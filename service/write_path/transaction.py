@@ -31,8 +31,8 @@ from service.write_path.changes import (
 
 log = logging.getLogger(__name__)
 
-# Statements that run in every batch, before its changes.
-BEFORE = ("limit_waits", "lock_events", "expire_tickets")
+# Statements that run before the changes: match_event only for an update with states.
+BEFORE = ("limit_waits", "lock_events", "match_event", "expire_tickets")
 # Statements that run after the changes, in the batches that need them.
 AFTER = ("find_replays", "find_events")
 
@@ -85,6 +85,11 @@ class Transactions:
         steps: list[tuple[str, dict[str, Any]]] = [
             ("limit_waits", waits),
             ("lock_events", targets),
+            *(
+                ("match_event", change.match_parameters())
+                for change in changes
+                if isinstance(change, Update) and change.states is not None
+            ),
             ("expire_tickets", {**targets, "most": most}),
             *((kind.statement, {**parameters[kind], **self._hold}) for kind in kinds),
         ]

@@ -49,7 +49,8 @@ update ticket_allocations set status = 'user_cancelled' where id = %s returning 
 """
 FIND_EVENT = """
 select id, name, date, total_tickets, allocated_tickets, created_at, updated_at,
-    purchased_tickets, version
+    purchased_tickets, version, sale_opens_at, sale_closes_at, hold_seconds, max_hold_seconds,
+    max_tickets_per_person, revision, 'open'
 from events where id = %s
 """
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from service.database.queries import Queries
-from service.rows import Event, Uuid
+from service.rows import Event, SaleStatus, Uuid
 from service.web.shared_reads import EncodedEvent, SharedReads
 from tests.support.client import Client, code
 from tests.support.database import Database
@@ -34,7 +34,9 @@ class FakeQueries:
         async with self._new_query:
             self._new_query.notify_all()
         version = await self._results[-1]
-        return [Event(id_, "Gig", NOW, 10, 0, NOW, NOW, 0, version) for id_ in event_ids]
+        terms: tuple[None, None, None, None, None, int, SaleStatus]
+        terms = (None, None, None, None, None, 1, "open")
+        return [Event(id_, "Gig", NOW, 10, 0, NOW, NOW, 0, version, *terms) for id_ in event_ids]
 
     async def wait_for_queries(self, count: int) -> None:
         """Wait until at least ``count`` queries were sent."""

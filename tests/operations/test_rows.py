@@ -14,7 +14,7 @@ from service.settings import resource
 from tests.support.database import Database
 
 TABLES = {
-    "events": rows.Event,
+    "events": rows.EventRow,
     "ticket_allocations": rows.TicketAllocation,
     "event_private": rows.EventPrivate,
     "event_ledger": rows.EventLedger,
@@ -66,7 +66,7 @@ def test_a_literal_has_the_values_of_its_enum(
 @pytest.mark.parametrize(
     ("name", "types", "first"),
     [
-        ("create_event", [rows.Event], 0),
+        ("create_event", [rows.Event], 2),
         ("find_events", [rows.Event], 0),
         ("list_events", [rows.Event], 1),
         ("list_news", [rows.Event, rows.LastEvent], 0),
@@ -80,7 +80,7 @@ def test_a_literal_has_the_values_of_its_enum(
         ("cancel_tickets", [rows.TicketAllocation], 4),
         ("pay_tickets", [rows.TicketAllocation], 4),
         ("refund_tickets", [rows.TicketAllocation], 2),
-        ("reserve_tickets", [rows.TicketAllocation], 3),
+        ("reserve_tickets", [rows.TicketAllocation], 6),
         ("check_events", [rows.Check], 0),
     ],
 )

@@ -20,6 +20,13 @@ FIELDS = [
     "reservedTickets",
     "purchasedTickets",
     "version",
+    "revision",
+    "saleStatus",
+    "saleOpensAt",
+    "saleClosesAt",
+    "holdSeconds",
+    "maxHoldSeconds",
+    "maxTicketsPerPerson",
     "createdAt",
     "updatedAt",
 ]

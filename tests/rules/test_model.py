@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
@@ -30,6 +30,11 @@ EXAMPLE_NUMBERS = itertools.count(1)
 DATE = datetime(2030, 1, 1, 20, tzinfo=UTC)
 # The end of every expired hold.
 LONG_AGO = datetime(2001, 1, 1, tzinfo=UTC)
+# Times before and after every example, for the opening and the closing of sales.
+BEFORE = datetime(2001, 1, 1, tzinfo=UTC)
+AFTER = datetime(2100, 1, 1, tzinfo=UTC)
+# HOLD_SECONDS of the service.
+HOLD_SECONDS = 900
 UNKNOWN = "018f0000-0000-7000-8000-000000000001"
 # The refusal of a ticket that is not held any more, by its status.
 ALREADY = {
@@ -37,6 +42,10 @@ ALREADY = {
     "user_cancelled": "ALREADY_CANCELLED",
     "refunded": "ALREADY_REFUNDED",
 }
+
+
+TERMS = ("saleOpensAt", "saleClosesAt", "holdSeconds", "maxHoldSeconds", "maxTicketsPerPerson")
+TIMES = {"date", "createdAt", "expiresAt", "saleOpensAt", "saleClosesAt"}
 
 
 # The model
@@ -48,7 +57,8 @@ class Refused:
 
     status: int
     code: str
-    details: dict[str, Any] | None = None
+    # For bad terms of sale the names of the fields.
+    details: dict[str, Any] | list[str] | None = None
 
 
 @dataclass(eq=False)
@@ -126,7 +136,8 @@ class Reservation:
         for ticket, body in zip(self.tickets, bodies, strict=True):
             ticket.id, ticket.reservation_id = body["id"], self.id
             ticket.created_at, ticket.expires_at = body["createdAt"], body["expiresAt"]
-            assert body["createdAt"] < body["expiresAt"]
+            hold = timedelta(seconds=self.event.terms["holdSeconds"] or HOLD_SECONDS)
+            assert body["expiresAt"] - body["createdAt"] == hold
 
     def change(self, verb: str, user: str) -> Refused | None:
         """Pay for or cancel the tickets that are still held, if the user owns them."""
@@ -173,6 +184,8 @@ class Event:
     id: str = ""
     created_at: datetime = LONG_AGO
     version: int = 1
+    revision: int = 1
+    terms: dict[str, Any] = field(default_factory=lambda: dict.fromkeys(TERMS))
     tickets: list[Ticket] = field(default_factory=list)
     # The reservation of each user and key.
     keys: dict[tuple[str, str], Reservation] = field(default_factory=dict)
@@ -201,9 +214,9 @@ class Event:
     @contextmanager
     def version_step(self) -> Iterator[None]:
         """Add a version if the block changes anything."""
-        before = self.total, [ticket.status for ticket in self.tickets]
+        before = self.revision, [ticket.status for ticket in self.tickets]
         yield
-        self.version += before != (self.total, [ticket.status for ticket in self.tickets])
+        self.version += before != (self.revision, [ticket.status for ticket in self.tickets])
 
     def reserve(self, quantity: int, user: str, key: str) -> Reservation | Refused:
         """Reserve all tickets or none; a key that has reserved is replayed, never refused."""
@@ -211,6 +224,8 @@ class Event:
             if known := self.keys.get((user, key)):
                 is_same = quantity == len(known.tickets)
                 return known if is_same else Refused(422, "IDEMPOTENCY_KEY_REUSED")
+            if refusal := self.refusal_by_terms(quantity, user):
+                return refusal
             available = self.total - self.allocated
             if quantity > available:
                 code = "NOT_ENOUGH_TICKETS" if available else "TICKETS_SOLD_OUT"
@@ -221,13 +236,52 @@ class Event:
                 self.keys[user, key] = new
             return new
 
-    def resize(self, total: int) -> Refused | None:
-        """Change the total, which cannot shrink below the allocated tickets."""
+    @property
+    def sale_status(self) -> str:
+        """Whether the sale is upcoming, open or closed."""
+        if self.terms["saleOpensAt"] == AFTER:
+            return "upcoming"
+        return "closed" if self.terms["saleClosesAt"] == BEFORE else "open"
+
+    def refusal_by_terms(self, quantity: int, user: str) -> Refused | None:
+        """Return why the terms of sale refuse a reservation; None if they do not."""
+        if self.sale_status == "upcoming":
+            return Refused(409, "SALE_NOT_OPEN", {"saleOpensAt": AFTER})
+        if self.sale_status == "closed":
+            return Refused(409, "SALE_CLOSED", {"saleClosesAt": BEFORE})
+        limit = self.terms["maxTicketsPerPerson"]
+        own = [ticket.status_now for ticket in self.tickets if ticket.user == user]
+        held, purchased = own.count("reserved"), own.count("purchased")
+        if limit and held + purchased + quantity > limit:
+            details = {"maxTicketsPerPerson": limit, "held": held, "purchased": purchased}
+            return Refused(409, "LIMIT_REACHED", details)
+        return None
+
+    def update(self, changes: dict[str, Any]) -> Refused | None:
+        """Change the total and the terms; the total cannot shrink below the allocated tickets."""
         with self.transaction():
+            changes = dict(changes)
+            revision = changes.pop("revision", self.revision)
+            total = changes.pop("totalTickets", self.total)
+            terms = self.terms | changes
+            contradictions = []
+            if terms["saleOpensAt"] and terms["saleClosesAt"]:
+                contradictions += ["saleOpensAt", "saleClosesAt"] * (
+                    terms["saleOpensAt"] >= terms["saleClosesAt"]
+                )
+            if terms["holdSeconds"] and terms["maxHoldSeconds"]:
+                contradictions += ["holdSeconds", "maxHoldSeconds"] * (
+                    terms["holdSeconds"] > terms["maxHoldSeconds"]
+                )
+            if contradictions:
+                return Refused(400, "BAD_REQUEST", contradictions)
+            if revision != self.revision:
+                return Refused(409, "EVENT_CHANGED", {"revision": self.revision})
             if total < self.allocated:
                 details = {"allocatedTickets": self.allocated}
                 return Refused(409, "CAPACITY_BELOW_ALLOCATED", details)
-            self.total = total
+            self.revision += (self.total, self.terms) != (total, terms)
+            self.total, self.terms = total, terms
             return None
 
     def response(self) -> dict[str, Any]:
@@ -242,6 +296,9 @@ class Event:
             "reservedTickets": self.count("reserved"),
             "purchasedTickets": self.count("purchased"),
             "version": self.version,
+            "revision": self.revision,
+            "saleStatus": self.sale_status,
+            **self.terms,
             "createdAt": self.created_at,
         }
 
@@ -276,7 +333,7 @@ def read(response: Response) -> Any:
     """Return the JSON of a response with times as datetimes, without updatedAt."""
 
     def parse_times(body: dict[str, Any]) -> dict[str, Any]:
-        for name in {"date", "createdAt", "expiresAt"} & body.keys():
+        for name in TIMES & body.keys():
             body[name] = body[name] and datetime.fromisoformat(body[name])
         body.pop("updatedAt", None)
         return body
@@ -289,7 +346,10 @@ def agree(response: Response, expected: Any, *, status: int = 200, is_replay: bo
     body = read(response)
     if isinstance(expected, Refused):
         assert response.status_code == expected.status, response.text
-        assert (body["code"], body.get("details")) == (expected.code, expected.details)
+        details = body.get("details")
+        if body["code"] == "BAD_REQUEST":
+            details = [detail["field"] for detail in details]
+        assert (body["code"], details) == (expected.code, expected.details)
     else:
         assert response.status_code == status, response.text
         assert body == expected
@@ -317,6 +377,18 @@ owner_or_user = st.just("") | users
 keys = st.sampled_from(["", "one", "two"])
 verbs = st.sampled_from(["pay", "cancel"])
 statuses = st.sampled_from(["", "reserved", "expired", "purchased"])
+times = st.sampled_from([None, BEFORE, AFTER])
+hold_lengths = st.sampled_from([None, 60, 600])
+changed_terms = st.fixed_dictionaries(
+    {},
+    optional={
+        "saleOpensAt": times,
+        "saleClosesAt": times,
+        "holdSeconds": hold_lengths,
+        "maxHoldSeconds": hold_lengths,
+        "maxTicketsPerPerson": st.none() | st.integers(1, 5),
+    },
+).filter(len)
 ticket_methods = st.sampled_from(
     ["find_ticket", "pay", "cancel", "refund", "reserve", "list_event_tickets"]
 )
@@ -390,15 +462,25 @@ class TicketOffice(RuleBasedStateMachine):
     def a_crowd_reserves_one_ticket_each_at_once(
         self, event: Event, people: int
     ) -> NewReservations:
-        crowd = [self.name(f"person-{n}") for n in range(people)]
+        return self.reserve_at_once(event, 1, [self.name(f"person-{n}") for n in range(people)])
+
+    @rule(target=reservations, event=events, quantity=st.integers(1, 2), user=users)
+    def a_person_sends_three_requests_at_once(
+        self, event: Event, quantity: int, user: str
+    ) -> NewReservations:
+        return self.reserve_at_once(event, quantity, [self.name(user)] * 3)
+
+    def reserve_at_once(self, event: Event, quantity: int, crowd: list[str]) -> NewReservations:
         before = event.version
-        responses = at_once(*[partial(self.client.reserve, event.id, 1, user) for user in crowd])
+        responses = at_once(
+            *[partial(self.client.reserve, event.id, quantity, user) for user in crowd]
+        )
         # The model serves the granted requests first, then the refused ones.
         order = sorted(zip(responses, crowd, strict=True), key=lambda pair: pair[0].status_code)
         new = [
             reservation
             for response, user in order
-            for reservation in self.reserve(event, 1, user, response=response)
+            for reservation in self.reserve(event, quantity, user, response=response)
         ]
         # In the model each has its own transaction; the service may serve several in one.
         version = self.client.find_event(event.id)["version"]
@@ -463,7 +545,21 @@ class TicketOffice(RuleBasedStateMachine):
     @rule(event=events, total=totals)
     def an_event_is_resized(self, event: Event, total: int) -> None:
         response = self.client.update_event(event.id, totalTickets=total)
-        agree(response, event.resize(total) or event.response())
+        agree(response, event.update({"totalTickets": total}) or event.response())
+
+    @rule(event=events, terms=changed_terms, revisions_behind=st.sampled_from([None, 0, 0, 1]))
+    def the_terms_of_a_sale_change(
+        self, event: Event, terms: dict[str, Any], revisions_behind: int | None
+    ) -> None:
+        changes = dict(terms)
+        if revisions_behind is not None:
+            changes["revision"] = max(1, event.revision - revisions_behind)
+        sent = {
+            name: value.isoformat() if name in TIMES and value else value
+            for name, value in changes.items()
+        }
+        response = self.client.update_event(event.id, **sent)
+        agree(response, event.update(changes) or event.response())
 
     @rule(ticket=tickets, all_of_the_event=st.booleans())
     def holds_expire(self, ticket: Ticket, all_of_the_event: bool) -> None:

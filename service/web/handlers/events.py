@@ -1,6 +1,9 @@
 """Events: create, list, find and update."""
 
+import re
+from collections.abc import Mapping
 from datetime import datetime
+from typing import Any, get_args
 
 import msgspec
 from starlette.responses import Response
@@ -13,25 +16,40 @@ from service.refusals import (
     Allocated,
     BadField,
     Refusal,
+    Revision,
+    contradictory_terms,
 )
-from service.web.endpoints import IF_NONE_MATCH, Call
+from service.rows import SaleStatus
+from service.web.endpoints import IF_MATCH, IF_NONE_MATCH, Call
 from service.web.fields import (
     EVENT_NAME,
+    MOMENT,
     NAME_PART,
     QUERY_BOOLEAN,
     TIMESTAMP,
+    choice,
     integer,
     query_integer,
+    term,
 )
-from service.web.responses import EventPage, EventResponse, PageMeta, respond
+from service.web.responses import EventPage, EventResponse, EventState, PageMeta, respond
 from service.web.shared_reads import EncodedEvent
 from service.write_path.changes import Update
 
+TERMS = {
+    "saleOpensAt": term(MOMENT),
+    "saleClosesAt": term(MOMENT),
+    "holdSeconds": term(integer(1, limits.MAX_HOLD_SECONDS, example=900)),
+    "maxHoldSeconds": term(integer(1, limits.MAX_HOLD_SECONDS, example=1800)),
+    "maxTicketsPerPerson": term(integer(1, limits.MAX_INTEGER, example=4)),
+}
 EVENT_FIELDS = {
     "name": EVENT_NAME,
     "date": TIMESTAMP,
     "totalTickets": integer(1, limits.MAX_INTEGER, example=100),
+    **TERMS,
 }
+CHANGED_FIELDS = {**EVENT_FIELDS, "revision": integer(1, limits.MAX_BIGINT, example=1)}
 LIST_QUERY = {
     "page": query_integer(1, limits.MAX_INTEGER, default=1),
     "limit": query_integer(1, limits.MAX_PAGE_SIZE, default=10),
@@ -39,18 +57,22 @@ LIST_QUERY = {
     "to": TIMESTAMP,
     "q": NAME_PART,
     "available": QUERY_BOOLEAN,
+    "saleStatus": choice(*get_args(SaleStatus)),
 }
 FIND_QUERY = {"at": TIMESTAMP}
 
 
 async def create_event(call: Call) -> Response | Refusal:
     """Create an event."""
+    terms = {name: call.body.get(name) for name in TERMS}
     event = await call.service.lookup_queries.create_event(
-        call.body["name"], call.body["date"], call.body["totalTickets"]
+        call.body["name"], call.body["date"], call.body["totalTickets"], _encode_for_sql(terms)
     )
     if isinstance(event, Refusal):
         return event
-    return respond(EventResponse.of(event), 201, {"Location": f"/events/{event.id}"})
+    response = EventResponse.of(event)
+    headers = {"Location": f"/events/{event.id}", "ETag": response.etag}
+    return respond(response, 201, headers)
 
 
 async def list_events(call: Call) -> Response | Refusal:
@@ -60,6 +82,7 @@ async def list_events(call: Call) -> Response | Refusal:
         dates=_date_range(call.query["from"], call.query["to"]),
         q=call.query["q"],
         available=call.query["available"],
+        sale_status=call.query["saleStatus"] or "",
         page_size=limit,
         skip=(page - 1) * limit,
     )
@@ -95,23 +118,29 @@ def _respond(call: Call, event: EncodedEvent) -> Response:
 
 
 async def update_event(call: Call) -> Response | Refusal:
-    """Change the name, the date or the capacity of an event."""
-    # By their names in SQL.
-    changes = {
-        {"totalTickets": "total_tickets"}.get(name, name): value
-        for name, value in call.body.items()
-    }
+    """Change the name, the date, the capacity or the terms of sale of an event."""
     outcome = await call.service.write_path.submit(
-        Update(call.id, msgspec.json.encode(changes).decode())
+        Update(call.id, _encode_for_sql(call.body), _read_if_match(call.headers[IF_MATCH.name]))
     )
     if isinstance(outcome, Refusal):
         return outcome
     if outcome.event is not None and outcome.code == "granted":
-        return respond(EventResponse.of(outcome.event))
+        response = EventResponse.of(outcome.event)
+        return respond(response, headers={"ETag": response.etag})
+    if outcome.code == "contradictory_terms" and isinstance(outcome.detail, list):
+        return contradictory_terms(outcome.detail)
     refusal = CANNOT_UPDATE[outcome.code]
     if outcome.code == "capacity_below_allocated" and isinstance(outcome.detail, int):
         return refusal.with_details(Allocated(outcome.detail))
+    if outcome.code == "event_changed" and isinstance(outcome.detail, int):
+        return refusal.with_details(Revision(outcome.detail))
     return refusal
+
+
+def _encode_for_sql(fields: Mapping[str, Any]) -> str:
+    """Return fields of a body as a JSON object with the names of their columns."""
+    columns = {re.sub("[A-Z]", lambda m: f"_{m[0].lower()}", name): fields[name] for name in fields}
+    return msgspec.json.encode(columns).decode()
 
 
 def _date_range(since: datetime | None, until: datetime | None) -> str:
@@ -119,6 +148,17 @@ def _date_range(since: datetime | None, until: datetime | None) -> str:
     if since and until and since > until:
         return "empty"
     return f"[{since or ''},{until or ''})"
+
+
+def _read_if_match(header: str | None) -> tuple[EventState, ...] | None:
+    """Return the states of the event that If-Match accepts; None for any.
+
+    The comparison is strong (RFC 9110, section 13.1.1): a weak ETag matches nothing.
+    """
+    if header is None or header.strip() == "*":
+        return None
+    states = (EventState.parse(etag.strip()) for etag in header.split(","))
+    return tuple(state for state in states if state)
 
 
 def _matches(if_none_match: str, etag: str) -> bool:

@@ -1,6 +1,9 @@
 """Tickets: reserve, find, list, pay for, cancel and refund."""
 
+import math
+import random
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from functools import cache
 from typing import get_args
 
@@ -15,14 +18,24 @@ from service.refusals import (
     EVENT_NOT_FOUND,
     TICKET_NOT_FOUND,
     Available,
+    Limit,
     Refusal,
+    SaleCloses,
+    SaleOpens,
 )
 from service.rows import AllocationStatus, TicketAllocation
 from service.settings import Settings
 from service.web.endpoints import IDEMPOTENCY_KEY, OPTIONAL_OWNER, OWNER, Call
 from service.web.fields import FINGERPRINT, Reader, choice, integer, query_integer
 from service.web.responses import PageMeta, TicketPage, TicketResponse, respond
-from service.write_path.changes import Cancel, Outcome, Pay, Refund, Reserve
+from service.write_path.changes import (
+    Cancel,
+    Outcome,
+    Pay,
+    Refund,
+    ReservationRefusal,
+    Reserve,
+)
 
 OWNER_FIELDS: dict[str, Reader] = {"userFingerprint": FINGERPRINT}
 LIST_QUERY = {
@@ -52,14 +65,29 @@ async def reserve_tickets(call: Call) -> Response | Refusal:
     if isinstance(outcome, Refusal):
         return outcome
     if outcome.code not in ("granted", "replayed"):
-        refusal = CANNOT_RESERVE[outcome.code]
-        available = outcome.detail
-        return refusal.with_details(Available(available)) if isinstance(available, int) else refusal
+        return _refuse_reservation(outcome)
     tickets = [TicketResponse.of(ticket, owner) for ticket in outcome.tickets]
     headers = {"Location": f"/reservations/{outcome.tickets[0].reservation_id}"}
     if outcome.code == "replayed":
         headers["Idempotency-Replayed"] = "true"
     return respond(tickets, 201, headers)
+
+
+def _refuse_reservation(outcome: Outcome) -> Refusal:
+    refusal, why = CANNOT_RESERVE[outcome.code], outcome.detail
+    match outcome.code, why:
+        case "sale_not_open", ReservationRefusal(_, datetime() as opens_at, float() as opens_in):
+            # One second more for half of them, so that not all come at once.
+            seconds = math.ceil(opens_in) + random.randint(0, 1)  # noqa: S311
+            headers = {"Retry-After": str(min(seconds, limits.MAX_RETRY_AFTER_SECONDS))}
+            return refusal.with_details(SaleOpens(opens_at), headers)
+        case "sale_closed", ReservationRefusal(_, datetime() as closed_at):
+            return refusal.with_details(SaleCloses(closed_at))
+        case "limit_reached", ReservationRefusal(person=[limit, held, purchased]):
+            return refusal.with_details(Limit(limit, held, purchased))
+        case "not_enough_tickets" | "tickets_sold_out", ReservationRefusal(int() as available):
+            return refusal.with_details(Available(available))
+    return refusal
 
 
 async def find_ticket(call: Call) -> Response | Refusal:
