@@ -288,10 +288,10 @@ def test_a_hold_that_expires_first_cannot_be_paid(
 def test_a_running_sum_would_count_refused_requests(database: Database) -> None:
     event = Uuid(database.insert_event(tickets=3))
     database.psql(
-        "create or replace function available_after_request("
-        "remaining integer, available integer, quantity integer) returns integer "
+        "create or replace function take_turn("
+        "remaining integer[], opening integer[], wanted integer, place integer) returns integer[] "
         "language sql immutable parallel safe as "
-        "$$ select coalesce(remaining, available) - quantity $$"
+        "$$ select array[(coalesce(remaining, opening))[1] - wanted] $$"
     )
     outcomes = carry_out(database, [reserve(event, n) for n in (5, 1, 2)])
     assert outcome_codes(outcomes) == ["not_enough_tickets", "tickets_sold_out", "tickets_sold_out"]

@@ -178,6 +178,7 @@ PAGES: dict[str, Callable[[Reader], AbstractContextManager[None]]] = {
     "docs/how-to/migrate.md": no_preparation,
     "docs/how-to/monitor.md": monitor,
     "docs/how-to/move-from-another-system.md": move,
+    "docs/how-to/run-an-on-sale.md": no_preparation,
 }
 
 # Pages whose commands are run by other tests, or by none, and why.

@@ -20,7 +20,15 @@ MAX_RESERVING = 12
 RATE_SAMPLES = 5  # the rate is that between the first and the last of so many samples
 
 # What people do with their tickets, and the percentage of each.
-BEHAVIORS = {"pay": 55, "repeat and pay": 10, "cancel": 12, "let expire": 23}
+BEHAVIORS = {
+    "pay": 45,
+    "repeat and pay": 10,
+    "ask for more and pay": 10,
+    "cancel": 12,
+    "let expire": 23,
+}
+# How many tickets of an event one person may have: what people reserve at once, and no more.
+MAX_TICKETS_PER_PERSON = 2
 
 
 @dataclass
@@ -34,8 +42,8 @@ class Event:
     available: int = 0
     reserved: int = 0
     purchased: int = 0
-    # Tickets reserved, purchased and cancelled; requests refused, replayed, and "other": those
-    # with an unexpected response.
+    # Tickets reserved, purchased and cancelled; requests refused, refused for the limit, replayed,
+    # and "other": those with an unexpected response.
     responses: Counter[str] = field(default_factory=Counter)
     # Times, and how many tickets had been reserved.
     samples: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=RATE_SAMPLES))
@@ -55,7 +63,12 @@ class Event:
 
     async def create(self, client: Client) -> None:
         """Create the event."""
-        body = {"name": self.name, "date": "2030-01-01T20:00:00Z", "totalTickets": self.total}
+        body = {
+            "name": self.name,
+            "date": "2030-01-01T20:00:00Z",
+            "totalTickets": self.total,
+            "maxTicketsPerPerson": MAX_TICKETS_PER_PERSON,
+        }
         self.id = (await client.fetch("POST", "/events", body))["id"]
 
     async def update(self, client: Client) -> None:
@@ -149,9 +162,11 @@ class Crowd:
         if person.behavior == "repeat and pay":
             is_replay = await self._reserve(event, person) == reservation_id
             event.responses["replayed" if is_replay else "other"] += 1
+        if person.behavior == "ask for more and pay":
+            await self._ask_for_more(event, person)
         await asyncio.sleep(person.delay_seconds)
         path = f"/reservations/{reservation_id}"
-        if must_pay or person.behavior in ("pay", "repeat and pay"):
+        if must_pay or person.behavior in ("pay", "repeat and pay", "ask for more and pay"):
             owner = {"userFingerprint": person.fingerprint}
             response = await self._client.send("POST", f"{path}/payment", owner)
             _count(event, person, response, "purchased")
@@ -173,6 +188,13 @@ class Crowd:
         is_refusal = response.code in ("TICKETS_SOLD_OUT", "NOT_ENOUGH_TICKETS")
         event.responses["refused" if is_refusal else "other"] += 1
         return None
+
+    async def _ask_for_more(self, event: Event, person: Person) -> None:
+        """Ask for so many tickets that the person would have more than the limit."""
+        body = {"quantity": MAX_TICKETS_PER_PERSON, "userFingerprint": person.fingerprint}
+        response = await self._client.send("POST", f"/events/{event.id}/tickets", body)
+        is_over = response.code == "LIMIT_REACHED"
+        event.responses["over the limit" if is_over else "other"] += 1
 
 
 def _count(event: Event, person: Person, response: Response, kind: str) -> None:

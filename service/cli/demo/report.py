@@ -139,6 +139,7 @@ def success_lines(events: Sequence[Event], ledger: Counter[str]) -> list[str]:
         f"{ledger['expired']:,} tickets expired and {ledger['cancelled']:,} were cancelled: "
         "all were sold again.",
         f"{responses['replayed']:,} requests were repeated with their keys, and reserved once.",
+        f"{responses['over the limit']:,} people asked for more than their limit, and got no more.",
         "The responses match the ledger. PostgreSQL and its data are removed.",
         "Next: run holdfast serve and open http://localhost:8000/docs",
     ]
