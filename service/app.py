@@ -86,7 +86,12 @@ def create_app(
             watch_queries = make_queries(watching)
             write_path = WritePath(
                 writes,
-                Transactions(statements, settings.hold_seconds, behind_pooler=behind_pooler),
+                Transactions(
+                    statements,
+                    settings.hold_seconds,
+                    settings.max_hold_seconds,
+                    behind_pooler=behind_pooler,
+                ),
                 lookup_queries,
                 across_events=settings.batch_across_events,
                 queue_limit=settings.queue_limit,

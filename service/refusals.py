@@ -59,6 +59,12 @@ class Revision(Struct, gc=False):
     revision: int
 
 
+class HeldUntil(Struct, rename="camel", gc=False):
+    """When the first hold of a reservation ends."""
+
+    expires_at: datetime
+
+
 class InTheWay(Struct, rename="camel", gc=False):
     """The ticket of a reservation that caused the refusal of a request about the reservation."""
 
@@ -66,7 +72,15 @@ class InTheWay(Struct, rename="camel", gc=False):
 
 
 Details = (
-    list[BadField] | Available | Allocated | SaleOpens | SaleCloses | Limit | Revision | InTheWay
+    list[BadField]
+    | Available
+    | Allocated
+    | SaleOpens
+    | SaleCloses
+    | Limit
+    | Revision
+    | HeldUntil
+    | InTheWay
 )
 
 
@@ -211,6 +225,13 @@ CANNOT_CANCEL_RESERVATION = {
     code: refusal if refusal is BUSY else replace(refusal, example_details=_IN_THE_WAY)
     for code, refusal in CANNOT_CANCEL.items()
 } | {"not_found": RESERVATION_NOT_FOUND}
+HOLD_AT_MAXIMUM = Refusal(
+    409,
+    "HOLD_AT_MAXIMUM",
+    "The hold cannot be extended any further",
+    example_details=HeldUntil(datetime(2029, 11, 22, 20, 0, tzinfo=UTC)),
+)
+CANNOT_EXTEND_RESERVATION = CANNOT_PAY_RESERVATION | {"hold_at_maximum": HOLD_AT_MAXIMUM}
 CANNOT_FIND_RESERVATION = {
     code: CANNOT_PAY_RESERVATION[code] for code in ("not_found", "wrong_fingerprint")
 }

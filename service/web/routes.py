@@ -8,6 +8,7 @@ from service.refusals import (
     BUSY,
     CANNOT_CANCEL,
     CANNOT_CANCEL_RESERVATION,
+    CANNOT_EXTEND_RESERVATION,
     CANNOT_FIND_RESERVATION,
     CANNOT_PAY,
     CANNOT_PAY_RESERVATION,
@@ -175,6 +176,14 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
             body=tickets.OWNER_FIELDS,
             successes=[Success(200, ReservationResponse)],
             refusals=[*CANNOT_PAY_RESERVATION.values(), *WRITE_REFUSALS],
+        ),
+    },
+    "/reservations/{id}/extension": {
+        "POST": Endpoint(
+            reservations.extend_reservation,
+            body=tickets.OWNER_FIELDS,
+            successes=[Success(200, ReservationResponse)],
+            refusals=[*CANNOT_EXTEND_RESERVATION.values(), *WRITE_REFUSALS],
         ),
     },
     "/tickets": {

@@ -33,6 +33,7 @@ OutcomeCode = Literal[
     "limit_reached",
     "wrong_fingerprint",
     "hold_expired",
+    "hold_at_maximum",
     "already_purchased",
     "already_cancelled",
     "already_refunded",
@@ -108,7 +109,7 @@ class Change(Struct, frozen=True, gc=False):
 
     # The statement of ``sql/`` that carries it out.
     statement: ClassVar[str]
-    # The status that it gives to tickets, which is also their label in the metrics.
+    # The status that it gives to tickets, which is also their label in the metrics; '' for none.
     new_status: ClassVar[str] = ""
     # How many leading columns the statement returns; see read_outcomes.
     leading_columns: ClassVar[int] = 2
@@ -202,6 +203,19 @@ class Pay(ChangeByOwner, frozen=True, gc=False):
     new_status = "purchased"
 
 
+class Extend(ChangeByOwner, frozen=True, gc=False):
+    """The owner extends the holds of a reservation."""
+
+    statement = "extend_reservations"
+
+    @classmethod
+    def parameters(cls, changes: Sequence[Self]) -> dict[str, Any]:
+        """Return the reservations, and who asks."""
+        parameters = super().parameters(changes)
+        del parameters["ticket_ids"]
+        return parameters
+
+
 class Update(Change, frozen=True, gc=False):
     """The organizer changes an event, or the terms of its sale."""
 
@@ -292,4 +306,4 @@ class Expire(Change, frozen=True, gc=False):
 
 # The order of the statements in a batch: changes that release tickets come before reservations,
 # so that no reservation is refused while a ticket is being released.
-KINDS_IN_ORDER: tuple[type[Change], ...] = (Cancel, Refund, Pay, Update, Reserve)
+KINDS_IN_ORDER: tuple[type[Change], ...] = (Cancel, Refund, Pay, Extend, Update, Reserve)

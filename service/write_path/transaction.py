@@ -41,9 +41,18 @@ class Transactions:
     """Carries out batches of changes."""
 
     def __init__(
-        self, statements: Statements, hold_seconds: int, *, behind_pooler: bool = False
+        self,
+        statements: Statements,
+        hold_seconds: int,
+        max_hold_seconds: int,
+        *,
+        behind_pooler: bool = False,
     ) -> None:
-        self._hold = {"hold": f"{hold_seconds} s"}
+        self._holds = {
+            "hold": f"{hold_seconds} s",
+            "hold_seconds": hold_seconds,
+            "max_hold_seconds": max_hold_seconds,
+        }
         names = [*BEFORE, *(kind.statement for kind in KINDS_IN_ORDER), *AFTER]
         self._statements = {name: statements[name] for name in names}
         self._pipeline = Pipeline(list(self._statements.values()), unprepared=behind_pooler)
@@ -91,7 +100,7 @@ class Transactions:
                 if isinstance(change, Update) and change.states is not None
             ),
             ("expire_tickets", {**targets, "most": most}),
-            *((kind.statement, {**parameters[kind], **self._hold}) for kind in kinds),
+            *((kind.statement, {**parameters[kind], **self._holds}) for kind in kinds),
         ]
         if Reserve in kinds and any(parameters[Reserve]["idempotency_keys"]):
             steps.append(("find_replays", parameters[Reserve]))
@@ -117,7 +126,7 @@ def _update_metrics(
     """Count the tickets that a committed batch moved, and record its wait for locks."""
     moved: Counter[str] = Counter()
     for change, outcome in zip(changes, outcomes, strict=True):
-        if outcome.code == "granted":
+        if outcome.code == "granted" and change.new_status:
             moved[change.new_status] += outcome.tickets_moved
     moved["expired"] += sum(tickets for _, tickets in rows["expire_tickets"])
     for new_status, tickets in moved.items():

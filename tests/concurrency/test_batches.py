@@ -47,7 +47,7 @@ def run_on_write_path(
 
     async def run() -> T:
         async with create_pool(database.dsn, WRITE_CONNECTIONS, 500, PLAN_OPTIONS) as pool:
-            transactions = Transactions(STATEMENTS, hold_seconds=900)
+            transactions = Transactions(STATEMENTS, 900, 1800)
             queries = Queries(pool, STATEMENTS)
             path = WritePath(
                 pool, transactions, queries, across_events=True, queue_limit=queue_limit

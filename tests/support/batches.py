@@ -24,7 +24,7 @@ def carry_out(database: Database, changes: Sequence[Change]) -> list[Outcome]:
             database.dsn, autocommit=True, context=ADAPTERS
         )
         async with connection:
-            return await Transactions(STATEMENTS, hold_seconds=900).run(connection, changes, 1.0)
+            return await Transactions(STATEMENTS, 900, 1800).run(connection, changes, 1.0)
 
     return asyncio.run(run())
 

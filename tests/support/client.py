@@ -99,6 +99,12 @@ class Client(httpx2.Client):
         """Pay for a whole reservation."""
         return self.post(f"/reservations/{reservation_id}/payment", json={"userFingerprint": user})
 
+    def extend_reservation(self, reservation_id: str, user: str = "alice") -> httpx2.Response:
+        """Extend the holds of a reservation."""
+        return self.post(
+            f"/reservations/{reservation_id}/extension", json={"userFingerprint": user}
+        )
+
     def cancel_reservation(self, reservation_id: str, user: str = "alice") -> httpx2.Response:
         """Cancel a whole reservation."""
         headers = {"X-User-Fingerprint": user}

@@ -1,4 +1,4 @@
-"""Reservations: find, pay for and cancel tickets that were reserved together."""
+"""Reservations: find, pay for, extend and cancel tickets that were reserved together."""
 
 from collections.abc import Mapping
 
@@ -6,15 +6,18 @@ from starlette.responses import Response
 
 from service.refusals import (
     CANNOT_CANCEL_RESERVATION,
+    CANNOT_EXTEND_RESERVATION,
     CANNOT_PAY_RESERVATION,
+    HOLD_AT_MAXIMUM,
     RESERVATION_NOT_FOUND,
     WRONG_FINGERPRINT,
+    HeldUntil,
     InTheWay,
     Refusal,
 )
 from service.web.endpoints import OWNER, Call
 from service.web.responses import ReservationResponse, respond
-from service.write_path.changes import Cancel, Outcome, Pay
+from service.write_path.changes import Cancel, Extend, Outcome, Pay
 
 
 async def find_reservation(call: Call) -> Response | Refusal:
@@ -53,6 +56,22 @@ async def cancel_reservation(call: Call) -> Response | Refusal:
         )
     )
     return _respond(outcome, CANNOT_CANCEL_RESERVATION, owner)
+
+
+async def extend_reservation(call: Call) -> Response | Refusal:
+    """Extend the holds of a reservation by another hold's length from now."""
+    owner: str = call.body["userFingerprint"]
+    outcome = await call.service.write_path.submit(
+        Extend(
+            reservation_id=call.id,
+            user_fingerprint=owner,
+            max_tickets=call.service.settings.max_tickets_per_request,
+        )
+    )
+    if isinstance(outcome, Outcome) and outcome.code == "hold_at_maximum":
+        ends = [ticket.expires_at for ticket in outcome.tickets if ticket.status == "reserved"]
+        return HOLD_AT_MAXIMUM.with_details(HeldUntil(min(end for end in ends if end)))
+    return _respond(outcome, CANNOT_EXTEND_RESERVATION, owner)
 
 
 def _respond(

@@ -1,0 +1,182 @@
+"""Extending the holds of a reservation."""
+
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from tests.support.client import Client, code
+from tests.support.database import Database
+from tests.support.services import RunningService, Starter
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.core
+
+
+def held_for(ticket: dict[str, Any]) -> timedelta:
+    """Return how long a ticket is held since it was made."""
+    times = ticket["expiresAt"], ticket["createdAt"]
+    expires_at, created_at = map(datetime.fromisoformat, times)
+    return expires_at - created_at
+
+
+def made_earlier(database: Database, seconds: int) -> None:
+    """Let all holds have been made, and end, some seconds earlier."""
+    database.psql(
+        "alter table ticket_allocations disable trigger all;"
+        f"update ticket_allocations set created_at = created_at - interval '{seconds} s',"
+        f" expires_at = expires_at - interval '{seconds} s';"
+        "alter table ticket_allocations enable trigger all"
+    )
+
+
+def reserve(client: Client, event: str, quantity: int = 2) -> str:
+    """Reserve tickets and return the reservation's id."""
+    return str(client.reserve(event, quantity).json()[0]["reservationId"])
+
+
+def test_an_extension_holds_every_ticket_for_another_hold_from_now(
+    client: Client, database: Database
+) -> None:
+    event = client.create_event(holdSeconds=600, maxHoldSeconds=1800)
+    reservation = reserve(client, event)
+    made_earlier(database, 300)
+    version = client.find_event(event)["version"]
+    response = client.extend_reservation(reservation)
+    assert response.status_code == 200
+    assert response.json() == client.find_reservation(reservation).json()
+    tickets = response.json()["tickets"]
+    assert len({ticket["expiresAt"] for ticket in tickets}) == 1
+    assert timedelta(seconds=900) <= held_for(tickets[0]) < timedelta(seconds=910)
+    assert client.find_event(event)["version"] == version
+    assert [client.pay(ticket["id"]).status_code for ticket in tickets] == [200, 200]
+
+
+def test_a_hold_never_lasts_longer_than_the_maximum(client: Client, database: Database) -> None:
+    event = client.create_event(holdSeconds=600, maxHoldSeconds=700)
+    reservation = reserve(client, event)
+    made_earlier(database, 300)
+    (first, _) = client.extend_reservation(reservation).json()["tickets"]
+    assert held_for(first) == timedelta(seconds=700)
+    refused = client.extend_reservation(reservation)
+    assert code(refused) == (409, "HOLD_AT_MAXIMUM")
+    assert refused.json()["details"] == {"expiresAt": first["expiresAt"]}
+
+
+def test_the_settings_are_the_lengths_of_an_event_without_its_own(
+    database: Database, start: Starter
+) -> None:
+    with start(database, sweeps=False, hold_seconds=60, max_hold_seconds=90).client() as client:
+        reservation = reserve(client, client.create_event())
+        made_earlier(database, 50)
+        (ticket, _) = client.extend_reservation(reservation).json()["tickets"]
+        assert held_for(ticket) == timedelta(seconds=90)
+
+
+def test_the_maximum_is_never_less_than_the_hold_itself(client: Client, database: Database) -> None:
+    event = client.create_event(holdSeconds=60)
+    reservation = reserve(client, event)
+    made_earlier(database, 50)
+    # The maximum of the service is 1800 s.
+    client.update_event(event, holdSeconds=3600).raise_for_status()
+    (ticket, _) = client.extend_reservation(reservation).json()["tickets"]
+    assert held_for(ticket) == timedelta(seconds=3600)
+
+
+def test_an_extension_never_shortens_a_hold(client: Client) -> None:
+    event = client.create_event(holdSeconds=600)
+    reservation = reserve(client, event)
+    before = client.find_reservation(reservation).json()
+    client.update_event(event, holdSeconds=60, maxHoldSeconds=60).raise_for_status()
+    assert code(client.extend_reservation(reservation)) == (409, "HOLD_AT_MAXIMUM")
+    assert client.find_reservation(reservation).json() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "refusal"),
+    [
+        ("pay", (409, "ALREADY_PURCHASED")),
+        ("cancel", (409, "ALREADY_CANCELLED")),
+        ("expire", (410, "HOLD_EXPIRED")),
+    ],
+)
+def test_a_reservation_without_holds_is_refused_as_its_payment_is(
+    client: Client, database: Database, change: str, refusal: tuple[int, str]
+) -> None:
+    tickets = client.reserve(client.create_event(), 2).json()
+    for ticket in tickets:
+        if change == "expire":
+            database.expire_hold(ticket["id"])
+        else:
+            getattr(client, change)(ticket["id"]).raise_for_status()
+    response = client.extend_reservation(tickets[0]["reservationId"])
+    assert code(response) == refusal
+    assert response.json()["details"] == {"ticketId": tickets[0]["id"]}
+
+
+def test_one_lapsed_hold_refuses_the_extension_of_all(client: Client, database: Database) -> None:
+    tickets = client.reserve(client.create_event(), 2).json()
+    database.expire_hold(tickets[1]["id"])
+    response = client.extend_reservation(tickets[0]["reservationId"])
+    assert code(response) == (410, "HOLD_EXPIRED")
+    assert client.find_ticket(tickets[0]["id"]).json()["expiresAt"] == tickets[0]["expiresAt"]
+
+
+def test_tickets_that_are_not_held_are_passed_over(client: Client, database: Database) -> None:
+    tickets = client.reserve(client.create_event(), 3).json()
+    client.pay(tickets[0]["id"]).raise_for_status()
+    client.cancel(tickets[1]["id"]).raise_for_status()
+    made_earlier(database, 100)
+    extended = client.extend_reservation(tickets[0]["reservationId"]).json()["tickets"]
+    assert [ticket["status"] for ticket in extended] == ["purchased", "user_cancelled", "reserved"]
+    assert held_for(extended[2]) > held_for(tickets[2])
+
+
+def test_only_the_owner_extends(client: Client) -> None:
+    reservation = reserve(client, client.create_event())
+    assert code(client.extend_reservation(reservation, "mallory")) == (403, "WRONG_FINGERPRINT")
+    unknown = "018f0000-0000-7000-8000-000000000001"
+    assert code(client.extend_reservation(unknown)) == (404, "NOT_FOUND")
+
+
+def test_of_two_extensions_at_once_both_show_the_same_end(
+    client: Client, database: Database, service: RunningService
+) -> None:
+    event = client.create_event(holdSeconds=600)
+    reservation = reserve(client, event)
+    made_earlier(database, 300)
+    with ThreadPoolExecutor(2) as pool:
+        with database.lock_event(event):
+            results = [pool.submit(client.extend_reservation, reservation) for _ in range(2)]
+            service.wait_until_accepted(2)
+        responses = sorted((one.result() for one in results), key=lambda one: one.status_code)
+    assert [response.status_code for response in responses] == [200, 409]
+    end = responses[0].json()["expiresAt"]
+    assert responses[1].json()["details"] == {"expiresAt": end}
+
+
+def test_a_hold_is_either_extended_or_expires(client: Client, database: Database) -> None:
+    """Three hundred extensions around the end of their holds; then others buy what is left."""
+    event = client.create_event(tickets=300)
+    with ThreadPoolExecutor(16) as pool:
+        reserved = list(pool.map(lambda _: reserve(client, event, 1), range(300)))
+        (end,) = database.psql(
+            "update ticket_allocations set expires_at = statement_timestamp() + interval '1 s';"
+            "select max(expires_at) from ticket_allocations"
+        )
+
+        def extend(reservation: str) -> int:
+            return client.extend_reservation(reservation).status_code
+
+        wait_until(
+            lambda: (
+                database.psql(f"select clock_timestamp() > timestamptz '{end}' - interval '0.1 s'")
+                == ["t"]
+            )
+        )
+        statuses = Counter(pool.map(extend, reserved))
+    assert statuses[200] + statuses[410] == 300
+    left = [client.reserve(event, 1, "rival").status_code for _ in range(statuses[410] + 1)]
+    assert Counter(left) == Counter({201: statuses[410], 409: 1})
