@@ -5,7 +5,7 @@
 --
 -- parameters
 --   dates      tstzrange  from and to, as '[2030-01-01, 2031-01-01)'; '(,)' for all
---   q          text       a part of the name, in any case; '' for all
+--   q          text       a part of the name, in any case and normal form; '' for all
 --   available  boolean    true: only those with a ticket available; false: all
 --   page_size  integer
 --   skip       bigint     how many to pass over
@@ -23,7 +23,10 @@ with matched as materialized (
     from events
     where
         events.date <@ :'dates'::tstzrange
-        and strpos(lower(events.name), lower(:'q'::text)) > 0
+        and (
+            :'q'::text = ''
+            or strpos(name_for_search(events.name), (select name_for_search(:'q'::text))) > 0
+        )
         and (
             not :'available'::boolean
             or events.allocated_tickets < events.total_tickets
