@@ -91,7 +91,11 @@ TCP_USER_TIMEOUT_SECONDS = 20
 
 # Values from clients and settings; texts in characters
 
+# Counted in NFC.
 MAX_EVENT_NAME = 255
+# The longest spelling of such a name: a character is up to four in upper case and decomposed. No
+# longer text is normalized, because that takes time by the square of the length.
+MAX_NAME_SPELLING = 4 * MAX_EVENT_NAME
 MAX_FINGERPRINT = 512
 MAX_KEY = 255
 MAX_REQUEST_ID = 128

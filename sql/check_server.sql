@@ -2,7 +2,8 @@
 --
 -- Reads what decides whether a PostgreSQL can be trusted with tickets. With fsync,
 -- full_page_writes or synchronous_commit off, a crash can take back a ticket that its buyer has
--- already; with synchronous_commit local, a failover can.
+-- already; with synchronous_commit local, a failover can. Without a collation that knows the upper
+-- and lower case of all letters, a search depends on the database's locale.
 --
 -- returns: one row
 --
@@ -25,4 +26,7 @@ select
         select count(*) > 0
         from pg_extension
         where extname = 'citus'
-    ) as is_citus;
+    ) as is_citus,
+    -- As in the function name_for_search.
+    coalesce(to_regcollation('pg_unicode_fast'), to_regcollation('"und-x-icu"')) is not null
+        as knows_all_letters;

@@ -5,7 +5,7 @@
 --
 -- parameters
 --   dates        tstzrange  from and to, as '[2030-01-01, 2031-01-01)'; '(,)' for all
---   q            text       a part of the name, in any case; '' for all
+--   q            text       a part of the name, in any case and normal form; '' for all
 --   available    boolean    true: only those on sale with a ticket available; false: all
 --   sale_status  text       upcoming, open or closed; '' for all
 --   page_size    integer
@@ -24,9 +24,12 @@ with matched as materialized (
     from events
     where
         events.date <@ :'dates'::tstzrange
-        and strpos(lower(events.name), lower(:'q'::text)) > 0
         and :'sale_status'::text in (
             '', sale_status_at(events.sale_opens_at, events.sale_closes_at, statement_timestamp())
+        )
+        and (
+            :'q'::text = ''
+            or strpos(name_for_search(events.name), (select name_for_search(:'q'::text))) > 0
         )
         and (
             not :'available'::boolean

@@ -76,6 +76,37 @@ CREATE FUNCTION public.hold_outcome(status public.allocation_status, expires_at 
         end
 $$;
 
+CREATE FUNCTION public.name_for_search(name text) RETURNS text
+    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+    AS $$
+declare
+    folded text;
+begin
+    if to_regcollation('pg_unicode_fast') is not null then
+        folded := upper(lower(name collate pg_unicode_fast));
+    elsif to_regcollation('"und-x-icu"') is not null then
+        folded := upper(lower(name collate "und-x-icu"));
+    else
+        folded := upper(lower(name));
+    end if;
+    -- Checking a text takes a third of the time of normalizing it.
+    return case when folded is nfc normalized then folded else normalize(folded, nfc) end;
+end
+$$;
+
+CREATE FUNCTION public.normalize_event_name() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO '$user', 'public'
+    AS $$
+begin
+    -- An unchanged name may be one of those that could not be normalized.
+    if new.name is distinct from old.name then
+        new.name := normalize(new.name, nfc);
+    end if;
+    return new;
+end
+$$;
+
 CREATE FUNCTION public.open_event_ledger() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO '$user', 'public'
@@ -324,6 +355,8 @@ CREATE TRIGGER event_ledger_is_append_only BEFORE DELETE OR UPDATE ON public.eve
 CREATE TRIGGER event_ledger_is_never_truncated BEFORE TRUNCATE ON public.event_ledger FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_to_change_ledger();
 
 CREATE TRIGGER events_have_a_secret AFTER INSERT ON public.events FOR EACH ROW EXECUTE FUNCTION public.add_event_secret();
+
+CREATE TRIGGER events_normalize_name BEFORE INSERT OR UPDATE OF name ON public.events FOR EACH ROW EXECUTE FUNCTION public.normalize_event_name();
 
 CREATE TRIGGER events_open_ledger AFTER INSERT ON public.events FOR EACH ROW EXECUTE FUNCTION public.open_event_ledger();
 

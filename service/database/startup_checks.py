@@ -34,6 +34,7 @@ class Server(NamedTuple):
     clock: float  # Unix time in seconds
     date_style: str
     is_citus: bool
+    knows_all_letters: bool  # their upper and lower case, whatever the database's locale
 
 
 def check_database(
@@ -41,7 +42,8 @@ def check_database(
 ) -> Server:
     """Check the server's version and settings, and return them.
 
-    Too few connections and a wrong clock are only logged as warnings.
+    Too few connections, a wrong clock and a search that depends on the database's locale are only
+    logged as warnings.
 
     Raises:
         DatabaseUnfit: the service cannot write to it, or a sold ticket could be lost.
@@ -62,6 +64,11 @@ def check_database(
             "the database's clock differs from this machine's by %+.0f s, and holds expire by the "
             "database's clock: synchronize both",
             skew,
+        )
+    if not server.knows_all_letters:
+        log.warning(
+            "this PostgreSQL is older than 18 and was built without ICU, so a search by name knows "
+            "upper and lower case only by the database's locale: use 18 or newer, or one with ICU"
         )
     return server
 

@@ -6,6 +6,7 @@ from the same limits.
 
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -176,19 +177,29 @@ def choice(*words: str) -> Reader:
     return Reader(read, {"type": "string", "enum": list(words), "examples": [words[0]]})
 
 
-def _read_storable(value: str) -> str:
-    """Return a text that PostgreSQL can store: no NUL, no lone surrogate."""
-    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
-        raise ValueError("must not contain NUL or lone surrogates")
-    return value
-
-
 def _read_event_name(value: Any) -> str:
-    if not isinstance(value, str) or not 1 <= len(value) <= limits.MAX_EVENT_NAME:
+    """Return an event's name in NFC."""
+    is_readable = isinstance(value, str) and len(value) <= limits.MAX_NAME_SPELLING
+    name = unicodedata.normalize("NFC", value) if is_readable else ""
+    if not 1 <= len(name) <= limits.MAX_EVENT_NAME:
         raise ValueError(f"must be 1 to {limits.MAX_EVENT_NAME} characters")
-    if not value.strip():
+    if not name.strip():
         raise ValueError("must not be blank")
-    return _read_storable(value)
+    return _check_storable(name)
+
+
+def _read_name_part(text: str) -> str:
+    """Return a part of an event's name in NFC."""
+    if len(text) > limits.MAX_NAME_SPELLING:
+        raise ValueError(f"must be at most {limits.MAX_NAME_SPELLING} characters")
+    return _check_storable(unicodedata.normalize("NFC", text))
+
+
+def _check_storable(text: str) -> str:
+    """Return a text if PostgreSQL can store it: no NUL, no lone surrogate."""
+    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("must not contain NUL or lone surrogates")
+    return text
 
 
 def _read_timestamp(value: Any) -> datetime:
@@ -229,13 +240,19 @@ EVENT_NAME = Reader(
         "minLength": 1,
         "maxLength": limits.MAX_EVENT_NAME,
         "pattern": r"^[^\u0000]*[^\s\u0000][^\u0000]*$",
+        "description": "Stored in Unicode Normalization Form C, in which its length is counted.",
         "examples": ["Opening night"],
     },
 )
 # A part of an event's name, to search for.
 NAME_PART = Reader(
-    _read_storable,
-    {"type": "string", "pattern": r"^[^\u0000]*$", "examples": ["night"]},
+    _read_name_part,
+    {
+        "type": "string",
+        "maxLength": limits.MAX_NAME_SPELLING,
+        "pattern": r"^[^\u0000]*$",
+        "examples": ["night"],
+    },
     default="",
 )
 # A time with its offset (RFC 3339).

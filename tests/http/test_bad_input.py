@@ -232,6 +232,8 @@ def test_a_malformed_id_is_refused(client: Client, id_: str) -> None:
         "available=yes",
         "from=2030-01-01",
         "q=%00",
+        f"q={'x' * 1021}",
+        "q=" + "%CC%81%CC%96" * 1000,
         "page=",
     ],
 )

@@ -133,6 +133,35 @@ def test_rows_that_were_there_before_are_counted_and_recorded(empty_database: Da
     database.check_books()
 
 
+def test_existing_names_become_nfc_unless_two_events_would_be_one(
+    empty_database: Database,
+) -> None:
+    database = empty_database
+    yoyo(database, "apply", "--revision", NAMES[NAMES.index("0012_compare_event_names") - 1])
+    database.psql(
+        "insert into events (name, date, total_tickets) values "
+        r"(E'Cafe\u0301', '2030-01-01', 1), "
+        # Two on one date: the one in NFC keeps the name, or else the first.
+        r"(E'Cafe\u0301', '2030-01-02', 1), (E'Caf\u00e9', '2030-01-02', 1), "
+        r"(E'A\u030a\u0327', '2030-01-03', 1), (E'A\u0327\u030a', '2030-01-03', 1), "
+        # Too long in NFC.
+        r"(repeat(E'\u0958', 255), '2030-01-04', 1), ('Gig', '2030-01-05', 1)"
+    )
+    yoyo(database, "apply")
+    changed = "select name = normalize(name), date::date, updated_at > created_at from events"
+    assert sorted(database.psql(changed)) == [
+        "f|2030-01-02|f",
+        "f|2030-01-03|f",
+        "f|2030-01-04|f",
+        "t|2030-01-01|t",
+        "t|2030-01-02|f",
+        "t|2030-01-03|t",
+        "t|2030-01-05|f",
+    ]
+    # One that keeps its name can be sold and changed.
+    database.psql("update events set total_tickets = 5, name = name")
+
+
 def test_a_database_made_before_0_2_is_refused_in_one_line(empty_database: Database) -> None:
     # What version 0.1 leaves behind after its first migration is enough to tell it.
     database = empty_database
@@ -252,3 +281,13 @@ def test_an_event_made_by_hand_opens_its_ledger(database: Database) -> None:
     database.psql("insert into events (name, date, total_tickets) values ('one', '2030-01-01', 5)")
     opened = "select version, total_tickets, allocated_tickets, last_event, actor from event_ledger"
     assert database.psql(opened) == ["1|5|0|created|"]
+
+
+def test_a_name_typed_into_psql_is_stored_in_nfc(database: Database) -> None:
+    database.psql(
+        r"insert into events (name, date, total_tickets) values (E'Cafe\u0301', '2030-01-01', 5);"
+        "insert into events (name, date, total_tickets) values ('other', '2030-01-01', 5)"
+    )
+    assert database.psql("select count(*) from events where name = 'Caf\u00e9'") == ["1"]
+    rename = r"update events set name = E'Cafe\u0301' where name = 'other'"
+    assert "events_are_unique_by_name_and_date" in database.psql_error(rename)

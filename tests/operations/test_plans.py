@@ -14,12 +14,10 @@ from psycopg.conninfo import make_conninfo
 from service.database.connections import PLAN_OPTIONS
 from service.database.migrations import migrate
 from service.database.statements import Statement, Statements, load_statements
-from service.embedded.postgres import EmbeddedPostgres
-from service.embedded.programs import OLDEST_MAJOR, system_programs
 from service.settings import resource
 from tests.support.database import Database, create_database
+from tests.support.oldest_postgres import run_oldest_postgres
 from tests.support.psql_literals import literal
-from tests.support.tools import report_missing
 
 STATEMENTS = load_statements(resource("sql"))
 TICKETS_PER_EVENT = 200
@@ -264,15 +262,6 @@ ROWS = 220
 """More than the tickets of one event (200), and fewer than there are events."""
 
 
-class OldestPostgres(EmbeddedPostgres):
-    """A PostgreSQL of the oldest major version that the service runs on."""
-
-    def __init__(self, data_dir: Path) -> None:
-        super().__init__(data_dir)
-        (self._found,) = [one for one in system_programs() if one.major == OLDEST_MAJOR]
-        self.cluster = data_dir / f"postgresql-{OLDEST_MAJOR}"
-
-
 class States:
     """Databases of one server in the states of BEFORE, each made once and then cloned."""
 
@@ -304,16 +293,8 @@ def states(
     """The states, on the newest PostgreSQL and on the oldest: they plan differently."""
     with ExitStack() as stack:
         if request.param == "15":
-            if not [one for one in system_programs() if one.major == OLDEST_MAJOR]:
-                report_missing(
-                    f"PostgreSQL {OLDEST_MAJOR} is missing: "
-                    f"apt-get install postgresql-{OLDEST_MAJOR}"
-                )
-            folder = data_dir / "oldest"
-            folder.mkdir()
-            postgres = stack.enter_context(OldestPostgres(folder))
-            assert postgres.dsn is not None
-            server, template = postgres.dsn, "template_of_tests"
+            server = stack.enter_context(run_oldest_postgres(data_dir / "oldest"))
+            template = "template_of_tests"
             with psycopg.connect(server, autocommit=True) as connection:
                 connection.execute("create database template_of_tests")
             migrate(make_conninfo(server, dbname=template), STATEMENTS)

@@ -187,6 +187,26 @@ def test_an_event_cannot_take_the_name_of_another(client: Client) -> None:
     assert client.find_event(taken)["version"] == 1
 
 
+@pytest.mark.parametrize("name", ["Caf\u00e9", "Cafe\u0301"], ids=["composed", "decomposed"])
+def test_a_name_is_one_however_its_accents_are_typed(client: Client, name: str) -> None:
+    event, other = client.create_event(name=name), client.create_event(name="Other")
+    assert client.find_event(event)["name"] == "Caf\u00e9"
+    for spelling in ("Caf\u00e9", "Cafe\u0301"):
+        body = {"name": spelling, "date": "2030-01-01T20:00:00Z", "totalTickets": 5}
+        assert code(client.post("/events", json=body)) == (409, "EVENT_EXISTS")
+        assert code(client.update_event(other, name=spelling)) == (409, "EVENT_EXISTS")
+        assert client.update_event(event, name=spelling).json()["version"] == 1
+
+
+def test_the_length_of_a_name_is_counted_in_nfc(client: Client) -> None:
+    event = client.create_event(name="e\u0301" * 255)
+    assert client.find_event(event)["name"] == "\u00e9" * 255
+    # In NFC this letter is two characters.
+    for name in ("e\u0301" * 256, "\u0958" * 128, "e\u0301\u0316" * 5000):
+        assert code(client.update_event(event, name=name)) == (400, "BAD_REQUEST")
+    assert client.update_event(event, name="\u0958" * 127).status_code == 200
+
+
 def test_an_unknown_event_is_not_updated(client: Client) -> None:
     response = client.update_event("018f0000-0000-7000-8000-000000000001", name="x")
     assert code(response) == (404, "NOT_FOUND")
