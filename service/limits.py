@@ -95,7 +95,9 @@ MAX_EVENT_NAME = 255
 MAX_FINGERPRINT = 512
 MAX_KEY = 255
 MAX_REQUEST_ID = 128
+# Items on a page: of events, of tickets, of a ledger.
 MAX_PAGE_SIZE = 100
+MAX_TICKET_PAGE_SIZE = 1000
 MAX_LEDGER_PAGE_SIZE = 1000
 # The largest values of PostgreSQL's integer and bigint.
 MAX_INTEGER = 2_147_483_647

@@ -7,7 +7,7 @@ from the same limits.
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,6 +27,10 @@ class Reader:
     schema: Mapping[str, Any]
     # The value of a parameter that was not sent.
     default: Any = None
+
+    def with_description(self, text: str) -> "Reader":
+        """Return the same reader with a description of its values."""
+        return replace(self, schema={**self.schema, "description": text})
 
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -99,7 +103,7 @@ def integer(minimum: int, maximum: int, example: int) -> Reader:
     return Reader(read, _integer_schema(minimum, maximum, example))
 
 
-def query_integer(minimum: int, maximum: int, default: int) -> Reader:
+def query_integer(minimum: int, maximum: int, default: int | None = None) -> Reader:
     """Return a reader of whole numbers in a query, written in digits."""
     message = f"must be a whole number from {minimum} to {maximum}"
 
@@ -111,7 +115,8 @@ def query_integer(minimum: int, maximum: int, default: int) -> Reader:
             raise ValueError(message)
         return int(text)
 
-    return Reader(read, _integer_schema(minimum, maximum, default), default)
+    example = minimum if default is None else default
+    return Reader(read, _integer_schema(minimum, maximum, example), default)
 
 
 def _integer_schema(minimum: int, maximum: int, example: int) -> dict[str, Any]:
