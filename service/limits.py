@@ -99,7 +99,9 @@ MAX_NAME_SPELLING = 4 * MAX_EVENT_NAME
 MAX_FINGERPRINT = 512
 MAX_KEY = 255
 MAX_REQUEST_ID = 128
+# Items on a page: of events, of tickets, of a ledger.
 MAX_PAGE_SIZE = 100
+MAX_TICKET_PAGE_SIZE = 1000
 MAX_LEDGER_PAGE_SIZE = 1000
 # How long a hold may last at most: a year.
 MAX_HOLD_SECONDS = 31_536_000

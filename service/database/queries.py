@@ -44,6 +44,8 @@ class Queries:
         self._find_reservations = statements["find_reservations"]
         self._list_user_tickets = statements["list_user_tickets"]
         self._list_event_tickets = statements["list_event_tickets"]
+        self._list_user_tickets_after = statements["list_user_tickets_after"]
+        self._list_event_tickets_after = statements["list_event_tickets_after"]
         self._list_ledger = statements["list_ledger"]
         self._find_ledger_at = statements["find_ledger_at"]
         self._list_news = statements["list_news"]
@@ -89,7 +91,7 @@ class Queries:
                 "skip": skip,
             },
         )
-        # As in _read_page: without events there is one row with only the total.
+        # As in _read_tickets: without events there is one row with only the total.
         return [Event(*row[1:]) for row in rows if row[1]], rows[0][0]
 
     async def create_event(
@@ -143,7 +145,8 @@ class Queries:
         """
         owner = {"user_fingerprint": user_fingerprint, "status": status}
         page = {"page_size": page_size, "skip": skip}
-        return _read_page(await self._execute(self._list_user_tickets, owner | page))
+        rows = await self._execute(self._list_user_tickets, owner | page)
+        return _read_tickets(rows), rows[0][0]
 
     async def list_event_tickets(
         self, event_id: Uuid, status: str, page_size: int, skip: int
@@ -151,7 +154,26 @@ class Queries:
         """Return one page of an event's tickets, newest first, and the number of all of them."""
         event = {"event_id": event_id, "status": status}
         page = {"page_size": page_size, "skip": skip}
-        return _read_page(await self._execute(self._list_event_tickets, event | page))
+        rows = await self._execute(self._list_event_tickets, event | page)
+        return _read_tickets(rows), rows[0][0]
+
+    async def list_user_tickets_after(
+        self, user_fingerprint: str, status: str, after: Uuid, page_size: int
+    ) -> list[TicketAllocation] | None:
+        """Return the tickets that follow ``after`` in a user's list; None if it is not in it."""
+        owner = {"user_fingerprint": user_fingerprint, "status": status}
+        page = {"after": after, "page_size": page_size}
+        rows = await self._execute(self._list_user_tickets_after, owner | page)
+        return _read_tickets(rows) if rows else None
+
+    async def list_event_tickets_after(
+        self, event_id: Uuid, status: str, after: Uuid, page_size: int
+    ) -> list[TicketAllocation] | None:
+        """Return the tickets that follow ``after`` in an event's list; None if it is not in it."""
+        event = {"event_id": event_id, "status": status}
+        page = {"after": after, "page_size": page_size}
+        rows = await self._execute(self._list_event_tickets_after, event | page)
+        return _read_tickets(rows) if rows else None
 
     async def list_ledger(self, event_id: Uuid, after: int, page_size: int) -> list[EventLedger]:
         """Return the rows of an event's ledger after a version, in order."""
@@ -240,12 +262,12 @@ class Queries:
             return rows
 
 
-def _read_page(rows: Sequence[Row]) -> tuple[list[TicketAllocation], int]:
-    """Return the tickets of a page, and the total.
+def _read_tickets(rows: Sequence[Row]) -> list[TicketAllocation]:
+    """Return the tickets of a page.
 
-    Each row begins with the total. Without tickets there is one row with only the total.
+    Each row begins with a value of the whole page. Without tickets there is one row with only that.
     """
-    return [TicketAllocation(*row[1:]) for row in rows if row[1]], rows[0][0]
+    return [TicketAllocation(*row[1:]) for row in rows if row[1]]
 
 
 def _ignore_error(query: asyncio.Future[list[Row]]) -> None:

@@ -19,6 +19,7 @@ from service.web.responses import (
     PageMeta,
     ReservationResponse,
     TicketPage,
+    TicketPageMeta,
     TicketResponse,
     WatchedEventResponse,
     encode,
@@ -83,7 +84,10 @@ EXAMPLES: dict[Any, Any] = {
     EventPage: EventPage([EventResponse.of(_EVENT)], _META),
     list[TicketResponse]: [TicketResponse.of(_TICKET, _OWNER)],
     TicketResponse: TicketResponse.of(_TICKET, _OWNER),
-    TicketPage: TicketPage([TicketResponse.of(_TICKET, None)], _META),
+    TicketPage: TicketPage(
+        [TicketResponse.of(_TICKET, None)],
+        TicketPageMeta(total=3, page=1, limit=1, pages=3, next=_TICKET.id),
+    ),
     ReservationResponse: ReservationResponse.of([_TICKET], _OWNER),
     LedgerPage: LedgerPage(
         [LedgerEntryResponse.of(_ENTRY)], LedgerMeta(after=1, limit=100, next=None)

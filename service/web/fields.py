@@ -8,7 +8,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -30,6 +30,10 @@ class Reader:
     default: Any = None
     # Whether a field of a body may be missing.
     is_optional: bool = False
+
+    def with_description(self, text: str) -> "Reader":
+        """Return the same reader with a description of its values."""
+        return replace(self, schema={**self.schema, "description": text})
 
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -116,7 +120,7 @@ def term(reader: Reader) -> Reader:
     return Reader(read, schema, is_optional=True)
 
 
-def query_integer(minimum: int, maximum: int, default: int) -> Reader:
+def query_integer(minimum: int, maximum: int, default: int | None = None) -> Reader:
     """Return a reader of whole numbers in a query, written in digits."""
     message = f"must be a whole number from {minimum} to {maximum}"
 
@@ -128,7 +132,8 @@ def query_integer(minimum: int, maximum: int, default: int) -> Reader:
             raise ValueError(message)
         return int(text)
 
-    return Reader(read, _integer_schema(minimum, maximum, default), default)
+    example = minimum if default is None else default
+    return Reader(read, _integer_schema(minimum, maximum, example), default)
 
 
 def _integer_schema(minimum: int, maximum: int, example: int) -> dict[str, Any]:

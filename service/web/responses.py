@@ -283,11 +283,23 @@ class EventPage(Struct, gc=False):
     meta: PageMeta
 
 
+class TicketPageMeta(Struct, kw_only=True, gc=False):
+    """The position of a page of tickets; send `next` as `after` to get the next page."""
+
+    # Counted only for a request without `after`.
+    total: Count | UnsetType = UNSET
+    page: Count | UnsetType = UNSET
+    limit: Count
+    pages: Count | UnsetType = UNSET
+    # The last ticket of the page; None at the end of the list. Unset for a request with `page`.
+    next: Id | UnsetType | None = UNSET
+
+
 class TicketPage(Struct, gc=False):
     """A page of tickets."""
 
     data: list[TicketResponse]
-    meta: PageMeta
+    meta: TicketPageMeta
 
 
 class LedgerMeta(Struct, gc=False):

@@ -100,6 +100,7 @@ def send_requests(client: Client, log: ServerLog) -> Iterator[str]:
     client.check_event(event)
     yield "GET /events/{id}/audit"
     client.list_event_tickets(event)
+    client.list_event_tickets(event, after=event)
     yield "GET /events/{id}/tickets"
     paid, cancelled = client.hold(event, 2)
     first, second = [
@@ -121,6 +122,7 @@ def send_requests(client: Client, log: ServerLog) -> Iterator[str]:
     client.cancel_reservation(second)
     yield "DELETE /reservations/{id}"
     client.list_user_tickets()
+    client.list_user_tickets(after=paid)
     yield "GET /tickets"
     client.post("/fingerprints")
     yield "POST /fingerprints"

@@ -211,7 +211,13 @@ def test_every_response_of_a_sale_matches_the_description(
         unchanged = buyer.get(f"/events/{event}", headers={"If-None-Match": etag})
         assert unchanged.status_code == 304
         assert buyer.list_user_tickets().json()["meta"]["total"] == 4
-        assert buyer.list_event_tickets(event, limit=1).json()["meta"]["pages"] == 6
+        page = buyer.list_event_tickets(event, limit=1).json()["meta"]
+        assert page["pages"] == 6
+        following = buyer.list_event_tickets(event, limit=1, after=page["next"])
+        assert following.json()["meta"]["next"]
+        numbered = buyer.list_event_tickets(event, limit=1, page=2)
+        assert numbered.json()["data"] == following.json()["data"]
+        assert code(buyer.list_user_tickets(after=event)) == (400, "BAD_REQUEST")
         assert buyer.list_ledger(event, limit=1).json()["meta"]["next"] == 1
         assert buyer.check_event(event).json()["ok"]
         assert code(buyer.list_event_tickets(first[0]["id"])) == (404, "NOT_FOUND")

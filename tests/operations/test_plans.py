@@ -65,6 +65,8 @@ HOT = [
     "find_reservations",
     "list_user_tickets",
     "list_event_tickets",
+    "list_user_tickets_after",
+    "list_event_tickets_after",
     "list_held_tickets",
     "list_ledger",
     "find_ledger_at",
@@ -120,6 +122,10 @@ def parameters(database: Database, name: str) -> dict[str, str]:
     if name in ("pay_tickets", "cancel_tickets"):
         values["ticket_ids"] = [tickets[0], None, tickets[2]]
         values["reservation_ids"] = [None, reservations[0], None]
+    if name in ("list_user_tickets_after", "list_event_tickets_after"):
+        (values["after"],) = database.psql(
+            f"select id from ticket_allocations where user_fingerprint = '{USERS[0]}'"
+        )
     if name in ("reserve_tickets", "find_replays"):
         values["user_fingerprints"] = ["alice", "bob"]
     return {key: literal(values[key]) for key in STATEMENTS[name].types}

@@ -76,6 +76,8 @@ def test_a_literal_has_the_values_of_its_enum(
         ("find_reservations", [rows.TicketAllocation], 0),
         ("list_event_tickets", [rows.TicketAllocation], 1),
         ("list_user_tickets", [rows.TicketAllocation], 1),
+        ("list_event_tickets_after", [rows.TicketAllocation], 1),
+        ("list_user_tickets_after", [rows.TicketAllocation], 1),
         ("find_replays", [rows.TicketAllocation], 2),
         ("cancel_tickets", [rows.TicketAllocation], 4),
         ("pay_tickets", [rows.TicketAllocation], 4),

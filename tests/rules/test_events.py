@@ -126,6 +126,22 @@ def test_events_are_listed_by_date_page_by_page(client: Client) -> None:
     assert (beyond["data"], beyond["meta"]["total"]) == ([], 3)
 
 
+def test_a_walk_by_date_misses_no_event_that_a_page_would(client: Client) -> None:
+    events = [
+        client.create_event(1, name=f"Day {day}", date=f"2030-01-0{day}T20:00:00Z")
+        for day in range(1, 5)
+    ]
+
+    def list_events(**query: str | int) -> list[str]:
+        response = client.get("/events", params={"available": "true", "limit": 2, **query})
+        return [event["id"] for event in response.json()["data"]]
+
+    assert list_events(page=1) == events[:2]
+    client.hold(events[0])  # which is sold out now, and leaves the list
+    assert list_events(page=2) == events[3:]
+    assert list_events(**{"from": "2030-01-02T20:00:00Z"}) == events[1:3]
+
+
 def test_an_empty_list_has_no_pages(client: Client) -> None:
     assert client.get("/events").json() == {
         "data": [],

@@ -1,15 +1,20 @@
 """Lists of tickets: those of a user, and those of an event for its organizer."""
 
 import json
+from collections.abc import Callable
+from functools import partial
 from http.client import HTTPConnection
 from typing import Any
 
 import pytest
+from httpx2 import Response
 
 from tests.support.client import Client, code
 from tests.support.database import Database
 
 pytestmark = pytest.mark.core
+
+UNKNOWN = "018f0000-0000-7000-8000-000000000001"
 
 
 def ids(page: dict[str, object]) -> list[str]:
@@ -19,6 +24,11 @@ def ids(page: dict[str, object]) -> list[str]:
     return [ticket["id"] for ticket in data]
 
 
+def both_lists(client: Client, event: str) -> list[Callable[..., Response]]:
+    """Return the functions that list alice's tickets and the tickets of an event."""
+    return [client.list_user_tickets, partial(client.list_event_tickets, event)]
+
+
 def test_a_users_tickets_of_all_events_are_listed_newest_first(client: Client) -> None:
     first, second = client.create_event(name="first"), client.create_event(name="second")
     tickets = [client.hold(event)[0] for event in (first, second, first)]
@@ -26,7 +36,7 @@ def test_a_users_tickets_of_all_events_are_listed_newest_first(client: Client) -
     page = client.list_user_tickets().json()
     assert ids(page) == tickets[::-1]
     assert {ticket["userFingerprint"] for ticket in page["data"]} == {"alice"}
-    assert page["meta"] == {"total": 3, "page": 1, "limit": 10, "pages": 1}
+    assert page["meta"] == {"total": 3, "page": 1, "limit": 10, "pages": 1, "next": None}
     assert client.list_user_tickets(user="carol").json()["data"] == []
 
 
@@ -42,8 +52,9 @@ def test_an_events_tickets_are_listed_without_fingerprints(client: Client) -> No
 
 def test_an_event_without_tickets_has_an_empty_list(client: Client) -> None:
     response = client.list_event_tickets(client.create_event())
-    assert response.json() == {"data": [], "meta": {"total": 0, "page": 1, "limit": 10, "pages": 0}}
-    unknown = client.list_event_tickets("018f0000-0000-7000-8000-000000000001")
+    meta = {"total": 0, "page": 1, "limit": 10, "pages": 0, "next": None}
+    assert response.json() == {"data": [], "meta": meta}
+    unknown = client.list_event_tickets(UNKNOWN)
     assert code(unknown) == (404, "NOT_FOUND")
 
 
@@ -51,10 +62,7 @@ def test_pages_contain_every_ticket_exactly_once(client: Client) -> None:
     event = client.create_event(tickets=30)
     for quantity in (10, 10, 3):  # the tickets of one reservation have the same time
         client.hold(event, quantity)
-    for list_tickets in (
-        client.list_user_tickets,
-        lambda **query: client.list_event_tickets(event, **query),
-    ):
+    for list_tickets in both_lists(client, event):
         pages = [list_tickets(page=page, limit=5).json() for page in range(1, 7)]
         assert [len(page["data"]) for page in pages] == [5, 5, 5, 5, 3, 0]
         assert len({id_ for page in pages for id_ in ids(page)}) == 23
@@ -91,7 +99,11 @@ def test_lists_are_filtered_by_the_status_that_they_show(
 
 
 @pytest.mark.parametrize(
-    "query", [{"status": "sold"}, {"page": 0}, {"limit": 101}, {"color": "red"}, {"status": ""}]
+    "query",
+    [
+        *({"status": "sold"}, {"page": 0}, {"limit": 1001}, {"color": "red"}, {"status": ""}),
+        *({"after": ""}, {"after": "1"}, {"after": UNKNOWN}),
+    ],
 )
 def test_a_bad_query_is_refused(client: Client, query: dict[str, Any]) -> None:
     event = client.create_event()
@@ -120,3 +132,102 @@ def test_a_list_of_a_users_tickets_requires_the_fingerprint(client: Client) -> N
     response = client.get("/tickets")
     assert code(response) == (400, "BAD_REQUEST")
     assert response.json()["error"] == "The header X-User-Fingerprint is missing"
+
+
+def test_a_refund_between_two_pages_hides_no_ticket(client: Client) -> None:
+    event = client.create_event()
+    for ticket in client.hold(event, 6):
+        client.pay(ticket)
+    for list_tickets in both_lists(client, event):
+        purchased = partial(list_tickets, status="purchased", limit=2)
+        first, second, *others = ids(list_tickets(status="purchased").json())
+        page = purchased(page=1).json()
+        assert ids(page) == [first, second]
+        client.refund(first)
+        page = purchased(after=second).json()
+        assert ids(page) == others[:2]
+        # A cursor stays valid when its own ticket has left the list.
+        client.refund(second)
+        assert purchased(after=second).json() == page
+
+
+def test_the_cursors_of_a_list_lead_to_its_end(client: Client) -> None:
+    event = client.create_event(tickets=5)
+    client.hold(event, 3)
+    client.hold(event, 2)
+    for list_tickets in both_lists(client, event):
+        all_ids = ids(list_tickets().json())
+        first = list_tickets(limit=2).json()
+        assert ids(first) == all_ids[:2]
+        meta = {"total": 5, "page": 1, "limit": 2, "pages": 3, "next": all_ids[1]}
+        assert first["meta"] == meta
+        second = list_tickets(limit=2, after=all_ids[1]).json()
+        assert ids(second) == all_ids[2:4]
+        assert second["meta"] == {"limit": 2, "next": all_ids[3]}
+        # The last page may be full, and the cursor of the last ticket leads to an empty one.
+        for limit in (1, 2):
+            last = list_tickets(limit=limit, after=all_ids[3]).json()
+            assert (ids(last), last["meta"]) == (all_ids[4:], {"limit": limit, "next": None})
+        empty = list_tickets(after=all_ids[4]).json()
+        assert empty == {"data": [], "meta": {"limit": 10, "next": None}}
+        # A page with a number has no cursor, as before.
+        numbered = list_tickets(limit=2, page=1).json()
+        assert numbered["meta"] == {"total": 5, "page": 1, "limit": 2, "pages": 3}
+
+
+def test_a_page_has_up_to_a_thousand_tickets(client: Client, database: Database) -> None:
+    event = client.create_event()
+    database.psql(
+        "insert into ticket_allocations (event_id, user_fingerprint, status) "
+        f"select '{event}', 'alice', 'expired' from generate_series(1, 1001)"
+    )
+    for list_tickets in both_lists(client, event):
+        page = list_tickets(limit=1000).json()
+        rest = list_tickets(limit=1000, after=page["meta"]["next"]).json()
+        assert (len(set(ids(page))), len(ids(rest))) == (1000, 1)
+        assert len(ids(list_tickets(limit=1000, page=1).json())) == 1000
+
+
+def test_a_cursor_must_be_a_ticket_of_the_list(client: Client) -> None:
+    event, other = client.create_event(name="event"), client.create_event(name="other")
+    (own,) = client.hold(event)
+    (of_another_user,) = client.hold(event, user="bob")
+    (of_another_event,) = client.hold(other)
+    unknown = client.list_user_tickets(after=UNKNOWN)
+    assert unknown.json()["details"] == [
+        {"field": "after", "message": "is not a ticket of this list"}
+    ]
+    # The response does not tell whether there is such a ticket.
+    for response in (
+        client.list_user_tickets(after=of_another_user),
+        client.list_event_tickets(event, after=of_another_event),
+        client.list_event_tickets(UNKNOWN, after=own),
+    ):
+        assert (response.status_code, response.json()) == (400, unknown.json())
+    assert client.list_user_tickets(after=own).status_code == 200
+    assert client.list_user_tickets(after=of_another_event).status_code == 200
+    assert client.list_event_tickets(event, after=of_another_user).status_code == 200
+
+
+def test_a_page_number_and_a_cursor_are_refused_together(client: Client) -> None:
+    event = client.create_event()
+    (ticket,) = client.hold(event)
+    for list_tickets in both_lists(client, event):
+        for page in (1, 2):
+            response = list_tickets(page=page, after=ticket)
+            assert code(response) == (400, "BAD_REQUEST")
+            assert response.json()["details"] == [
+                {"field": "after", "message": "must not be sent with page"}
+            ]
+
+
+def test_a_ticket_with_another_owner_is_no_cursor_of_the_first(
+    client: Client, database: Database
+) -> None:
+    event = client.create_event()
+    client.hold(event, 3)
+    first, second, third = ids(client.list_user_tickets().json())
+    database.psql(f"update ticket_allocations set user_fingerprint = 'bob' where id = '{first}'")
+    assert code(client.list_user_tickets(after=first)) == (400, "BAD_REQUEST")
+    assert ids(client.list_user_tickets().json()) == [second, third]
+    assert ids(client.list_event_tickets(event, after=first).json()) == [second, third]

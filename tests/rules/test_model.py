@@ -313,16 +313,36 @@ def explains(order: Sequence[tuple[Response, str]], reservation: Reservation, us
     return True
 
 
+def newest_first(tickets: Sequence[Ticket]) -> list[Ticket]:
+    """Return tickets in the order of the lists."""
+    return sorted(tickets, key=attrgetter("created_at", "id"), reverse=True)
+
+
 def list_page(
     tickets: Sequence[Ticket], user: str | None, status: str, page: int, limit: int
 ) -> dict[str, Any]:
     """Return a page of a list, newest first; status '' matches all."""
-    matches = [ticket for ticket in tickets if status in ("", ticket.status_now)]
-    matches.sort(key=lambda ticket: (ticket.created_at, ticket.id), reverse=True)
+    matches = newest_first([ticket for ticket in tickets if status in ("", ticket.status_now)])
     total, pages = len(matches), -(-len(matches) // limit)
     return {
         "data": [ticket.response(user) for ticket in matches[(page - 1) * limit : page * limit]],
         "meta": {"total": total, "page": page, "limit": limit, "pages": pages},
+    }
+
+
+def list_after(
+    tickets: Sequence[Ticket], user: str | None, status: str, after: Ticket, limit: int
+) -> dict[str, Any] | Refused:
+    """Return the page that follows a ticket of a list; status '' matches all."""
+    if after not in tickets:
+        details: Any = [{"field": "after", "message": "is not a ticket of this list"}]
+        return Refused(400, "BAD_REQUEST", details)
+    ordered = newest_first(tickets)
+    following = ordered[ordered.index(after) + 1 :]
+    matches = [ticket for ticket in following if status in ("", ticket.status_now)]
+    return {
+        "data": [ticket.response(user) for ticket in matches[:limit]],
+        "meta": {"limit": limit, "next": matches[limit - 1].id if matches[limit:] else None},
     }
 
 
@@ -599,6 +619,18 @@ class TicketOffice(RuleBasedStateMachine):
         agree(self.client.list_user_tickets(user, **parameters), list_page(own, user, **query))
         response = self.client.list_event_tickets(event.id, **parameters)
         agree(response, list_page(event.tickets, None, **query))
+
+    @rule(event=events, user=users, status=statuses, after=tickets, limit=st.integers(1, 5))
+    def tickets_are_listed_after_one(
+        self, event: Event, user: str, status: str, after: Ticket, limit: int
+    ) -> None:
+        user = self.name(user)
+        own = [ticket for event in self.events for ticket in event.tickets if ticket.user == user]
+        query = {"after": after.id, "limit": limit, **({"status": status} if status else {})}
+        expected = list_after(own, user, status, after, limit)
+        agree(self.client.list_user_tickets(user, **query), expected)
+        expected = list_after(event.tickets, None, status, after, limit)
+        agree(self.client.list_event_tickets(event.id, **query), expected)
 
     @rule(method=ticket_methods | reservation_methods)
     def an_unknown_id_is_not_found(self, method: str) -> None:

@@ -7,10 +7,13 @@ from datetime import datetime
 from functools import cache
 from typing import get_args
 
+from msgspec import UNSET, UnsetType
+from msgspec.structs import asdict
 from starlette.responses import Response
 
 from service import limits
 from service.refusals import (
+    BAD_REQUEST,
     CANNOT_CANCEL,
     CANNOT_PAY,
     CANNOT_REFUND,
@@ -18,16 +21,17 @@ from service.refusals import (
     EVENT_NOT_FOUND,
     TICKET_NOT_FOUND,
     Available,
+    BadField,
     Limit,
     Refusal,
     SaleCloses,
     SaleOpens,
 )
-from service.rows import AllocationStatus, TicketAllocation
+from service.rows import AllocationStatus, TicketAllocation, Uuid
 from service.settings import Settings
 from service.web.endpoints import IDEMPOTENCY_KEY, OPTIONAL_OWNER, OWNER, Call
-from service.web.fields import FINGERPRINT, Reader, choice, integer, query_integer
-from service.web.responses import PageMeta, TicketPage, TicketResponse, respond
+from service.web.fields import FINGERPRINT, UUID, Reader, choice, integer, query_integer
+from service.web.responses import PageMeta, TicketPage, TicketPageMeta, TicketResponse, respond
 from service.write_path.changes import (
     Cancel,
     Outcome,
@@ -40,9 +44,16 @@ from service.write_path.changes import (
 OWNER_FIELDS: dict[str, Reader] = {"userFingerprint": FINGERPRINT}
 LIST_QUERY = {
     "status": choice(*get_args(AllocationStatus)),
-    "page": query_integer(1, limits.MAX_INTEGER, default=1),
-    "limit": query_integer(1, limits.MAX_PAGE_SIZE, default=10),
+    "page": query_integer(1, limits.MAX_INTEGER).with_description(
+        "The number of a page. Changes between two pages can shift tickets. Not with `after`."
+    ),
+    "limit": query_integer(1, limits.MAX_TICKET_PAGE_SIZE, default=10),
+    "after": UUID.with_description(
+        "List what follows this ticket: the `next` of the page before. Not with `page`."
+    ),
 }
+PAGE_AND_AFTER = BAD_REQUEST.with_details([BadField("after", "must not be sent with page")])
+NOT_IN_LIST = BAD_REQUEST.with_details([BadField("after", "is not a ticket of this list")])
 
 
 def reservation_fields(settings: Settings) -> dict[str, Reader]:
@@ -101,19 +112,29 @@ async def find_ticket(call: Call) -> Response | Refusal:
 async def list_user_tickets(call: Call) -> Response | Refusal:
     """List the caller's own tickets for all events, newest first."""
     owner: str = call.headers[OWNER.name]
-    status, page, limit = _page_query(call)
-    tickets, total = await call.service.list_queries.list_user_tickets(
-        owner, status, limit, (page - 1) * limit
-    )
+    status, page, limit, after = _list_query(call)
+    queries = call.service.list_queries
+    if after and page:
+        return PAGE_AND_AFTER
+    if after:
+        following = await queries.list_user_tickets_after(owner, status, after, limit + 1)
+        return _respond_following(following, owner, limit)
+    skip = ((page or 1) - 1) * limit
+    tickets, total = await queries.list_user_tickets(owner, status, limit, skip)
     return _respond_page(tickets, owner, total, page, limit)
 
 
 async def list_event_tickets(call: Call) -> Response | Refusal:
     """List an event's tickets, newest first, without their fingerprints."""
-    status, page, limit = _page_query(call)
-    tickets, total = await call.service.list_queries.list_event_tickets(
-        call.id, status, limit, (page - 1) * limit
-    )
+    status, page, limit, after = _list_query(call)
+    queries = call.service.list_queries
+    if after and page:
+        return PAGE_AND_AFTER
+    if after:
+        following = await queries.list_event_tickets_after(call.id, status, after, limit + 1)
+        return _respond_following(following, None, limit)
+    skip = ((page or 1) - 1) * limit
+    tickets, total = await queries.list_event_tickets(call.id, status, limit, skip)
     if not total and await call.service.lookup_queries.find_event(call.id) is None:
         return EVENT_NOT_FOUND
     return _respond_page(tickets, None, total, page, limit)
@@ -141,16 +162,40 @@ async def refund_ticket(call: Call) -> Response | Refusal:
     return _respond(outcome, CANNOT_REFUND, None)
 
 
-def _page_query(call: Call) -> tuple[str, int, int]:
-    """Return the status, page and limit of a request for a list; '' for any status."""
-    return call.query["status"] or "", call.query["page"], call.query["limit"]
+def _list_query(call: Call) -> tuple[str, int | None, int, Uuid | None]:
+    """Return the status, page, limit and cursor of a request for a list; '' for any status."""
+    query = call.query
+    return query["status"] or "", query["page"], query["limit"], query["after"]
 
 
 def _respond_page(
-    tickets: Sequence[TicketAllocation], fingerprint: str | None, total: int, page: int, limit: int
+    tickets: Sequence[TicketAllocation],
+    fingerprint: str | None,
+    total: int,
+    page: int | None,
+    limit: int,
 ) -> Response:
-    data = [TicketResponse.of(ticket, fingerprint) for ticket in tickets]
-    return respond(TicketPage(data, PageMeta.of(total, page, limit)))
+    """Return a page with its number; without one, the first page and the cursor of the next."""
+    next_after: Uuid | UnsetType | None = UNSET
+    if page is None:
+        next_after = tickets[-1].id if total > limit else None
+    numbered = asdict(PageMeta.of(total, page or 1, limit))
+    meta = TicketPageMeta(**numbered, next=next_after)
+    return respond(TicketPage([TicketResponse.of(ticket, fingerprint) for ticket in tickets], meta))
+
+
+def _respond_following(
+    tickets: Sequence[TicketAllocation] | None, fingerprint: str | None, limit: int
+) -> Response | Refusal:
+    """Return the tickets that follow a cursor; None: the cursor is not in the list.
+
+    One more ticket than the limit shows that there is another page.
+    """
+    if tickets is None:
+        return NOT_IN_LIST
+    page = tickets[:limit]
+    meta = TicketPageMeta(limit=limit, next=page[-1].id if len(tickets) > limit else None)
+    return respond(TicketPage([TicketResponse.of(ticket, fingerprint) for ticket in page], meta))
 
 
 def _respond(

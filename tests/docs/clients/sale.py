@@ -6,6 +6,7 @@
 import json
 import sys
 from datetime import UTC, datetime
+from uuid import UUID
 
 from holdfast_client import AuthenticatedClient
 from holdfast_client.api.events import create_event, find_event, list_events, update_event
@@ -53,6 +54,7 @@ from holdfast_client.models import (
     WatchedEvent,
     WrongFingerprint,
 )
+from holdfast_client.types import UNSET, Unset
 
 
 def sell(client: AuthenticatedClient) -> Event:
@@ -151,11 +153,30 @@ def refuse(client: AuthenticatedClient, event: Event, user: str) -> None:
     assert small.details.allocated_tickets == 6
 
 
+def walk(client: AuthenticatedClient, event: Event, limit: int) -> list[Ticket]:
+    """List all tickets of an event that are sold, by cursor."""
+    sold: list[Ticket] = []
+    after: UUID | Unset | None = UNSET
+    while after is not None:
+        page = list_event_tickets.sync(
+            event.id,
+            client=client,
+            status=ListEventTicketsStatus.PURCHASED,
+            limit=limit,
+            after=after,
+        )
+        assert isinstance(page, TicketPage)
+        sold += page.data
+        after = page.meta.next_
+    return sold
+
+
 def prove(client: AuthenticatedClient, event: Event, user: str) -> Event:
     """Refund a purchase, sell the ticket again, and check the ledger and the audit."""
     sold = list_event_tickets.sync(event.id, client=client, status=ListEventTicketsStatus.PURCHASED)
     assert isinstance(sold, TicketPage)
     assert sold.meta.total == 4
+    assert [ticket.id for ticket in walk(client, event, 3)] == [ticket.id for ticket in sold.data]
     ticket = refund_ticket.sync(sold.data[0].id, client=client)
     assert isinstance(ticket, Ticket)
     assert ticket.status == TicketStatus.REFUNDED

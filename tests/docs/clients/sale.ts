@@ -6,6 +6,7 @@ import createClient from "openapi-fetch";
 import type { components, paths } from "./holdfast.js";
 
 type Event = components["schemas"]["Event"];
+type Ticket = components["schemas"]["Ticket"];
 type WatchedEvent = components["schemas"]["WatchedEvent"];
 
 const [url, token] = process.argv.slice(2);
@@ -136,6 +137,25 @@ async function refuse(event: Event, userFingerprint: string): Promise<void> {
   () => client.POST("/events/tickets/{id}/payment", { params: { path: event }, body: {} });
 }
 
+/** List all tickets of an event that are sold, by cursor. */
+async function walk(event: Event, limit: number): Promise<Ticket[]> {
+  const sold: Ticket[] = [];
+  let after: string | null | undefined;
+  do {
+    const page = success(
+      await client.GET("/events/{id}/tickets", {
+        params: {
+          path: { id: event.id },
+          query: { status: "purchased", limit, ...(after ? { after } : {}) },
+        },
+      }),
+    );
+    sold.push(...page.data);
+    after = page.meta.next;
+  } while (after);
+  return sold;
+}
+
 /** Refund a purchase, sell the ticket again, and check the ledger and the audit. */
 async function prove(event: Event, userFingerprint: string): Promise<Event> {
   const path = { id: event.id };
@@ -143,6 +163,7 @@ async function prove(event: Event, userFingerprint: string): Promise<Event> {
     await client.GET("/events/{id}/tickets", { params: { path, query: { status: "purchased" } } }),
   );
   assert.equal(sold.meta.total, 4);
+  assert.deepEqual(await walk(event, 3), sold.data);
   assert(sold.data[0]);
   const refunded = success(
     await client.POST("/events/tickets/{id}/refund", { params: { path: { id: sold.data[0].id } } }),
