@@ -183,17 +183,27 @@ class Cancel(ChangeByOwner, frozen=True, gc=False):
     new_status = "user_cancelled"
 
 
-class Refund(Change, frozen=True, gc=False):
-    """The organizer refunds a purchase."""
+class Refund(Change, frozen=True, gc=False, kw_only=True):
+    """The organizer refunds a purchase, or all purchases of a reservation."""
 
     statement = "refund_tickets"
     new_status = "refunded"
-    ticket_id: Uuid
+    leading_columns = 4  # with allocated_tickets and tickets_moved
+    # One of these two is set. It determines the event, which never changes.
+    ticket_id: Uuid | None = None
+    reservation_id: Uuid | None = None
+    # Whether the tickets are available again; if not, the event has so many fewer.
+    resale: bool = True
+    max_tickets: int = 1  # for a reservation, the most tickets that one may have
 
     @classmethod
     def parameters(cls, changes: Sequence[Self]) -> dict[str, Any]:
-        """Return the tickets."""
-        return {"ticket_ids": [change.ticket_id for change in changes]}
+        """Return the tickets or reservations, and whether they are for resale."""
+        return {
+            "ticket_ids": [change.ticket_id for change in changes],
+            "reservation_ids": [change.reservation_id for change in changes],
+            "resale": [change.resale for change in changes],
+        }
 
 
 class Pay(ChangeByOwner, frozen=True, gc=False):

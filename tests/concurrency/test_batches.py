@@ -131,7 +131,7 @@ def test_a_batch_cancels_before_it_pays_and_reserves(database: Database, event: 
         [
             Pay(ticket_id=ticket, user_fingerprint="alice"),
             reserve(event, 3),
-            Refund(ticket),
+            Refund(ticket_id=ticket),
             Cancel(ticket_id=ticket, user_fingerprint="mallory"),
             Cancel(ticket_id=ticket, user_fingerprint="alice"),
             Expire(event),
@@ -165,7 +165,7 @@ def test_only_the_owners_first_request_changes_a_ticket(database: Database, even
         "granted",
         "already_purchased",
     ]
-    refunds = [Refund(ticket), Refund(ticket)]
+    refunds = [Refund(ticket_id=ticket), Refund(ticket_id=ticket)]
     assert outcome_codes(carry_out(database, refunds)) == ["granted", "already_refunded"]
 
 

@@ -81,7 +81,7 @@ def test_a_literal_has_the_values_of_its_enum(
         ("find_replays", [rows.TicketAllocation], 2),
         ("cancel_tickets", [rows.TicketAllocation], 4),
         ("pay_tickets", [rows.TicketAllocation], 4),
-        ("refund_tickets", [rows.TicketAllocation], 2),
+        ("refund_tickets", [rows.TicketAllocation], 4),
         ("reserve_tickets", [rows.TicketAllocation], 6),
         ("check_events", [rows.Check], 0),
     ],

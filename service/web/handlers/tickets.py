@@ -158,7 +158,7 @@ async def cancel_ticket(call: Call) -> Response | Refusal:
 
 async def refund_ticket(call: Call) -> Response | Refusal:
     """Refund a purchased ticket."""
-    outcome = await call.service.write_path.submit(Refund(call.id))
+    outcome = await call.service.write_path.submit(Refund(ticket_id=call.id))
     return _respond(outcome, CANNOT_REFUND, None)
 
 
