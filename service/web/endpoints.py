@@ -136,11 +136,7 @@ class Endpoint:
                     return raw_body
                 body = read_object(raw_body, fields, self.partial)
             query = _read_query(request, self.query)
-            path_id = request.path_params.get("id")
-            try:
-                id_ = parse_uuid(path_id) if path_id is not None else Uuid("")
-            except ValueError as error:
-                return BAD_REQUEST.with_details([BadField("id", str(error))])
+            id_ = _read_path_id(request)
             headers = {header.name: _read_header(request, header) for header in self.headers}
             return await self.handler(Call(service, request, id_, query, body, headers))
         except BadFields as bad:
@@ -189,6 +185,16 @@ async def _receive_body(request: Request) -> bytes | None:
             return None
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+def _read_path_id(request: Request) -> Uuid:
+    """Return the ID in the path; '' if the path has none."""
+    for name, text in request.path_params.items():  # one at most
+        try:
+            return parse_uuid(text)
+        except ValueError as error:
+            raise BadFields([BadField(name, str(error))]) from None
+    return Uuid("")
 
 
 def _read_header(request: Request, header: Header) -> Any:

@@ -113,7 +113,7 @@ class UnknownPath(Resource):
 def _path_id(request: Request) -> Uuid:
     """Return the ID in the path; '' if there is none or it is invalid."""
     try:
-        return parse_uuid(request.path_params.get("id", ""))
+        return parse_uuid(next(iter(request.path_params.values()), ""))
     except ValueError:
         return Uuid("")
 

@@ -49,7 +49,7 @@ HTML_PAGE = Success(200, str, ["Content-Security-Policy"], "text/html; charset=u
 # Every route, by path and method. HEAD is supported wherever GET is, except for streams.
 # Paths are matched in this order, so those with the most traffic come first.
 ROUTES: dict[str, dict[str, Endpoint]] = {
-    "/events/{id}/tickets": {
+    "/events/{eventId}/tickets": {
         "GET": Endpoint(
             tickets.list_event_tickets,
             query=tickets.LIST_QUERY,
@@ -80,7 +80,7 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
             refusals=[EVENT_EXISTS, *WRITE_REFUSALS],
         ),
     },
-    "/events/{id}": {
+    "/events/{eventId}": {
         "GET": Endpoint(
             events.find_event,
             query=events.FIND_QUERY,
@@ -97,7 +97,7 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
             refusals=[*CANNOT_UPDATE.values(), *WRITE_REFUSALS],
         ),
     },
-    "/events/{id}/stream": {
+    "/events/{eventId}/stream": {
         "GET": Endpoint(
             ledger.stream_event,
             headers=[LAST_EVENT_ID],
@@ -108,7 +108,7 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
             refusals=[BUSY, EVENT_NOT_FOUND],
         ),
     },
-    "/events/{id}/ledger": {
+    "/events/{eventId}/ledger": {
         "GET": Endpoint(
             ledger.list_ledger,
             query=ledger.LIST_QUERY,
@@ -116,14 +116,14 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
             refusals=[BUSY, EVENT_NOT_FOUND],
         ),
     },
-    "/events/{id}/audit": {
+    "/events/{eventId}/audit": {
         "GET": Endpoint(
             ledger.check_event,
             successes=[Success(200, AuditResponse)],
             refusals=[BUSY, EVENT_NOT_FOUND],
         ),
     },
-    "/events/tickets/{id}": {
+    "/events/tickets/{ticketId}": {
         "GET": Endpoint(
             tickets.find_ticket,
             headers=[OPTIONAL_OWNER],
@@ -131,7 +131,7 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
             refusals=[BUSY, TICKET_NOT_FOUND],
         ),
     },
-    "/events/tickets/{id}/payment": {
+    "/events/tickets/{ticketId}/payment": {
         "POST": Endpoint(
             tickets.pay_ticket,
             body=tickets.OWNER_FIELDS,
@@ -145,7 +145,7 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
             refusals=[*CANNOT_CANCEL.values(), *WRITE_REFUSALS],
         ),
     },
-    "/events/tickets/{id}/refund": {
+    "/events/tickets/{ticketId}/refund": {
         "POST": Endpoint(
             tickets.refund_ticket,
             for_organizer=True,
@@ -153,7 +153,7 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
             refusals=[*CANNOT_REFUND.values(), *WRITE_REFUSALS],
         ),
     },
-    "/reservations/{id}": {
+    "/reservations/{reservationId}": {
         "GET": Endpoint(
             reservations.find_reservation,
             headers=[OWNER],
@@ -167,7 +167,7 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
             refusals=[*CANNOT_CANCEL_RESERVATION.values(), *WRITE_REFUSALS],
         ),
     },
-    "/reservations/{id}/payment": {
+    "/reservations/{reservationId}/payment": {
         "POST": Endpoint(
             reservations.pay_reservation,
             body=tickets.OWNER_FIELDS,

@@ -25,7 +25,11 @@ LIST_QUERY = {
 
 
 async def list_ledger(call: Call) -> Response | Refusal:
-    """List the entries of an event's ledger that follow a version."""
+    """List the entries of an event's ledger that follow a version.
+
+    One entry for each version, in order. Send `meta.next` as `after` to get the following page; it
+    is null at the end.
+    """
     after, limit = call.query["after"], call.query["limit"]
     # One more than the page holds, to see whether there is another page.
     entries = await call.service.list_queries.list_ledger(call.id, after, limit + 1)
@@ -38,13 +42,22 @@ async def list_ledger(call: Call) -> Response | Refusal:
 
 
 async def check_event(call: Call) -> Response | Refusal:
-    """Audit an event: check its counts against its tickets and its ledger."""
+    """Audit an event: check its counts against its tickets and its ledger.
+
+    All rules are checked in one snapshot of the database. A difference is a bug, or a change that
+    was made in the database by hand.
+    """
     checks = await call.service.list_queries.check_events([call.id], failed_only=False)
     return respond(AuditResponse.of(checks)) if checks else EVENT_NOT_FOUND
 
 
 async def stream_event(call: Call) -> Response | Refusal:
-    """Stream an event: its current state, then every change."""
+    """Stream an event: its current state, then every change.
+
+    Server-Sent Events; the `id` of a message is the event's version. To resume, send the last one
+    in `Last-Event-ID`: the stream begins with the versions missed. Versions may be skipped while
+    the event changes quickly, but never the newest.
+    """
     watchers = call.service.watchers
     if watchers.closed or watchers.count >= limits.MAX_WATCHERS:
         return BUSY
