@@ -8,7 +8,7 @@ import asyncio
 import hmac
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -92,6 +92,9 @@ class Endpoint:
     """A handler, and what is read and checked before it is called."""
 
     handler: Handler
+    # What a cache may do with a success. "no-cache": store it, but ask the service before each use.
+    # "no-store": nothing, because it is for one client alone or changes all the time.
+    cache_control: Literal["no-cache", "no-store"]
     # The fields of the body; None if the route takes no body and ignores one that is sent.
     body: Mapping[str, Reader] | Callable[[Settings], Mapping[str, Reader]] | None = None
     # Whether fields of the body may be missing.
@@ -106,9 +109,13 @@ class Endpoint:
     refusals: Iterable[Refusal] = ()
 
     @property
-    def is_private(self) -> bool:
-        """Whether responses depend on the caller, so that no cache may store them."""
-        return self.for_organizer or OWNER.name in [header.name for header in self.headers]
+    def caching_headers(self) -> dict[str, str]:
+        """The headers of a success that are for caches."""
+        headers: dict[str, str] = {"Cache-Control": self.cache_control}
+        depends_on_owner = OWNER.name in [header.name for header in self.headers]
+        if depends_on_owner and self.cache_control != "no-store":
+            headers["Vary"] = OWNER.name
+        return headers
 
     def fields(self, settings: Settings) -> Mapping[str, Reader] | None:
         """Return the fields of the body; None if the route takes no body."""

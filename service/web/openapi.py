@@ -42,7 +42,8 @@ TAGS = ["events", "tickets", "reservations", "ledger", "fingerprints", "health",
 # Descriptions of the response headers.
 HEADERS = {
     "X-Request-Id": "The ID of the request in the service's log: the client's own, if it sent one.",
-    "Cache-Control": "`no-store`: the response is for this client only.",
+    "Cache-Control": "`no-cache`: ask the service before each use. `no-store`: store nothing.",
+    "Vary": "The request header that the response depends on.",
     "ETag": "Changes whenever the response does.",
     "Location": "The path of the new event or reservation.",
     "Idempotency-Replayed": "`true` if an earlier request with this key made the reservation.",
@@ -177,11 +178,12 @@ class _Description:
         return operation
 
     def _responses(self, endpoint: Endpoint) -> Json:
-        common_headers = ["X-Request-Id", *(["Cache-Control"] if endpoint.is_private else [])]
         responses = {
             str(success.status): {
                 "description": _describe_success(success),
-                "headers": self._header_references([*success.headers, *common_headers]),
+                "headers": self._header_references(
+                    [*success.headers, *endpoint.caching_headers, "X-Request-Id"]
+                ),
                 **self._content(success),
                 **({"links": links} if (links := dict(self._links(endpoint, success))) else {}),
             }
@@ -196,7 +198,7 @@ class _Description:
             )
             responses[str(status)] = {
                 "description": "; ".join(errors),
-                "headers": self._header_references([*headers, *common_headers]),
+                "headers": self._header_references([*headers, "Cache-Control", "X-Request-Id"]),
                 "content": {
                     "application/json": {
                         "schema": _one_of(

@@ -52,6 +52,7 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
     "/events/{eventId}/tickets": {
         "GET": Endpoint(
             tickets.list_event_tickets,
+            cache_control="no-store",
             query=tickets.LIST_QUERY,
             for_organizer=True,
             successes=[Success(200, TicketPage)],
@@ -59,6 +60,7 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
         ),
         "POST": Endpoint(
             tickets.reserve_tickets,
+            cache_control="no-store",
             body=tickets.reservation_fields,
             headers=[IDEMPOTENCY_KEY],
             successes=[Success(201, list[TicketResponse], ["Location", "Idempotency-Replayed"])],
@@ -68,12 +70,14 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
     "/events": {
         "GET": Endpoint(
             events.list_events,
+            cache_control="no-cache",
             query=events.LIST_QUERY,
             successes=[Success(200, EventPage)],
             refusals=[BUSY],
         ),
         "POST": Endpoint(
             events.create_event,
+            cache_control="no-store",
             body=events.EVENT_FIELDS,
             for_organizer=True,
             successes=[Success(201, EventResponse, ["Location"])],
@@ -83,6 +87,7 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
     "/events/{eventId}": {
         "GET": Endpoint(
             events.find_event,
+            cache_control="no-cache",
             query=events.FIND_QUERY,
             headers=[IF_NONE_MATCH],
             successes=[Success(200, EventResponse, ["ETag"]), Success(304, headers=["ETag"])],
@@ -90,6 +95,7 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
         ),
         "PATCH": Endpoint(
             events.update_event,
+            cache_control="no-store",
             body=events.EVENT_FIELDS,
             partial=True,
             for_organizer=True,
@@ -100,10 +106,11 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
     "/events/{eventId}/stream": {
         "GET": Endpoint(
             ledger.stream_event,
+            cache_control="no-store",
             headers=[LAST_EVENT_ID],
             streams=True,
             successes=[
-                Success(200, WatchedEventResponse, ["Cache-Control"], EventStream.media_type),
+                Success(200, WatchedEventResponse, media_type=EventStream.media_type),
             ],
             refusals=[BUSY, EVENT_NOT_FOUND],
         ),
@@ -111,6 +118,7 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
     "/events/{eventId}/ledger": {
         "GET": Endpoint(
             ledger.list_ledger,
+            cache_control="no-cache",
             query=ledger.LIST_QUERY,
             successes=[Success(200, LedgerPage)],
             refusals=[BUSY, EVENT_NOT_FOUND],
@@ -119,6 +127,7 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
     "/events/{eventId}/audit": {
         "GET": Endpoint(
             ledger.check_event,
+            cache_control="no-cache",
             successes=[Success(200, AuditResponse)],
             refusals=[BUSY, EVENT_NOT_FOUND],
         ),
@@ -126,6 +135,7 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
     "/events/tickets/{ticketId}": {
         "GET": Endpoint(
             tickets.find_ticket,
+            cache_control="no-cache",
             headers=[OPTIONAL_OWNER],
             successes=[Success(200, TicketResponse)],
             refusals=[BUSY, TICKET_NOT_FOUND],
@@ -134,12 +144,14 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
     "/events/tickets/{ticketId}/payment": {
         "POST": Endpoint(
             tickets.pay_ticket,
+            cache_control="no-store",
             body=tickets.OWNER_FIELDS,
             successes=[Success(200, TicketResponse)],
             refusals=[*CANNOT_PAY.values(), *WRITE_REFUSALS],
         ),
         "DELETE": Endpoint(
             tickets.cancel_ticket,
+            cache_control="no-store",
             headers=[OWNER],
             successes=[Success(200, TicketResponse)],
             refusals=[*CANNOT_CANCEL.values(), *WRITE_REFUSALS],
@@ -148,6 +160,7 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
     "/events/tickets/{ticketId}/refund": {
         "POST": Endpoint(
             tickets.refund_ticket,
+            cache_control="no-store",
             for_organizer=True,
             successes=[Success(200, TicketResponse)],
             refusals=[*CANNOT_REFUND.values(), *WRITE_REFUSALS],
@@ -156,12 +169,14 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
     "/reservations/{reservationId}": {
         "GET": Endpoint(
             reservations.find_reservation,
+            cache_control="no-store",
             headers=[OWNER],
             successes=[Success(200, ReservationResponse)],
             refusals=[*CANNOT_FIND_RESERVATION.values(), BUSY],
         ),
         "DELETE": Endpoint(
             reservations.cancel_reservation,
+            cache_control="no-store",
             headers=[OWNER],
             successes=[Success(200, ReservationResponse)],
             refusals=[*CANNOT_CANCEL_RESERVATION.values(), *WRITE_REFUSALS],
@@ -170,6 +185,7 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
     "/reservations/{reservationId}/payment": {
         "POST": Endpoint(
             reservations.pay_reservation,
+            cache_control="no-store",
             body=tickets.OWNER_FIELDS,
             successes=[Success(200, ReservationResponse)],
             refusals=[*CANNOT_PAY_RESERVATION.values(), *WRITE_REFUSALS],
@@ -178,6 +194,7 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
     "/tickets": {
         "GET": Endpoint(
             tickets.list_user_tickets,
+            cache_control="no-store",
             query=tickets.LIST_QUERY,
             headers=[OWNER],
             successes=[Success(200, TicketPage)],
@@ -186,22 +203,33 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
     },
     "/fingerprints": {
         "POST": Endpoint(
-            fingerprints.create_fingerprint, successes=[Success(201, FingerprintResponse)]
+            fingerprints.create_fingerprint,
+            cache_control="no-store",
+            successes=[Success(201, FingerprintResponse)],
         ),
     },
     "/health": {
         "GET": Endpoint(
             health.check_health,
+            cache_control="no-store",
             successes=[Success(200, HealthResponse), Success(503, HealthResponse)],
         ),
     },
-    "/health/live": {"GET": Endpoint(health.check_live, successes=[Success(200, LiveResponse)])},
+    "/health/live": {
+        "GET": Endpoint(
+            health.check_live, cache_control="no-store", successes=[Success(200, LiveResponse)]
+        )
+    },
     "/metrics": {
         "GET": Endpoint(
-            health.show_metrics, successes=[Success(200, str, media_type=metrics.CONTENT_TYPE)]
+            health.show_metrics,
+            cache_control="no-store",
+            successes=[Success(200, str, media_type=metrics.CONTENT_TYPE)],
         ),
     },
-    "/": {"GET": Endpoint(docs.show_index, successes=[HTML_PAGE])},
-    "/docs": {"GET": Endpoint(docs.show_docs, successes=[HTML_PAGE])},
-    "/openapi.json": {"GET": Endpoint(docs.show_openapi, successes=[Success(200, dict)])},
+    "/": {"GET": Endpoint(docs.show_index, cache_control="no-cache", successes=[HTML_PAGE])},
+    "/docs": {"GET": Endpoint(docs.show_docs, cache_control="no-cache", successes=[HTML_PAGE])},
+    "/openapi.json": {
+        "GET": Endpoint(docs.show_openapi, cache_control="no-cache", successes=[Success(200, dict)])
+    },
 }

@@ -187,9 +187,8 @@ class EventStream(Response):
         first_messages: Sequence[Message],
         watching: ExitStack,
     ) -> None:
-        # Caches and proxies must not delay the messages. X-Accel-Buffering is for nginx.
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        super().__init__(headers=headers, media_type=self.media_type)
+        # nginx must not collect messages before it passes them on.
+        super().__init__(headers={"X-Accel-Buffering": "no"}, media_type=self.media_type)
         del self.headers["content-length"]
         self._watchers = watchers
         self._watcher = watcher

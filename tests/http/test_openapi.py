@@ -164,6 +164,7 @@ class CheckingClient(Client):
             header = self.description["components"]["headers"][header["$ref"].rpartition("/")[2]]
             assert (name in response.headers) or not header["required"], (method, path, name)
         names = {"ETag", "Location", "Idempotency-Replayed", "Retry-After", "WWW-Authenticate"}
+        names |= {"Cache-Control", "Vary"}
         assert {name for name in names if name in response.headers} <= set(described["headers"])
         if "content" not in described:
             assert not response.content

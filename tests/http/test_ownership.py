@@ -50,6 +50,17 @@ ACCESS = {
     ("GET", "/openapi.json"): ANYBODY,
     ("GET", "/docs"): ANYBODY,
 }
+# Successes that a cache may store, as long as it asks the service before each use.
+STORABLE = {
+    ("GET", "/events"),
+    ("GET", "/events/{eventId}"),
+    ("GET", "/events/{eventId}/ledger"),
+    ("GET", "/events/{eventId}/audit"),
+    ("GET", "/events/tickets/{ticketId}"),
+    ("GET", "/"),
+    ("GET", "/openapi.json"),
+    ("GET", "/docs"),
+}
 ALL = [(method, path) for path, methods in ROUTES.items() for method in methods]
 HEAD_PATHS = [path for method, path in ALL if method == "GET" and not ROUTES[path]["GET"].streams]
 
@@ -214,11 +225,30 @@ def test_a_head_request_is_refused_like_its_get(sale: Sale, path: str) -> None:
 
 
 @pytest.mark.parametrize(("method", "path"), ALL)
-def test_a_private_response_is_not_cached(sale: Sale, method: str, path: str) -> None:
+def test_only_a_public_success_may_be_stored_by_caches(sale: Sale, method: str, path: str) -> None:
     response = send(sale, method, path, fingerprint=OWNER, token=TOKEN)
-    is_open = ACCESS[method, path] == ANYBODY
+    assert response.status_code in (200, 201), response.text
+    is_storable = (method, path) in STORABLE
+    assert response.headers.get_list("Cache-Control") == ["no-cache" if is_storable else "no-store"]
+    varies = is_storable and ACCESS[method, path] == HIDES_OWNER
+    assert response.headers.get("Vary") == ("X-User-Fingerprint" if varies else None)
     if method == "GET" and not ROUTES[path][method].streams:
-        assert response.headers.get("Cache-Control") == (None if is_open else "no-store")
+        head = send(sale, "HEAD", path, fingerprint=OWNER, token=TOKEN)
+        for name in ("Cache-Control", "Vary"):
+            assert head.headers.get(name) == response.headers.get(name)
+
+
+@pytest.mark.parametrize(("method", "path"), ALL)
+def test_no_refusal_may_be_stored_by_caches(sale: Sale, method: str, path: str) -> None:
+    response = sale.client.request(method, re.sub(r"{\w+}", "unknown", path) + "?unknown=1")
+    assert response.status_code in (400, 401, 415)
+    assert response.headers.get_list("Cache-Control") == ["no-store"]
+
+
+def test_a_storable_response_is_public() -> None:
+    for method, path in STORABLE:
+        assert method == "GET"
+        assert ACCESS[method, path] in (ANYBODY, HIDES_OWNER)
 
 
 @pytest.mark.parametrize(
