@@ -107,6 +107,7 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
         "GET": Endpoint(
             ledger.stream_event,
             cache_control="no-store",
+            query=ledger.STREAM_QUERY,
             headers=[LAST_EVENT_ID],
             streams=True,
             successes=[

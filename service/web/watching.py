@@ -69,6 +69,11 @@ class Watcher:
         self._message, self.put_at = message, now
         self.wake()
 
+    def keep_alive(self, now: float) -> None:
+        """Send a comment, unless a message is waiting to be sent, which it must not replace."""
+        if not self._message:
+            self.put(KEEP_ALIVE, now)
+
     def wake(self) -> None:
         """Let ``get`` return."""
         if self._waiting is not None and not self._waiting.done():
@@ -169,7 +174,7 @@ def _notify(watched: WatchedEvent, now: float) -> None:
                 watcher.version = watched.newest.version
                 watcher.put(watched.newest.encoded, now)
         elif now - watcher.put_at >= limits.STREAM_KEEP_ALIVE_SECONDS:
-            watcher.put(KEEP_ALIVE, now)
+            watcher.keep_alive(now)
 
 
 class EventStream(Response):

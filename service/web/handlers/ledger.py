@@ -8,7 +8,7 @@ from service import limits
 from service.refusals import BUSY, EVENT_NOT_FOUND, Refusal
 from service.rows import Event
 from service.web.endpoints import LAST_EVENT_ID, Call
-from service.web.fields import query_integer
+from service.web.fields import ANY_TEXT, query_integer
 from service.web.responses import (
     AuditResponse,
     LedgerEntryResponse,
@@ -22,6 +22,8 @@ LIST_QUERY = {
     "after": query_integer(0, limits.MAX_BIGINT, default=0),
     "limit": query_integer(1, limits.MAX_LEDGER_PAGE_SIZE, default=100),
 }
+# For clients that cannot send the header Last-Event-ID.
+STREAM_QUERY = {"lastEventId": ANY_TEXT}
 
 
 async def list_ledger(call: Call) -> Response | Refusal:
@@ -55,8 +57,8 @@ async def stream_event(call: Call) -> Response | Refusal:
     """Stream an event: its current state, then every change.
 
     Server-Sent Events; the `id` of a message is the event's version. To resume, send the last one
-    in `Last-Event-ID`: the stream begins with the versions missed. Versions may be skipped while
-    the event changes quickly, but never the newest.
+    in `Last-Event-ID`, or without that header in `lastEventId`: the stream begins with the versions
+    missed. Versions may be skipped while the event changes quickly, but never the newest.
     """
     watchers = call.service.watchers
     if watchers.closed or watchers.count >= limits.MAX_WATCHERS:
@@ -76,9 +78,11 @@ async def _list_first_messages(call: Call, watcher: Watcher, event: Event) -> li
     """Return the messages that a stream begins with; let the watcher get only later versions.
 
     A client that sends the version it knows in Last-Event-ID gets each version since then, if there
-    are at most MAX_REPLAYED_VERSIONS. Any other client gets the current state.
+    are at most MAX_REPLAYED_VERSIONS. Any other client gets the current state. The query counts
+    only without the header: a browser reconnects with the URL of its first request.
     """
-    text = call.headers[LAST_EVENT_ID.name] or ""
+    header = call.headers[LAST_EVENT_ID.name]
+    text = (call.query["lastEventId"] if header is None else header) or ""
     is_version = text.isascii() and text.isdigit() and len(text) < 19  # less than 2**63
     known_version = int(text) if is_version else None
     if known_version == event.version:
