@@ -107,7 +107,7 @@ BAD_REQUEST = Refusal(
     400,
     "BAD_REQUEST",
     "The request is invalid",
-    example_details=[BadField("id", "must be a UUID")],
+    example_details=[BadField("eventId", "must be a UUID")],
 )
 UNAUTHORIZED = Refusal(
     401, "UNAUTHORIZED", "The organizer's token is required", headers={"WWW-Authenticate": "Bearer"}

@@ -282,7 +282,7 @@ def build_parser() -> Parser:
         """
         Compares the tickets, the counts and the ledger of every event in one snapshot,
         without delaying a sale. It prints a table of the errors, if there are any, and
-        a summary line. GET /events/{id}/audit does the same for one event.
+        a summary line. GET /events/{eventId}/audit does the same for one event.
         """,
         """
         holdfast audit

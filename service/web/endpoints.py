@@ -8,7 +8,7 @@ import asyncio
 import hmac
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -93,6 +93,9 @@ class Endpoint:
     """A handler, and what is read and checked before it is called."""
 
     handler: Handler
+    # What a cache may do with a success. "no-cache": store it, but ask the service before each use.
+    # "no-store": nothing, because it is for one client alone or changes all the time.
+    cache_control: Literal["no-cache", "no-store"]
     # The fields of the body; None if the route takes no body and ignores one that is sent.
     body: Mapping[str, Reader] | Callable[[Settings], Mapping[str, Reader]] | None = None
     # Whether fields of the body may be missing.
@@ -107,9 +110,13 @@ class Endpoint:
     refusals: Iterable[Refusal] = ()
 
     @property
-    def is_private(self) -> bool:
-        """Whether responses depend on the caller, so that no cache may store them."""
-        return self.for_organizer or OWNER.name in [header.name for header in self.headers]
+    def caching_headers(self) -> dict[str, str]:
+        """The headers of a success that are for caches."""
+        headers: dict[str, str] = {"Cache-Control": self.cache_control}
+        depends_on_owner = OWNER.name in [header.name for header in self.headers]
+        if depends_on_owner and self.cache_control != "no-store":
+            headers["Vary"] = OWNER.name
+        return headers
 
     def fields(self, settings: Settings) -> Mapping[str, Reader] | None:
         """Return the fields of the body; None if the route takes no body."""
@@ -137,11 +144,7 @@ class Endpoint:
                     return raw_body
                 body = read_object(raw_body, fields, self.partial)
             query = _read_query(request, self.query)
-            path_id = request.path_params.get("id")
-            try:
-                id_ = parse_uuid(path_id) if path_id is not None else Uuid("")
-            except ValueError as error:
-                return BAD_REQUEST.with_details([BadField("id", str(error))])
+            id_ = _read_path_id(request)
             headers = {header.name: _read_header(request, header) for header in self.headers}
             return await self.handler(Call(service, request, id_, query, body, headers))
         except BadFields as bad:
@@ -190,6 +193,16 @@ async def _receive_body(request: Request) -> bytes | None:
             return None
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+def _read_path_id(request: Request) -> Uuid:
+    """Return the ID in the path; '' if the path has none."""
+    for name, text in request.path_params.items():  # one at most
+        try:
+            return parse_uuid(text)
+        except ValueError as error:
+            raise BadFields([BadField(name, str(error))]) from None
+    return Uuid("")
 
 
 def _read_header(request: Request, header: Header) -> Any:

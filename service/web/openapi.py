@@ -42,7 +42,8 @@ TAGS = ["events", "tickets", "reservations", "ledger", "fingerprints", "health",
 # Descriptions of the response headers.
 HEADERS = {
     "X-Request-Id": "The ID of the request in the service's log: the client's own, if it sent one.",
-    "Cache-Control": "`no-store`: the response is for this client only.",
+    "Cache-Control": "`no-cache`: ask the service before each use. `no-store`: store nothing.",
+    "Vary": "The request header that the response depends on.",
     "ETag": "Changes whenever the response does.",
     "Location": "The path of the new event or reservation.",
     "Idempotency-Replayed": "`true` if an earlier request with this key made the reservation.",
@@ -53,13 +54,16 @@ HEADERS = {
 
 # For each ID in a response: the prefix of the paths that take it, and its JSON pointer.
 _LINKED: dict[Any, list[tuple[str, str]]] = {
-    EventResponse: [("/events/{id}", "/id")],
+    EventResponse: [("/events/{eventId}", "/id")],
     list[TicketResponse]: [
-        ("/events/tickets/{id}", "/0/id"),
-        ("/reservations/{id}", "/0/reservationId"),
+        ("/events/tickets/{ticketId}", "/0/id"),
+        ("/reservations/{reservationId}", "/0/reservationId"),
     ],
-    TicketResponse: [("/events/tickets/{id}", "/id"), ("/reservations/{id}", "/reservationId")],
-    ReservationResponse: [("/reservations/{id}", "/id")],
+    TicketResponse: [
+        ("/events/tickets/{ticketId}", "/id"),
+        ("/reservations/{reservationId}", "/reservationId"),
+    ],
+    ReservationResponse: [("/reservations/{reservationId}", "/id")],
 }
 
 # The end of a struct's name, such as EventResponse, in a definition or a reference.
@@ -88,6 +92,7 @@ class _Description:
         refusals = [
             refusal for endpoint in endpoints for refusal in endpoint.all_refusals(settings)
         ]
+        self._header_names: set[str] = set()  # of all responses
         self._codes_without_details = {
             refusal.code for refusal in refusals if refusal.example_details is None
         }
@@ -102,7 +107,7 @@ class _Description:
             path: {
                 "parameters": [
                     {"$ref": "#/components/parameters/request"},
-                    *([_parameter("path", "id", UUID, True)] if "{id}" in path else []),
+                    *(_parameter("path", name, UUID, True) for name in _names_in(path)),
                 ],
                 **{
                     method.lower(): self._operation(endpoint)
@@ -117,9 +122,12 @@ class _Description:
                 "title": TITLE,
                 "version": version("holdfast"),
                 "description": DESCRIPTION,
+                "contact": {"name": "The operator of this service"},
                 "license": {"name": "MIT", "identifier": "MIT"},
             },
             "servers": [{"url": "/"}],
+            # No route needs a token, except those that say so.
+            "security": [],
             "tags": [
                 {"name": name, "description": _first_line(inspect.getmodule(handler))}
                 for name, handler in sorted(tags.items(), key=lambda tag: TAGS.index(tag[0]))
@@ -135,6 +143,7 @@ class _Description:
                         "schema": {"type": "string"},
                     }
                     for name, text in HEADERS.items()
+                    if name in self._header_names
                 },
                 **(
                     {"securitySchemes": {"organizer": {"type": "http", "scheme": "bearer"}}}
@@ -148,6 +157,7 @@ class _Description:
         operation: Json = {
             "operationId": _operation_id(endpoint),
             "summary": _first_line(endpoint.handler),
+            "description": _text_below_first_line(endpoint.handler),
             "tags": [_tag(endpoint)],
             "parameters": [
                 *(_parameter("query", name, reader) for name, reader in endpoint.query.items()),
@@ -168,11 +178,12 @@ class _Description:
         return operation
 
     def _responses(self, endpoint: Endpoint) -> Json:
-        common_headers = ["X-Request-Id", *(["Cache-Control"] if endpoint.is_private else [])]
         responses = {
             str(success.status): {
                 "description": _describe_success(success),
-                "headers": _header_references([*success.headers, *common_headers]),
+                "headers": self._header_references(
+                    [*success.headers, *endpoint.caching_headers, "X-Request-Id"]
+                ),
                 **self._content(success),
                 **({"links": links} if (links := dict(self._links(endpoint, success))) else {}),
             }
@@ -187,7 +198,7 @@ class _Description:
             )
             responses[str(status)] = {
                 "description": "; ".join(errors),
-                "headers": _header_references([*headers, *common_headers]),
+                "headers": self._header_references([*headers, "Cache-Control", "X-Request-Id"]),
                 "content": {
                     "application/json": {
                         "schema": _one_of(
@@ -232,6 +243,10 @@ class _Description:
         example = {name: reader.schema["examples"][0] for name, reader in fields.items()}
         return {"schema": self._add_component(name, schema), "example": example}
 
+    def _header_references(self, names: list[str]) -> Json:
+        self._header_names.update(names)
+        return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+
     def _refusal_schema(self, refusal: Refusal) -> Json:
         """Return the schema of a refusal, named after its code.
 
@@ -271,8 +286,9 @@ class _Description:
                 if path == prefix or path.startswith(prefix + "/")
                 for endpoint in methods.values()
             ]
+            (name,) = _names_in(prefix)
             for target in targets:
-                parameters = {"path.id": f"$response.body#{pointer}"}
+                parameters = {f"path.{name}": f"$response.body#{pointer}"}
                 link: Json = {"operationId": _operation_id(target), "parameters": parameters}
                 if has_owner and OWNER.name in [header.name for header in target.headers]:
                     parameters[f"header.{OWNER.name}"] = owner
@@ -283,6 +299,11 @@ class _Description:
 
 def _type_of(details: Details) -> Any:
     return list[BadField] if isinstance(details, list) else type(details)
+
+
+def _names_in(path: str) -> list[str]:
+    """Return the names of a path's parameters."""
+    return re.findall(r"{(\w+)}", path)
 
 
 def _operation_id(endpoint: Endpoint) -> str:
@@ -297,6 +318,10 @@ def _tag(endpoint: Endpoint) -> str:
 
 def _first_line(documented: Any) -> str:
     return (inspect.getdoc(documented) or "").partition("\n")[0]
+
+
+def _text_below_first_line(documented: Any) -> str:
+    return (inspect.getdoc(documented) or "").partition("\n\n")[2]
 
 
 def _describe_success(success: Success) -> str:
@@ -314,10 +339,6 @@ def _parameter(where: str, name: str, reader: Reader, required: bool = False) ->
     if reader.default not in (None, ""):
         schema["default"] = reader.default
     return {"name": name, "in": where, "required": required, "schema": schema}
-
-
-def _header_references(names: list[str]) -> Json:
-    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
 def _one_of(schemas: list[Json]) -> Json:

@@ -27,6 +27,9 @@ from service.web.responses import refuse
 
 log = logging.getLogger(__name__)
 
+# A refusal is true for its moment only. Without this header a cache may store a 404, 405 or 410.
+NO_STORE = (b"cache-control", b"no-store")
+
 
 class Resource:
     """A path and its endpoints, by method.
@@ -39,8 +42,12 @@ class Resource:
         self._endpoints = endpoints
         if "GET" in endpoints and not endpoints["GET"].streams:
             self._endpoints = {**endpoints, "HEAD": endpoints["GET"]}
-        self._private_methods = {
-            method for method, endpoint in self._endpoints.items() if endpoint.is_private
+        self._caching_headers = {
+            method: [
+                (name.lower().encode(), value.encode())
+                for name, value in endpoint.caching_headers.items()
+            ]
+            for method, endpoint in self._endpoints.items()
         }
         self._allow = {"Allow": ", ".join(sorted(self._endpoints))}
         self._histograms: dict[tuple[str, int], Histogram] = {}
@@ -56,6 +63,9 @@ class Resource:
             code = response.code
             metrics.REFUSALS.labels(code).inc()
             response = refuse(response)
+            response.raw_headers.append(NO_STORE)
+        else:
+            response.raw_headers.extend(self._caching_headers[method])
         seconds = time.perf_counter() - start
         method_label = method if method in self._endpoints else "other"
         self._count(method_label, response.status_code, seconds)
@@ -64,8 +74,6 @@ class Resource:
             request_log.add(
                 method_label, self._path, _path_id(request), response.status_code, code, seconds
             )
-        if method in self._private_methods:
-            response.headers["Cache-Control"] = "no-store"
         response.raw_headers.append((b"x-request-id", request_id))
         await response(scope, receive, send)
 
@@ -113,7 +121,7 @@ class UnknownPath(Resource):
 def _path_id(request: Request) -> Uuid:
     """Return the ID in the path; '' if there is none or it is invalid."""
     try:
-        return parse_uuid(request.path_params.get("id", ""))
+        return parse_uuid(next(iter(request.path_params.values()), ""))
     except ValueError:
         return Uuid("")
 

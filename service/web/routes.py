@@ -51,9 +51,10 @@ HTML_PAGE = Success(200, str, ["Content-Security-Policy"], "text/html; charset=u
 # Every route, by path and method. HEAD is supported wherever GET is, except for streams.
 # Paths are matched in this order, so those with the most traffic come first.
 ROUTES: dict[str, dict[str, Endpoint]] = {
-    "/events/{id}/tickets": {
+    "/events/{eventId}/tickets": {
         "GET": Endpoint(
             tickets.list_event_tickets,
+            cache_control="no-store",
             query=tickets.LIST_QUERY,
             for_organizer=True,
             successes=[Success(200, TicketPage)],
@@ -61,6 +62,7 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
         ),
         "POST": Endpoint(
             tickets.reserve_tickets,
+            cache_control="no-store",
             body=tickets.reservation_fields,
             headers=[IDEMPOTENCY_KEY],
             successes=[Success(201, list[TicketResponse], ["Location", "Idempotency-Replayed"])],
@@ -70,21 +72,24 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
     "/events": {
         "GET": Endpoint(
             events.list_events,
+            cache_control="no-cache",
             query=events.LIST_QUERY,
             successes=[Success(200, EventPage)],
             refusals=[BUSY],
         ),
         "POST": Endpoint(
             events.create_event,
+            cache_control="no-store",
             body=events.EVENT_FIELDS,
             for_organizer=True,
             successes=[Success(201, EventResponse, ["ETag", "Location"])],
             refusals=[EVENT_EXISTS, *WRITE_REFUSALS],
         ),
     },
-    "/events/{id}": {
+    "/events/{eventId}": {
         "GET": Endpoint(
             events.find_event,
+            cache_control="no-cache",
             query=events.FIND_QUERY,
             headers=[IF_NONE_MATCH],
             successes=[Success(200, EventResponse, ["ETag"]), Success(304, headers=["ETag"])],
@@ -92,6 +97,7 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
         ),
         "PATCH": Endpoint(
             events.update_event,
+            cache_control="no-store",
             body=events.CHANGED_FIELDS,
             partial=True,
             headers=[IF_MATCH],
@@ -100,87 +106,99 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
             refusals=[*CANNOT_UPDATE.values(), *WRITE_REFUSALS],
         ),
     },
-    "/events/{id}/stream": {
+    "/events/{eventId}/stream": {
         "GET": Endpoint(
             ledger.stream_event,
+            cache_control="no-store",
+            query=ledger.STREAM_QUERY,
             headers=[LAST_EVENT_ID],
             streams=True,
             successes=[
-                Success(200, WatchedEventResponse, ["Cache-Control"], EventStream.media_type),
+                Success(200, WatchedEventResponse, media_type=EventStream.media_type),
             ],
             refusals=[BUSY, EVENT_NOT_FOUND],
         ),
     },
-    "/events/{id}/ledger": {
+    "/events/{eventId}/ledger": {
         "GET": Endpoint(
             ledger.list_ledger,
+            cache_control="no-cache",
             query=ledger.LIST_QUERY,
             successes=[Success(200, LedgerPage)],
             refusals=[BUSY, EVENT_NOT_FOUND],
         ),
     },
-    "/events/{id}/audit": {
+    "/events/{eventId}/audit": {
         "GET": Endpoint(
             ledger.check_event,
+            cache_control="no-cache",
             successes=[Success(200, AuditResponse)],
             refusals=[BUSY, EVENT_NOT_FOUND],
         ),
     },
-    "/events/tickets/{id}": {
+    "/events/tickets/{ticketId}": {
         "GET": Endpoint(
             tickets.find_ticket,
+            cache_control="no-cache",
             headers=[OPTIONAL_OWNER],
             successes=[Success(200, TicketResponse)],
             refusals=[BUSY, TICKET_NOT_FOUND],
         ),
     },
-    "/events/tickets/{id}/payment": {
+    "/events/tickets/{ticketId}/payment": {
         "POST": Endpoint(
             tickets.pay_ticket,
+            cache_control="no-store",
             body=tickets.OWNER_FIELDS,
             successes=[Success(200, TicketResponse)],
             refusals=[*CANNOT_PAY.values(), *WRITE_REFUSALS],
         ),
         "DELETE": Endpoint(
             tickets.cancel_ticket,
+            cache_control="no-store",
             headers=[OWNER],
             successes=[Success(200, TicketResponse)],
             refusals=[*CANNOT_CANCEL.values(), *WRITE_REFUSALS],
         ),
     },
-    "/events/tickets/{id}/refund": {
+    "/events/tickets/{ticketId}/refund": {
         "POST": Endpoint(
             tickets.refund_ticket,
+            cache_control="no-store",
             for_organizer=True,
             successes=[Success(200, TicketResponse)],
             refusals=[*CANNOT_REFUND.values(), *WRITE_REFUSALS],
         ),
     },
-    "/reservations/{id}": {
+    "/reservations/{reservationId}": {
         "GET": Endpoint(
             reservations.find_reservation,
+            cache_control="no-store",
             headers=[OWNER],
             successes=[Success(200, ReservationResponse)],
             refusals=[*CANNOT_FIND_RESERVATION.values(), BUSY],
         ),
         "DELETE": Endpoint(
             reservations.cancel_reservation,
+            cache_control="no-store",
             headers=[OWNER],
             successes=[Success(200, ReservationResponse)],
             refusals=[*CANNOT_CANCEL_RESERVATION.values(), *WRITE_REFUSALS],
         ),
     },
-    "/reservations/{id}/payment": {
+    "/reservations/{reservationId}/payment": {
         "POST": Endpoint(
             reservations.pay_reservation,
+            cache_control="no-store",
             body=tickets.OWNER_FIELDS,
             successes=[Success(200, ReservationResponse)],
             refusals=[*CANNOT_PAY_RESERVATION.values(), *WRITE_REFUSALS],
         ),
     },
-    "/reservations/{id}/extension": {
+    "/reservations/{reservationId}/extension": {
         "POST": Endpoint(
             reservations.extend_reservation,
+            cache_control="no-store",
             body=tickets.OWNER_FIELDS,
             successes=[Success(200, ReservationResponse)],
             refusals=[*CANNOT_EXTEND_RESERVATION.values(), *WRITE_REFUSALS],
@@ -189,6 +207,7 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
     "/tickets": {
         "GET": Endpoint(
             tickets.list_user_tickets,
+            cache_control="no-store",
             query=tickets.LIST_QUERY,
             headers=[OWNER],
             successes=[Success(200, TicketPage)],
@@ -197,22 +216,33 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
     },
     "/fingerprints": {
         "POST": Endpoint(
-            fingerprints.create_fingerprint, successes=[Success(201, FingerprintResponse)]
+            fingerprints.create_fingerprint,
+            cache_control="no-store",
+            successes=[Success(201, FingerprintResponse)],
         ),
     },
     "/health": {
         "GET": Endpoint(
             health.check_health,
+            cache_control="no-store",
             successes=[Success(200, HealthResponse), Success(503, HealthResponse)],
         ),
     },
-    "/health/live": {"GET": Endpoint(health.check_live, successes=[Success(200, LiveResponse)])},
+    "/health/live": {
+        "GET": Endpoint(
+            health.check_live, cache_control="no-store", successes=[Success(200, LiveResponse)]
+        )
+    },
     "/metrics": {
         "GET": Endpoint(
-            health.show_metrics, successes=[Success(200, str, media_type=metrics.CONTENT_TYPE)]
+            health.show_metrics,
+            cache_control="no-store",
+            successes=[Success(200, str, media_type=metrics.CONTENT_TYPE)],
         ),
     },
-    "/": {"GET": Endpoint(docs.show_index, successes=[HTML_PAGE])},
-    "/docs": {"GET": Endpoint(docs.show_docs, successes=[HTML_PAGE])},
-    "/openapi.json": {"GET": Endpoint(docs.show_openapi, successes=[Success(200, dict)])},
+    "/": {"GET": Endpoint(docs.show_index, cache_control="no-cache", successes=[HTML_PAGE])},
+    "/docs": {"GET": Endpoint(docs.show_docs, cache_control="no-cache", successes=[HTML_PAGE])},
+    "/openapi.json": {
+        "GET": Endpoint(docs.show_openapi, cache_control="no-cache", successes=[Success(200, dict)])
+    },
 }

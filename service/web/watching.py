@@ -69,6 +69,11 @@ class Watcher:
         self._message, self.put_at = message, now
         self.wake()
 
+    def keep_alive(self, now: float) -> None:
+        """Send a comment, unless a message is waiting to be sent, which it must not replace."""
+        if not self._message:
+            self.put(KEEP_ALIVE, now)
+
     def wake(self) -> None:
         """Let ``get`` return."""
         if self._waiting is not None and not self._waiting.done():
@@ -169,7 +174,7 @@ def _notify(watched: WatchedEvent, now: float) -> None:
                 watcher.version = watched.newest.version
                 watcher.put(watched.newest.encoded, now)
         elif now - watcher.put_at >= limits.STREAM_KEEP_ALIVE_SECONDS:
-            watcher.put(KEEP_ALIVE, now)
+            watcher.keep_alive(now)
 
 
 class EventStream(Response):
@@ -187,9 +192,8 @@ class EventStream(Response):
         first_messages: Sequence[Message],
         watching: ExitStack,
     ) -> None:
-        # Caches and proxies must not delay the messages. X-Accel-Buffering is for nginx.
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        super().__init__(headers=headers, media_type=self.media_type)
+        # nginx must not collect messages before it passes them on.
+        super().__init__(headers={"X-Accel-Buffering": "no"}, media_type=self.media_type)
         del self.headers["content-length"]
         self._watchers = watchers
         self._watcher = watcher

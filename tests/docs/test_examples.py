@@ -9,8 +9,10 @@ from typing import Any, Protocol
 
 import pytest
 from psycopg.conninfo import conninfo_to_dict
+from starlette.routing import compile_path
 
 from service import limits
+from service.web.routes import ROUTES
 from tests.support.api_description import operations, responses_of
 from tests.support.checkouts import (
     HAS_EVENT_SOURCE,
@@ -30,10 +32,10 @@ from tests.support.waiting import wait_until
 
 # The routes that a checkout uses.
 ROUTES_OF_CHECKOUT = {
-    ("POST", "/events/{id}/tickets"),
-    ("GET", "/reservations/{id}"),
-    ("POST", "/reservations/{id}/payment"),
-    ("DELETE", "/reservations/{id}"),
+    ("POST", "/events/{eventId}/tickets"),
+    ("GET", "/reservations/{reservationId}"),
+    ("POST", "/reservations/{reservationId}/payment"),
+    ("DELETE", "/reservations/{reservationId}"),
 }
 
 
@@ -93,7 +95,8 @@ class RecordingProxy(LossyProxy):
     def read(self, data: bytes) -> bytes:
         """Record the requests in the data, and return the data to forward."""
         for method, path in re.findall(r"^([A-Z]+) (\S+) HTTP/1.1\r$", data.decode(), re.M):
-            self.routes.add((method, re.sub(r"[0-9a-f-]{36}", "{id}", path)))
+            route = next(route for route in ROUTES if compile_path(route)[0].match(path))
+            self.routes.add((method, route))
         return data
 
 

@@ -4,10 +4,8 @@ The commands and the code are those of docs/how-to/generate-a-client.md, in its 
 """
 
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import pytest
 
 from tests.support.database import Database
 from tests.support.paths import DOCS
+from tests.support.registry_packages import run
 from tests.support.services import Starter
 from tests.support.tools import find_tool
 
@@ -22,8 +21,6 @@ TOKEN = "the-organizers-own-token"  # noqa: S105 - used by tests only
 PAGE = (DOCS / "how-to" / "generate-a-client.md").read_text()
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 SALES = Path(__file__).with_name("clients")
-# What pip and npm print when they cannot reach a registry, but not when a version is missing.
-NO_REGISTRY = re.compile(r"from versions: none|ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ETIMEDOUT")
 
 # The commands that check the code, and the one that runs the sale.
 CHECKS = {
@@ -41,29 +38,13 @@ CHECKS = {
 }
 
 
-def run(command: str, folder: Path, url: str) -> str:
-    """Run a bash script as if the folder's .venv were activated, and return its output."""
-    process = subprocess.run(
-        [shutil.which("bash") or "bash", "-ec", command],
-        cwd=folder,
-        env={**os.environ, "PATH": f"{folder}/.venv/bin:{os.environ['PATH']}", "URL": url},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if process.returncode and " install " in command and NO_REGISTRY.search(process.stderr):
-        pytest.skip("the generator cannot be installed: no package registry can be reached")
-    assert process.returncode == 0, f"{command}\n{process.stdout}{process.stderr}"
-    return process.stdout
-
-
 def follow(language: str, folder: Path, url: str) -> None:
     """Follow the page's section on a language: run the commands and save the code."""
     printed = ""
     for kind, text in FENCED.findall(PAGE.partition(f"## {language}\n")[2].partition("\n## ")[0]):
         text = text.replace("http://localhost:8000", url)
         if kind == "sh":
-            printed = run(text, folder, url)
+            printed = run(text, folder, URL=url)
         elif kind:
             (folder / {"python": "buy.py", "ts": "buy.ts"}[kind]).write_text(text)
         else:
@@ -89,8 +70,8 @@ def test_a_generated_client_compiles_and_sells(
         shutil.copytree(SALES, tmp_path, dirs_exist_ok=True)
         *checks, sale = CHECKS[language]
         for check in checks:
-            run(check, tmp_path, service.url)
-        printed = json.loads(run(sale, tmp_path, service.url))
+            run(check, tmp_path, URL=service.url)
+        printed = json.loads(run(sale, tmp_path, URL=service.url))
         event = client.find_event(printed["id"])
         assert event["name"] == f"Sold from {language}"
         assert (event["reservedTickets"], event["purchasedTickets"]) == (3, 3)

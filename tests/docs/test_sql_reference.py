@@ -92,35 +92,35 @@ def send_requests(client: Client, log: ServerLog) -> Iterator[str]:
     yield "GET /events"
     client.find_event(event)
     client.get(f"/events/{event}?at=2090-01-01T00:00:00Z")
-    yield "GET /events/{id}"
+    yield "GET /events/{eventId}"
     client.update_event(event, totalTickets=30)
-    yield "PATCH /events/{id}"
+    yield "PATCH /events/{eventId}"
     client.list_ledger(event)
-    yield "GET /events/{id}/ledger"
+    yield "GET /events/{eventId}/ledger"
     client.check_event(event)
-    yield "GET /events/{id}/audit"
+    yield "GET /events/{eventId}/audit"
     client.list_event_tickets(event)
     client.list_event_tickets(event, after=event)
-    yield "GET /events/{id}/tickets"
+    yield "GET /events/{eventId}/tickets"
     paid, cancelled = client.hold(event, 2)
     first, second = [
         client.reserve(event, key=key).json()[0]["reservationId"] for key in ("first", "second")
     ]
-    yield "POST /events/{id}/tickets"
+    yield "POST /events/{eventId}/tickets"
     client.find_ticket(paid)
-    yield "GET /events/tickets/{id}"
+    yield "GET /events/tickets/{ticketId}"
     client.pay(paid)
-    yield "POST /events/tickets/{id}/payment"
+    yield "POST /events/tickets/{ticketId}/payment"
     client.cancel(cancelled)
-    yield "DELETE /events/tickets/{id}/payment"
+    yield "DELETE /events/tickets/{ticketId}/payment"
     client.refund(paid)
-    yield "POST /events/tickets/{id}/refund"
+    yield "POST /events/tickets/{ticketId}/refund"
     client.find_reservation(first)
-    yield "GET /reservations/{id}"
+    yield "GET /reservations/{reservationId}"
     client.pay_reservation(first)
-    yield "POST /reservations/{id}/payment"
+    yield "POST /reservations/{reservationId}/payment"
     client.cancel_reservation(second)
-    yield "DELETE /reservations/{id}"
+    yield "DELETE /reservations/{reservationId}"
     client.list_user_tickets()
     client.list_user_tickets(after=paid)
     yield "GET /tickets"
@@ -131,7 +131,7 @@ def send_requests(client: Client, log: ServerLog) -> Iterator[str]:
         yield f"GET {path}"
     with client.stream("GET", f"/events/{event}/stream"):
         log.wait_for("list_news")
-    yield "GET /events/{id}/stream"
+    yield "GET /events/{eventId}/stream"
 
 
 def pay_while_locked(client: Client, database: Database, log: ServerLog) -> set[str]:

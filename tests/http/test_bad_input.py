@@ -209,12 +209,15 @@ def test_an_update_without_a_field_is_refused(client: Client) -> None:
     ],
 )
 def test_a_malformed_id_is_refused(client: Client, id_: str) -> None:
-    for method, url in [
-        ("GET", f"/events/{id_}"),
-        ("GET", f"/events/tickets/{id_}"),
-        ("POST", f"/events/tickets/{id_}/refund"),
+    for method, url, name in [
+        ("GET", f"/events/{id_}", "eventId"),
+        ("GET", f"/events/tickets/{id_}", "ticketId"),
+        ("POST", f"/events/tickets/{id_}/refund", "ticketId"),
+        ("GET", f"/reservations/{id_}", "reservationId"),
     ]:
-        assert code(client.request(method, url)) == (400, "BAD_REQUEST")
+        response = client.request(method, url)
+        assert code(response) == (400, "BAD_REQUEST")
+        assert response.json()["details"] == [{"field": name, "message": "must be a UUID"}]
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def test_requests_are_counted_by_route_method_and_status(client: Client) -> None
     def growth(name: str, **labels: str) -> float:
         return value(after, name, **labels) - value(before, name, **labels)
 
-    count, route = "holdfast_request_seconds_count", "/events/{id}/tickets"
+    count, route = "holdfast_request_seconds_count", "/events/{eventId}/tickets"
     assert growth(count, method="POST", route=route, status="201") == 1
     assert growth(count, method="POST", route=route, status="409") == 2
     assert growth(count, method="other", route="none", status="404") == 1

@@ -68,7 +68,26 @@ def test_the_description_has_exactly_the_routes_of_the_service(description: Json
     described = operations(description)
     assert set(described) == ALL
     assert len({operation["operationId"] for operation in described.values()}) == len(ALL)
-    assert all(operation["summary"] for operation in described.values())
+    for operation in described.values():
+        assert operation["summary"]
+        assert operation["description"]
+        assert operation["summary"] not in operation["description"]
+
+
+def test_a_path_parameter_is_named_after_what_it_identifies(description: Json) -> None:
+    names = set()
+    for path, item in description["paths"].items():
+        own = [parameter["name"] for parameter in item["parameters"] if "$ref" not in parameter]
+        assert own == re.findall(r"{(\w+)}", path)
+        names.update(own)
+    assert names == {"eventId", "ticketId", "reservationId"}
+
+
+def test_only_the_routes_of_the_organizer_have_a_security_scheme(description: Json) -> None:
+    assert description["security"] == []
+    for (method, path), operation in operations(description).items():
+        needs_token = ROUTES[path][method].for_organizer
+        assert operation.get("security") == ([{"organizer": []}] if needs_token else None)
 
 
 def test_every_schema_and_operation_has_a_name_for_generators(description: Json) -> None:
@@ -118,8 +137,8 @@ def test_a_link_gives_its_target_parameters_that_exist(description: Json) -> Non
                 method, path = routes[link["operationId"]]
                 target = described[method, path]
                 headers = {f"header.{parameter['name']}" for parameter in target["parameters"]}
-                assert link["parameters"].keys() <= headers | {"path.id"}
-                assert "{id}" in path
+                (name,) = re.findall(r"{(\w+)}", path)
+                assert link["parameters"].keys() <= headers | {f"path.{name}"}
                 assert ("requestBody" in link) <= ("requestBody" in target)
                 links.add((operation["operationId"], link["operationId"]))
     assert {("createEvent", "reserveTickets"), ("payTicket", "refundTicket")} <= links
@@ -145,6 +164,7 @@ class CheckingClient(Client):
             header = self.description["components"]["headers"][header["$ref"].rpartition("/")[2]]
             assert (name in response.headers) or not header["required"], (method, path, name)
         names = {"ETag", "Location", "Idempotency-Replayed", "Retry-After", "WWW-Authenticate"}
+        names |= {"Cache-Control", "Vary"}
         assert {name for name in names if name in response.headers} <= set(described["headers"])
         if "content" not in described:
             assert not response.content
@@ -226,12 +246,12 @@ def test_every_response_of_a_sale_matches_the_description(
         for path in ("/health", "/health/live", "/metrics", "/", "/docs", "/openapi.json"):
             assert buyer.get(path).status_code == 200
         # All routes but the stream, which does not end.
-        assert buyer.succeeded == ALL - {("GET", "/events/{id}/stream")}
+        assert buyer.succeeded == ALL - {("GET", "/events/{eventId}/stream")}
 
 
 def test_a_message_of_the_stream_matches_the_description(client: Client, description: Json) -> None:
     event = client.create_event(name="Watched")
-    described = operations(description)["GET", "/events/{id}/stream"]["responses"]["200"]
+    described = operations(description)["GET", "/events/{eventId}/stream"]["responses"]["200"]
     ((media_type, content),) = described["content"].items()
     with client.stream("GET", f"/events/{event}/stream") as stream:
         assert stream.headers["Content-Type"].partition(";")[0] == media_type
@@ -273,11 +293,16 @@ def test_the_root_describes_the_service_and_has_links(client: Client, descriptio
 def test_the_description_follows_the_settings(database: Database, start: Starter) -> None:
     with start(database, max_tickets_per_request=3).client() as client:
         description = client.get("/openapi.json").json()
-    reserve = operations(description)["POST", "/events/{id}/tickets"]
+    reserve = operations(description)["POST", "/events/{eventId}/tickets"]
     body = resolve(description, reserve["requestBody"]["content"]["application/json"]["schema"])
     assert body["properties"]["quantity"]["maximum"] == 3
     # Without a token everybody may organize.
     assert "securitySchemes" not in description["components"]
+    assert description["security"] == []
+    text = json.dumps(description)
+    for kind, components in description["components"].items():
+        for name in components:
+            assert f'"#/components/{kind}/{name}"' in text, "it is used nowhere"
     for operation in operations(description).values():
         assert "security" not in operation
         assert "401" not in operation["responses"]

@@ -26,20 +26,20 @@ ANYBODY, ORGANIZER, OWNER_ONLY, HIDES_OWNER = range(4)
 ACCESS = {
     ("GET", "/events"): ANYBODY,
     ("POST", "/events"): ORGANIZER,
-    ("GET", "/events/{id}"): ANYBODY,
-    ("PATCH", "/events/{id}"): ORGANIZER,
-    ("GET", "/events/{id}/tickets"): ORGANIZER,
-    ("POST", "/events/{id}/tickets"): ANYBODY,
-    ("GET", "/events/{id}/ledger"): ANYBODY,
-    ("GET", "/events/{id}/audit"): ANYBODY,
-    ("GET", "/events/{id}/stream"): ANYBODY,
-    ("GET", "/events/tickets/{id}"): HIDES_OWNER,
-    ("POST", "/events/tickets/{id}/payment"): OWNER_ONLY,
-    ("DELETE", "/events/tickets/{id}/payment"): OWNER_ONLY,
-    ("POST", "/events/tickets/{id}/refund"): ORGANIZER,
-    ("GET", "/reservations/{id}"): OWNER_ONLY,
-    ("DELETE", "/reservations/{id}"): OWNER_ONLY,
-    ("POST", "/reservations/{id}/payment"): OWNER_ONLY,
+    ("GET", "/events/{eventId}"): ANYBODY,
+    ("PATCH", "/events/{eventId}"): ORGANIZER,
+    ("GET", "/events/{eventId}/tickets"): ORGANIZER,
+    ("POST", "/events/{eventId}/tickets"): ANYBODY,
+    ("GET", "/events/{eventId}/ledger"): ANYBODY,
+    ("GET", "/events/{eventId}/audit"): ANYBODY,
+    ("GET", "/events/{eventId}/stream"): ANYBODY,
+    ("GET", "/events/tickets/{ticketId}"): HIDES_OWNER,
+    ("POST", "/events/tickets/{ticketId}/payment"): OWNER_ONLY,
+    ("DELETE", "/events/tickets/{ticketId}/payment"): OWNER_ONLY,
+    ("POST", "/events/tickets/{ticketId}/refund"): ORGANIZER,
+    ("GET", "/reservations/{reservationId}"): OWNER_ONLY,
+    ("DELETE", "/reservations/{reservationId}"): OWNER_ONLY,
+    ("POST", "/reservations/{reservationId}/payment"): OWNER_ONLY,
     # Lists the tickets of the fingerprint that is sent: a stranger has none.
     ("GET", "/tickets"): OWNER_ONLY,
     ("POST", "/fingerprints"): ANYBODY,
@@ -50,13 +50,24 @@ ACCESS = {
     ("GET", "/openapi.json"): ANYBODY,
     ("GET", "/docs"): ANYBODY,
 }
+# Successes that a cache may store, as long as it asks the service before each use.
+STORABLE = {
+    ("GET", "/events"),
+    ("GET", "/events/{eventId}"),
+    ("GET", "/events/{eventId}/ledger"),
+    ("GET", "/events/{eventId}/audit"),
+    ("GET", "/events/tickets/{ticketId}"),
+    ("GET", "/"),
+    ("GET", "/openapi.json"),
+    ("GET", "/docs"),
+}
 ALL = [(method, path) for path, methods in ROUTES.items() for method in methods]
 HEAD_PATHS = [path for method, path in ALL if method == "GET" and not ROUTES[path]["GET"].streams]
 
 BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/events"): {"name": "New", "date": "2030-01-01T20:00:00Z", "totalTickets": 1},
-    ("PATCH", "/events/{id}"): {"name": "Renamed"},
-    ("POST", "/events/{id}/tickets"): {"quantity": 1},
+    ("PATCH", "/events/{eventId}"): {"name": "Renamed"},
+    ("POST", "/events/{eventId}/tickets"): {"quantity": 1},
 }
 
 
@@ -106,17 +117,17 @@ def send(
 ) -> httpx2.Response:
     """Send a valid request with a fingerprint, a token, both or neither."""
     id_ = sale.reservation if path.startswith("/reservations") else sale.ticket
-    if path.startswith("/events/{id}"):
+    if path.startswith("/events/{eventId}"):
         id_ = sale.event
-    if (method, path) == ("POST", "/events/tickets/{id}/refund"):
+    if (method, path) == ("POST", "/events/tickets/{ticketId}/refund"):
         sale.client.pay(sale.ticket, OWNER)
     headers = {"X-User-Fingerprint": fingerprint} if fingerprint else {}
     if token:
         headers["Authorization"] = f"Bearer {token}"
     body = dict(BODIES.get((method, path), {}))
-    if fingerprint and (path.endswith("/payment") or path == "/events/{id}/tickets"):
+    if fingerprint and (path.endswith("/payment") or path == "/events/{eventId}/tickets"):
         body["userFingerprint"] = fingerprint
-    url = path.replace("{id}", id_)
+    url = re.sub(r"{\w+}", id_, path)
     if method in ROUTES[path] and ROUTES[path][method].streams:  # it does not end: read its start
         with sale.client.stream(method, url, headers=headers) as response:
             start = "".join(line for line, _ in zip(response.iter_lines(), range(4), strict=False))
@@ -143,7 +154,7 @@ def test_the_owner_may_use_the_routes_of_the_owner(sale: Sale, method: str, path
         return
     assert response.status_code in (200, 201), response.text
     assert shows(response, OWNER) == (
-        ACCESS[method, path] in (OWNER_ONLY, HIDES_OWNER) or path == "/events/{id}/tickets"
+        ACCESS[method, path] in (OWNER_ONLY, HIDES_OWNER) or path == "/events/{eventId}/tickets"
     )
 
 
@@ -173,7 +184,7 @@ def test_an_anonymous_client_changes_nothing_and_learns_nothing(
     assert not shows(response, OWNER)
     if ACCESS[method, path] == ORGANIZER:
         assert code(response) == (401, "UNAUTHORIZED")
-    elif ACCESS[method, path] == OWNER_ONLY or path == "/events/{id}/tickets":
+    elif ACCESS[method, path] == OWNER_ONLY or path == "/events/{eventId}/tickets":
         assert code(response) == (400, "BAD_REQUEST")
     else:
         assert response.status_code in (200, 201), response.text
@@ -185,7 +196,8 @@ def test_an_anonymous_client_changes_nothing_and_learns_nothing(
 def test_the_organizer_may_organize_but_owns_no_ticket(sale: Sale, method: str, path: str) -> None:
     response = send(sale, method, path, token=TOKEN)
     assert not shows(response, OWNER)
-    if ACCESS[method, path] == OWNER_ONLY or (method, path) == ("POST", "/events/{id}/tickets"):
+    is_reservation = (method, path) == ("POST", "/events/{eventId}/tickets")
+    if ACCESS[method, path] == OWNER_ONLY or is_reservation:
         assert code(response) == (400, "BAD_REQUEST")
     else:
         assert response.status_code in (200, 201), response.text
@@ -213,11 +225,30 @@ def test_a_head_request_is_refused_like_its_get(sale: Sale, path: str) -> None:
 
 
 @pytest.mark.parametrize(("method", "path"), ALL)
-def test_a_private_response_is_not_cached(sale: Sale, method: str, path: str) -> None:
+def test_only_a_public_success_may_be_stored_by_caches(sale: Sale, method: str, path: str) -> None:
     response = send(sale, method, path, fingerprint=OWNER, token=TOKEN)
-    is_open = ACCESS[method, path] == ANYBODY
+    assert response.status_code in (200, 201), response.text
+    is_storable = (method, path) in STORABLE
+    assert response.headers.get_list("Cache-Control") == ["no-cache" if is_storable else "no-store"]
+    varies = is_storable and ACCESS[method, path] == HIDES_OWNER
+    assert response.headers.get("Vary") == ("X-User-Fingerprint" if varies else None)
     if method == "GET" and not ROUTES[path][method].streams:
-        assert response.headers.get("Cache-Control") == (None if is_open else "no-store")
+        head = send(sale, "HEAD", path, fingerprint=OWNER, token=TOKEN)
+        for name in ("Cache-Control", "Vary"):
+            assert head.headers.get(name) == response.headers.get(name)
+
+
+@pytest.mark.parametrize(("method", "path"), ALL)
+def test_no_refusal_may_be_stored_by_caches(sale: Sale, method: str, path: str) -> None:
+    response = sale.client.request(method, re.sub(r"{\w+}", "unknown", path) + "?unknown=1")
+    assert response.status_code in (400, 401, 415)
+    assert response.headers.get_list("Cache-Control") == ["no-store"]
+
+
+def test_a_storable_response_is_public() -> None:
+    for method, path in STORABLE:
+        assert method == "GET"
+        assert ACCESS[method, path] in (ANYBODY, HIDES_OWNER)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +268,7 @@ def test_a_wrong_token_is_refused(sale: Sale, authorization: str) -> None:
     for method, path in [route for route, access in ACCESS.items() if access == ORGANIZER]:
         response = sale.client.request(
             method,
-            path.replace("{id}", sale.event),
+            re.sub(r"{\w+}", sale.event, path),
             json=BODIES.get((method, path)),
             headers={b"Authorization": authorization.encode("latin-1")},
         )

@@ -60,6 +60,9 @@ def test_the_root_links_a_page_of_all_routes_that_needs_no_other_host(
         described = operations(client.get("/openapi.json").json())
         assert sorted(map(tuple, routes)) == sorted(described)
         page.value(OPEN_ALL)
+        text = page.value("document.querySelector('#findEvent').textContent")
+        description = described["GET", "/events/{eventId}"]["description"]
+        assert " ".join(description.replace("`", "").split()) in " ".join(text.split())
         assert '"status": "ok"' in page.send("checkHealth")
         assert f"curl -i '{service.url}/'\n\n200 OK" in page.send("showIndex")
     assert page.console_errors == []
@@ -150,7 +153,7 @@ def test_the_page_shows_a_stream_until_it_is_stopped(
 ) -> None:
     event = client.create_event()
     page.show(service, fragment="#streamEvent")
-    page.write("#streamEvent [name='path.id']", event)
+    page.write("#streamEvent [name='path.eventId']", event)
     page.click("#streamEvent form button")
     output = "document.querySelector('#streamEvent pre').textContent"
     page.wait_for(f"{output}.includes('\"created\"')")

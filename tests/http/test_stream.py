@@ -1,11 +1,16 @@
 """The stream sends an event's committed changes, each once."""
 
+import re
 import socket
 import threading
 
 import pytest
 
 from service import limits
+from service.serving import bind
+from service.settings import Settings
+from service.web.watching import Watchers
+from tests.support import services
 from tests.support.client import Client, code
 from tests.support.database import Database
 from tests.support.services import RunningService, Starter, run_service
@@ -18,6 +23,19 @@ UNKNOWN = "018f0000-0000-7000-8000-000000000001"
 def count_watchers(service: RunningService) -> int:
     """Return the number of watchers."""
     return service.state.watchers.count
+
+
+def bind_with_a_small_buffer(settings: Settings) -> socket.socket:
+    """Return a listening socket whose connections can send little that is not yet received."""
+    listener = bind(settings)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    return listener
+
+
+def wait_for_polls(watchers: Watchers, count: int) -> None:
+    """Wait until the poller has sent as many more queries."""
+    target = watchers.polls + count
+    wait_until(lambda: watchers.polls >= target)
 
 
 def test_a_stream_begins_with_the_event_as_it_is(client: Client) -> None:
@@ -125,6 +143,28 @@ def test_an_invalid_last_event_id_gets_the_current_state(client: Client, last_id
     headers = {b"Last-Event-ID": last_id.encode()}
     with client.stream("GET", f"/events/{event}/stream", headers=headers) as response:
         assert Stream(response.iter_lines()).next_message()["version"] == 2
+
+
+def test_a_client_that_cannot_send_headers_resumes_by_query(client: Client) -> None:
+    event = client.create_event()
+    for _ in range(3):
+        client.hold(event)
+    with watch_event(client, event, lastEventId=2) as stream:
+        assert [stream.next_message()["version"] for _ in range(2)] == [3, 4]
+    with watch_event(client, event, lastEventId="x") as stream:
+        assert stream.next_message()["version"] == 4
+
+
+@pytest.mark.parametrize(("last_id", "first_version"), [(3, 4), ("", 4), ("x", 4)])
+def test_the_query_is_ignored_if_the_header_is_sent(
+    client: Client, last_id: object, first_version: int
+) -> None:
+    """A browser reconnects with the URL of its first request, and with a newer header."""
+    event = client.create_event()
+    for _ in range(3):
+        client.hold(event)
+    with watch_event(client, event, last_id=last_id, lastEventId=1) as stream:
+        assert stream.next_message()["version"] == first_version
 
 
 def test_the_first_message_is_not_sent_twice(
@@ -301,6 +341,39 @@ def test_a_watcher_that_stops_reading_is_disconnected(
                 assert stream.read_until(51)
                 wait_until(lambda: bool(buyer.hold(event)) and count_watchers(service) == 1)
                 assert stream.read_until(buyer.find_event(event)["version"])
+
+
+def test_a_keep_alive_replaces_no_message_of_a_slow_watcher(
+    database: Database, start: Starter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "TCP_USER_TIMEOUT_SECONDS", 60)
+    monkeypatch.setattr(limits, "STREAM_POLL_SECONDS", 0.001)
+    monkeypatch.setattr(limits, "STREAM_GAP_SECONDS", 0.0)
+    # Connections inherit a small buffer, so that few messages are enough to fill it.
+    monkeypatch.setattr(services, "bind", bind_with_a_small_buffer)
+    service = start(database)
+    watchers = service.state.watchers
+    with service.client() as client, socket.socket() as slow:
+        event = client.create_event(tickets=1000, name="\N{PERFORMING ARTS}" * 255)
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+        slow.settimeout(WAIT_SECONDS)
+        slow.connect(("127.0.0.1", int(service.url.rpartition(":")[2])))
+        slow.sendall(f"GET /events/{event}/stream HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        wait_until(lambda: watchers.count == 1)
+        for _ in range(150):
+            client.hold(event)
+            wait_for_polls(watchers, 2)
+        monkeypatch.setattr(limits, "STREAM_KEEP_ALIVE_SECONDS", 0.0)
+        wait_for_polls(watchers, 2)
+
+        last = client.find_event(event)["version"]
+        received = b""
+        # With the last message gone, keep-alives would follow without end.
+        while f"\nid: {last}\n".encode() not in received and received.count(b"\n:\n") < 100:
+            received += slow.recv(65536).replace(b"\r", b"")
+    versions = [int(version) for version in re.findall(rb"\nid: (\d+)\n", received)]
+    assert len(versions) < last, "the watcher was not slow"
+    assert versions[-1] == last
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -65,13 +65,14 @@ def test_each_request_is_logged_in_one_line(unbalanced_database: Database, log_f
         reserved = json.loads(line_with('"status":201'))
         assert reserved.pop("ms") > 0
         assert datetime.fromisoformat(reserved.pop("time"))
-        route = {"method": "POST", "route": "/events/{id}/tickets", "id": event}
+        route = {"method": "POST", "route": "/events/{eventId}/tickets", "id": event}
         assert reserved == {"level": "info", "request": request_id, "status": 201, **route}
         assert json.loads(line_with("42703"))["level"] == "error"
         assert json.loads(line_with("INTERNAL_SERVER_ERROR"))["route"] == "/tickets"
         assert json.loads(line_with('"status":404'))["route"] == "none"
     else:
-        assert f" INFO {request_id}: POST /events/{{id}}/tickets {event} 201 " in line_with(" 201 ")
+        request = f"POST /events/{{eventId}}/tickets {event}"
+        assert f" INFO {request_id}: {request} 201 " in line_with(" 201 ")
         assert f"(request {request_id})" in line_with("42703")
         assert " GET /tickets 500 INTERNAL_SERVER_ERROR " in line_with("INTERNAL_SERVER_ERROR")
         assert " other none 404 NOT_FOUND " in line_with(" 404 ")

@@ -335,7 +335,7 @@ def list_after(
 ) -> dict[str, Any] | Refused:
     """Return the page that follows a ticket of a list; status '' matches all."""
     if after not in tickets:
-        details: Any = [{"field": "after", "message": "is not a ticket of this list"}]
+        details: Any = ["after"]
         return Refused(400, "BAD_REQUEST", details)
     ordered = newest_first(tickets)
     following = ordered[ordered.index(after) + 1 :]

@@ -38,10 +38,14 @@ class Stream:
 
 
 @contextmanager
-def watch_event(client: Client, event: str, last_id: object = None) -> Iterator[Stream]:
-    """Watch an event for as long as the block runs."""
+def watch_event(
+    client: Client, event: str, last_id: object = None, **query: object
+) -> Iterator[Stream]:
+    """Watch an event for as long as the block runs; resume after ``last_id``, if it is given."""
     headers = {} if last_id is None else {"Last-Event-ID": str(last_id)}
-    with client.stream("GET", f"/events/{event}/stream", headers=headers) as response:
+    path = f"/events/{event}/stream"
+    params = {name: str(value) for name, value in query.items()}
+    with client.stream("GET", path, headers=headers, params=params) as response:
         assert response.status_code == 200
         assert response.headers["Content-Type"].startswith("text/event-stream")
         assert response.headers["Cache-Control"] == "no-store"

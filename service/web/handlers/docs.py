@@ -15,17 +15,26 @@ DOCS = PAGES.joinpath("docs.html").read_text()
 
 
 async def show_index(_: Call) -> Response:
-    """Show a page with links to the docs, the health check and the metrics."""
+    """Show a page with links to the docs, the health check and the metrics.
+
+    An HTML page, for a browser.
+    """
     return _respond_page(INDEX)
 
 
 async def show_docs(_: Call) -> Response:
-    """Show a page to read about and try every route."""
+    """Show a page to read about and try every route.
+
+    An HTML page, for a browser. It loads nothing from other hosts.
+    """
     return _respond_page(DOCS)
 
 
 async def show_openapi(call: Call) -> Response:
-    """Return the OpenAPI description of every route."""
+    """Return the OpenAPI description of every route.
+
+    In OpenAPI 3.1, generated from the code that serves the requests. Limits follow the settings.
+    """
     return Response(call.service.openapi, media_type="application/json")
 
 

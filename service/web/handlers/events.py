@@ -63,7 +63,11 @@ FIND_QUERY = {"at": TIMESTAMP}
 
 
 async def create_event(call: Call) -> Response | Refusal:
-    """Create an event."""
+    """Create an event.
+
+    Its name and date together are unique. The terms of its sale are optional. `Location` is the
+    path of the new event.
+    """
     terms = {name: call.body.get(name) for name in TERMS}
     event = await call.service.lookup_queries.create_event(
         call.body["name"], call.body["date"], call.body["totalTickets"], _encode_for_sql(terms)
@@ -76,7 +80,11 @@ async def create_event(call: Call) -> Response | Refusal:
 
 
 async def list_events(call: Call) -> Response | Refusal:
-    """List events by date, in pages."""
+    """List events by date, in pages.
+
+    `from` is inclusive, `to` exclusive. `q` is a part of the name, in upper or lower case.
+    `available=true` leaves out events without available tickets. A page after the last is empty.
+    """
     page, limit = call.query["page"], call.query["limit"]
     events, total = await call.service.list_queries.list_events(
         dates=_date_range(call.query["from"], call.query["to"]),
@@ -91,7 +99,11 @@ async def list_events(call: Call) -> Response | Refusal:
 
 
 async def find_event(call: Call) -> Response | Refusal:
-    """Find an event, now or at a past time; 304 if the client has the current version."""
+    """Find an event, now or at a past time; 304 if the client has the current version.
+
+    Send the `ETag` of the last response in `If-None-Match`. With `at`, the response has the event
+    as it was committed at that moment; a moment before the event existed is refused.
+    """
     if at := call.query["at"]:
         return await _find_event_at(call, at)
     event = await call.service.shared_reads.find_event(call.id)
@@ -118,7 +130,12 @@ def _respond(call: Call, event: EncodedEvent) -> Response:
 
 
 async def update_event(call: Call) -> Response | Refusal:
-    """Change the name, the date, the capacity or the terms of sale of an event."""
+    """Change the name, the date, the capacity or the terms of sale of an event.
+
+    Only the fields that are sent change; null clears a term. A total below the number of allocated
+    tickets is refused. A request that changes nothing makes no new version. With `revision` or
+    If-Match it is refused if somebody has changed the event meanwhile.
+    """
     outcome = await call.service.write_path.submit(
         Update(call.id, _encode_for_sql(call.body), _read_if_match(call.headers[IF_MATCH.name]))
     )

@@ -10,5 +10,8 @@ from service.web.responses import FingerprintResponse, respond
 
 
 async def create_fingerprint(_: Call) -> Response:
-    """Create a random fingerprint. The service does not store it."""
+    """Create a random fingerprint. The service does not store it.
+
+    It cannot be guessed. Keep it secret: it proves who owns the tickets reserved with it.
+    """
     return respond(FingerprintResponse(secrets.token_urlsafe(limits.FINGERPRINT_BYTES)), 201)

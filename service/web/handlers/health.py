@@ -18,7 +18,11 @@ from service.web.responses import (
 
 
 async def check_health(call: Call) -> Response | Refusal:
-    """Check that the database is reachable and migrated, and that the service is not stopping."""
+    """Check that the database is reachable and migrated, and that the service is not stopping.
+
+    For load balancers: send requests to the service only while the status is 200. It is 503 for a
+    moment before the service stops.
+    """
     queries = call.service.health_queries
     try:
         version = await queries.server_version()
@@ -39,10 +43,16 @@ async def check_health(call: Call) -> Response | Refusal:
 
 
 async def show_metrics(_: Call) -> Response | Refusal:
-    """Return the metrics of all workers, in the format of Prometheus."""
+    """Return the metrics of all workers, in the format of Prometheus.
+
+    They have no fingerprints and no IDs.
+    """
     return Response(metrics.render(), media_type=metrics.CONTENT_TYPE)
 
 
 async def check_live(_: Call) -> Response | Refusal:
-    """Check that the process is running, and nothing else."""
+    """Check that the process is running, and nothing else.
+
+    For supervisors: restart a process that does not respond.
+    """
     return respond(LiveResponse("ok"))

@@ -8,7 +8,7 @@ from service import limits
 from service.refusals import BUSY, EVENT_NOT_FOUND, Refusal
 from service.rows import Event
 from service.web.endpoints import LAST_EVENT_ID, Call
-from service.web.fields import query_integer
+from service.web.fields import ANY_TEXT, query_integer
 from service.web.responses import (
     AuditResponse,
     LedgerEntryResponse,
@@ -22,10 +22,16 @@ LIST_QUERY = {
     "after": query_integer(0, limits.MAX_BIGINT, default=0),
     "limit": query_integer(1, limits.MAX_LEDGER_PAGE_SIZE, default=100),
 }
+# For clients that cannot send the header Last-Event-ID.
+STREAM_QUERY = {"lastEventId": ANY_TEXT}
 
 
 async def list_ledger(call: Call) -> Response | Refusal:
-    """List the entries of an event's ledger that follow a version."""
+    """List the entries of an event's ledger that follow a version.
+
+    One entry for each version, in order. Send `meta.next` as `after` to get the following page; it
+    is null at the end.
+    """
     after, limit = call.query["after"], call.query["limit"]
     # One more than the page holds, to see whether there is another page.
     entries = await call.service.list_queries.list_ledger(call.id, after, limit + 1)
@@ -38,13 +44,22 @@ async def list_ledger(call: Call) -> Response | Refusal:
 
 
 async def check_event(call: Call) -> Response | Refusal:
-    """Audit an event: check its counts against its tickets and its ledger."""
+    """Audit an event: check its counts against its tickets and its ledger.
+
+    All rules are checked in one snapshot of the database. A difference is a bug, or a change that
+    was made in the database by hand.
+    """
     checks = await call.service.list_queries.check_events([call.id], failed_only=False)
     return respond(AuditResponse.of(checks)) if checks else EVENT_NOT_FOUND
 
 
 async def stream_event(call: Call) -> Response | Refusal:
-    """Stream an event: its current state, then every change."""
+    """Stream an event: its current state, then every change.
+
+    Server-Sent Events; the `id` of a message is the event's version. To resume, send the last one
+    in `Last-Event-ID`, or without that header in `lastEventId`: the stream begins with the versions
+    missed. Versions may be skipped while the event changes quickly, but never the newest.
+    """
     watchers = call.service.watchers
     if watchers.closed or watchers.count >= limits.MAX_WATCHERS:
         return BUSY
@@ -63,9 +78,11 @@ async def _list_first_messages(call: Call, watcher: Watcher, event: Event) -> li
     """Return the messages that a stream begins with; let the watcher get only later versions.
 
     A client that sends the version it knows in Last-Event-ID gets each version since then, if there
-    are at most MAX_REPLAYED_VERSIONS. Any other client gets the current state.
+    are at most MAX_REPLAYED_VERSIONS. Any other client gets the current state. The query counts
+    only without the header: a browser reconnects with the URL of its first request.
     """
-    text = call.headers[LAST_EVENT_ID.name] or ""
+    header = call.headers[LAST_EVENT_ID.name]
+    text = (call.query["lastEventId"] if header is None else header) or ""
     is_version = text.isascii() and text.isdigit() and len(text) < 19  # less than 2**63
     known_version = int(text) if is_version else None
     if known_version == event.version:

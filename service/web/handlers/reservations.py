@@ -21,7 +21,10 @@ from service.write_path.changes import Cancel, Extend, Outcome, Pay
 
 
 async def find_reservation(call: Call) -> Response | Refusal:
-    """Find a reservation, with those of its tickets that the caller owns."""
+    """Find a reservation, with those of its tickets that the caller owns.
+
+    Its `status` is that of the tickets, or `mixed`. Its `expiresAt` is the earliest of those held.
+    """
     owner: str = call.headers[OWNER.name]
     tickets = await call.service.lookup_queries.find_reservations([call.id])
     if not tickets:
@@ -33,7 +36,12 @@ async def find_reservation(call: Call) -> Response | Refusal:
 
 
 async def pay_reservation(call: Call) -> Response | Refusal:
-    """Pay for all held tickets of a reservation; refused if a hold has expired."""
+    """Pay for all held tickets of a reservation; refused if a hold has expired.
+
+    Pays for all of them or none, and passes over tickets that were purchased, cancelled or refunded
+    before; the response shows all tickets. `details.ticketId` names the ticket that decided a
+    refusal.
+    """
     owner: str = call.body["userFingerprint"]
     outcome = await call.service.write_path.submit(
         Pay(
@@ -46,7 +54,12 @@ async def pay_reservation(call: Call) -> Response | Refusal:
 
 
 async def cancel_reservation(call: Call) -> Response | Refusal:
-    """Cancel all held tickets of a reservation; refused if a ticket is purchased."""
+    """Cancel all held tickets of a reservation; refused if a ticket is purchased.
+
+    Cancels all of them or none, and passes over tickets that were cancelled or refunded or have
+    expired before; the response shows all tickets. `details.ticketId` names the ticket that decided
+    a refusal.
+    """
     owner: str = call.headers[OWNER.name]
     outcome = await call.service.write_path.submit(
         Cancel(
@@ -59,7 +72,10 @@ async def cancel_reservation(call: Call) -> Response | Refusal:
 
 
 async def extend_reservation(call: Call) -> Response | Refusal:
-    """Extend the holds of a reservation by another hold's length from now."""
+    """Extend the holds of a reservation by another hold's length from now.
+
+    Every held ticket is held for longer, or none; never for longer than the maximum of the event.
+    """
     owner: str = call.body["userFingerprint"]
     outcome = await call.service.write_path.submit(
         Extend(

@@ -67,7 +67,12 @@ def _reservation_fields(max_quantity: int) -> dict[str, Reader]:
 
 
 async def reserve_tickets(call: Call) -> Response | Refusal:
-    """Reserve tickets of an event: the whole quantity or none."""
+    """Reserve tickets of an event: the whole quantity or none.
+
+    The tickets are held until `expiresAt` for the owner of the fingerprint. `Location` is the path
+    of the reservation. With an `Idempotency-Key` the request may be sent again: it reserves once,
+    and each replay returns the same tickets, as they are then.
+    """
     owner: str = call.body["userFingerprint"]
     key: str = call.headers[IDEMPOTENCY_KEY.name] or ""
     outcome = await call.service.write_path.submit(
@@ -102,7 +107,10 @@ def _refuse_reservation(outcome: Outcome) -> Refusal:
 
 
 async def find_ticket(call: Call) -> Response | Refusal:
-    """Find a ticket; its fingerprint is shown only to a caller that sends the same one."""
+    """Find a ticket; its fingerprint is shown only to a caller that sends the same one.
+
+    Anybody who knows its ID can find it. A hold whose time is up is shown as `expired`.
+    """
     tickets = await call.service.lookup_queries.find_tickets([call.id])
     if not tickets:
         return TICKET_NOT_FOUND
@@ -110,7 +118,11 @@ async def find_ticket(call: Call) -> Response | Refusal:
 
 
 async def list_user_tickets(call: Call) -> Response | Refusal:
-    """List the caller's own tickets for all events, newest first."""
+    """List the caller's own tickets for all events, newest first.
+
+    The owner is the fingerprint in the header. `status` selects tickets as they are shown: a hold
+    whose time is up is `expired`. A page after the last is empty.
+    """
     owner: str = call.headers[OWNER.name]
     status, page, limit, after = _list_query(call)
     queries = call.service.list_queries
@@ -125,7 +137,11 @@ async def list_user_tickets(call: Call) -> Response | Refusal:
 
 
 async def list_event_tickets(call: Call) -> Response | Refusal:
-    """List an event's tickets, newest first, without their fingerprints."""
+    """List an event's tickets, newest first, without their fingerprints.
+
+    `status` selects tickets as they are shown: a hold whose time is up is `expired`. A page after
+    the last is empty.
+    """
     status, page, limit, after = _list_query(call)
     queries = call.service.list_queries
     if after and page:
@@ -141,14 +157,22 @@ async def list_event_tickets(call: Call) -> Response | Refusal:
 
 
 async def pay_ticket(call: Call) -> Response | Refusal:
-    """Pay for a held ticket."""
+    """Pay for a held ticket.
+
+    Possible until the hold expires. The request may be sent again: a ticket that is paid for is
+    refused with `ALREADY_PURCHASED`. The service itself moves no money.
+    """
     owner: str = call.body["userFingerprint"]
     outcome = await call.service.write_path.submit(Pay(ticket_id=call.id, user_fingerprint=owner))
     return _respond(outcome, CANNOT_PAY, owner)
 
 
 async def cancel_ticket(call: Call) -> Response | Refusal:
-    """Cancel a held ticket."""
+    """Cancel a held ticket.
+
+    The ticket is available to others at once. A purchased ticket can only be refunded, by the
+    organizer.
+    """
     owner: str = call.headers[OWNER.name]
     outcome = await call.service.write_path.submit(
         Cancel(ticket_id=call.id, user_fingerprint=owner)
@@ -157,7 +181,10 @@ async def cancel_ticket(call: Call) -> Response | Refusal:
 
 
 async def refund_ticket(call: Call) -> Response | Refusal:
-    """Refund a purchased ticket."""
+    """Refund a purchased ticket.
+
+    The ticket is available to others at once. The service itself moves no money.
+    """
     outcome = await call.service.write_path.submit(Refund(ticket_id=call.id))
     return _respond(outcome, CANNOT_REFUND, None)
 

@@ -22,9 +22,9 @@ function success<T>({ data, error }: { data?: T; error?: unknown }): T {
   return data;
 }
 
-function reserve(id: string, quantity: number, userFingerprint: string, key?: string) {
-  return client.POST("/events/{id}/tickets", {
-    params: { path: { id }, header: { "Idempotency-Key": key } },
+function reserve(eventId: string, quantity: number, userFingerprint: string, key?: string) {
+  return client.POST("/events/{eventId}/tickets", {
+    params: { path: { eventId }, header: { "Idempotency-Key": key } },
     body: { quantity, userFingerprint },
   });
 }
@@ -55,19 +55,19 @@ async function sell(): Promise<Event> {
   const reused = await reserve(event.id, 1, userFingerprint, "order-1");
   assert.equal(reused.error?.code, "IDEMPOTENCY_KEY_REUSED");
 
-  const path = { id: paid.id };
-  const own = success(await client.GET("/events/tickets/{id}", { params: { path, header } }));
+  const path = { ticketId: paid.id };
+  const own = success(await client.GET("/events/tickets/{ticketId}", { params: { path, header } }));
   assert.equal(own.userFingerprint, userFingerprint);
-  const anonymous = success(await client.GET("/events/tickets/{id}", { params: { path } }));
+  const anonymous = success(await client.GET("/events/tickets/{ticketId}", { params: { path } }));
   assert.equal(anonymous.userFingerprint, undefined);
 
-  const wrong = await client.POST("/events/tickets/{id}/payment", {
+  const wrong = await client.POST("/events/tickets/{ticketId}/payment", {
     params: { path },
     body: { userFingerprint: "somebody-else" },
   });
   assert.equal(wrong.error?.code, "WRONG_FINGERPRINT");
   const bought = success(
-    await client.POST("/events/tickets/{id}/payment", {
+    await client.POST("/events/tickets/{ticketId}/payment", {
       params: { path },
       body: { userFingerprint },
     }),
@@ -75,8 +75,8 @@ async function sell(): Promise<Event> {
   assert.equal(bought.status, "purchased");
   assert.equal(bought.expiresAt, null);
   const cancelled = success(
-    await client.DELETE("/events/tickets/{id}/payment", {
-      params: { path: { id: released.id }, header },
+    await client.DELETE("/events/tickets/{ticketId}/payment", {
+      params: { path: { ticketId: released.id }, header },
     }),
   );
   assert.equal(cancelled.status, "user_cancelled");
@@ -91,21 +91,23 @@ async function sellReservations(event: Event, userFingerprint: string): Promise<
   const header = { "X-User-Fingerprint": userFingerprint };
   const three = success(await reserve(event.id, 3, userFingerprint));
   assert(three[0]);
-  const path = { id: three[0].reservationId };
-  const reservation = success(await client.GET("/reservations/{id}", { params: { path, header } }));
+  const path = { reservationId: three[0].reservationId };
+  const reservation = success(
+    await client.GET("/reservations/{reservationId}", { params: { path, header } }),
+  );
   assert.deepEqual(reservation.tickets, three);
   const payment = { params: { path }, body: { userFingerprint } };
-  const paid = success(await client.POST("/reservations/{id}/payment", payment));
+  const paid = success(await client.POST("/reservations/{reservationId}/payment", payment));
   assert.equal(paid.status, "purchased");
-  const { error } = await client.POST("/reservations/{id}/payment", payment);
+  const { error } = await client.POST("/reservations/{reservationId}/payment", payment);
   assert(error?.code === "ALREADY_PURCHASED");
   assert.equal(error.details.ticketId, three[0].id);
 
   const two = success(await reserve(event.id, 2, userFingerprint));
   assert(two[0]);
   const cancelled = success(
-    await client.DELETE("/reservations/{id}", {
-      params: { path: { id: two[0].reservationId }, header },
+    await client.DELETE("/reservations/{reservationId}", {
+      params: { path: { reservationId: two[0].reservationId }, header },
     }),
   );
   assert.equal(cancelled.status, "user_cancelled");
@@ -127,14 +129,17 @@ async function refuse(event: Event, userFingerprint: string): Promise<void> {
   const bad = (await reserve(event.id, 0, "")).error;
   assert(bad?.code === "BAD_REQUEST");
   assert.deepEqual(bad.details?.map((detail) => detail.field), ["quantity", "userFingerprint"]);
-  const { error } = await client.PATCH("/events/{id}", {
-    params: { path: { id: event.id } },
+  const { error } = await client.PATCH("/events/{eventId}", {
+    params: { path: { eventId: event.id } },
     body: { totalTickets: 5 },
   });
   assert(error?.code === "CAPACITY_BELOW_ALLOCATED");
   assert.equal(error.details.allocatedTickets, 6);
-  // @ts-expect-error A payment needs the fingerprint.
-  () => client.POST("/events/tickets/{id}/payment", { params: { path: event }, body: {} });
+  () => client.POST("/events/tickets/{ticketId}/payment", {
+    params: { path: { ticketId: event.id } },
+    // @ts-expect-error A payment needs the fingerprint.
+    body: {},
+  });
 }
 
 /** List all tickets of an event that are sold, by cursor. */
@@ -158,15 +163,19 @@ async function walk(event: Event, limit: number): Promise<Ticket[]> {
 
 /** Refund a purchase, sell the ticket again, and check the ledger and the audit. */
 async function prove(event: Event, userFingerprint: string): Promise<Event> {
-  const path = { id: event.id };
+  const path = { eventId: event.id };
   const sold = success(
-    await client.GET("/events/{id}/tickets", { params: { path, query: { status: "purchased" } } }),
+    await client.GET("/events/{eventId}/tickets", {
+      params: { path, query: { status: "purchased" } },
+    }),
   );
   assert.equal(sold.meta.total, 4);
   assert.deepEqual(await walk(event, 3), sold.data);
   assert(sold.data[0]);
   const refunded = success(
-    await client.POST("/events/tickets/{id}/refund", { params: { path: { id: sold.data[0].id } } }),
+    await client.POST("/events/tickets/{ticketId}/refund", {
+      params: { path: { ticketId: sold.data[0].id } },
+    }),
   );
   assert.equal(refunded.status, "refunded");
   const last = success(await reserve(event.id, 1, userFingerprint));
@@ -179,23 +188,23 @@ async function prove(event: Event, userFingerprint: string): Promise<Event> {
 
   const watched = await firstMessage(event.id);
   assert.equal(watched.lastEvent.type, "reserved");
-  const ledger = success(await client.GET("/events/{id}/ledger", { params: { path } }));
+  const ledger = success(await client.GET("/events/{eventId}/ledger", { params: { path } }));
   assert.equal(ledger.meta.next, null);
   assert.deepEqual(
     ledger.data.map((entry) => entry.version),
     Array.from({ length: watched.version }, (_, index) => index + 1),
   );
-  assert(success(await client.GET("/events/{id}/audit", { params: { path } })).ok);
+  assert(success(await client.GET("/events/{eventId}/audit", { params: { path } })).ok);
   assert.equal(success(await client.GET("/health")).status, "ok");
-  const eventNow = success(await client.GET("/events/{id}", { params: { path } }));
+  const eventNow = success(await client.GET("/events/{eventId}", { params: { path } }));
   assert.equal(eventNow.version, watched.version);
   return eventNow;
 }
 
 /** Return the first message of an event's stream. */
-async function firstMessage(id: string): Promise<WatchedEvent> {
-  const { data } = await client.GET("/events/{id}/stream", {
-    params: { path: { id } },
+async function firstMessage(eventId: string): Promise<WatchedEvent> {
+  const { data } = await client.GET("/events/{eventId}/stream", {
+    params: { path: { eventId } },
     parseAs: "stream",
   });
   assert(data);
