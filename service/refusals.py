@@ -186,6 +186,12 @@ CAPACITY_BELOW_ALLOCATED = Refusal(
     "More tickets are allocated than the new total",
     example_details=Allocated(100),
 )
+NO_TICKET_LEFT = Refusal(
+    409,
+    "CAPACITY_BELOW_ALLOCATED",
+    "An event keeps at least one ticket",
+    example_details=Allocated(1),
+)
 NOT_PURCHASED = Refusal(409, "NOT_PURCHASED", "Can only refund purchased tickets")
 ALREADY_REFUNDED = Refusal(409, "ALREADY_REFUNDED", "Ticket is already refunded")
 BUSY = Refusal(
@@ -239,8 +245,10 @@ CANNOT_REFUND = {
     "not_found": TICKET_NOT_FOUND,
     "not_purchased": NOT_PURCHASED,
     "already_refunded": ALREADY_REFUNDED,
+    "capacity_below_allocated": NO_TICKET_LEFT,
     "busy": BUSY,
 }
+CANNOT_REFUND_RESERVATION = CANNOT_REFUND | {"not_found": RESERVATION_NOT_FOUND}
 CANNOT_RESERVE = {
     "not_found": EVENT_NOT_FOUND,
     "idempotency_key_reused": IDEMPOTENCY_KEY_REUSED,

@@ -181,27 +181,54 @@ recorded as (
 moved as (
     select
         payable.request,
-        count(paid.id)::integer as ticket_count
+        count(*)::integer as ticket_count
     from payable
-    left join paid on payable.id = paid.id
+    inner join paid on payable.id = paid.id
     group by payable.request
+),
+
+-- Requests that got none, because an earlier one of this batch was first, with their tickets as
+-- they are after that one; and what decides these requests.
+seen_late as (
+    select
+        judged.request,
+        judged.id,
+        judged.position,
+        case
+            when paid.id is null then judged.ticket_outcome
+            else 'already_purchased'
+        end as ticket_outcome
+    from judged
+    inner join decided on judged.request = decided.request
+    left join moved on judged.request = moved.request
+    left join paid on judged.id = paid.id
+    where judged.is_owner and decided.outcome = 'granted' and moved.ticket_count is null
+),
+
+late as (
+    select distinct on (request)
+        request,
+        id as deciding_ticket_id,
+        ticket_outcome as outcome
+    from seen_late
+    order by
+        request,
+        array_position('{hold_expired, granted, already_purchased}'::text[], ticket_outcome),
+        position
 ),
 
 outcomes as (
     select
         decided.request,
-        decided.deciding_ticket_id,
+        coalesce(late.deciding_ticket_id, decided.deciding_ticket_id) as deciding_ticket_id,
         moved.ticket_count as tickets_moved,
         case
-            when decided.outcome <> 'granted' then decided.outcome
-            when moved.ticket_count > 0 then 'granted'
-            -- An earlier request of this batch was first.
-            when decided.deciding_ticket_id in (select paid.id from paid)
-                then 'already_purchased'
-            else 'busy'
+            when late.outcome = 'granted' then 'busy'
+            else coalesce(late.outcome, decided.outcome)
         end as outcome
     from decided
     left join moved on decided.request = moved.request
+    left join late on decided.request = late.request
 )
 
 select

@@ -100,6 +100,8 @@ class Endpoint:
     body: Mapping[str, Reader] | Callable[[Settings], Mapping[str, Reader]] | None = None
     # Whether fields of the body may be missing.
     partial: bool = False
+    # Whether the body may be missing; then its fields have to be optional, too.
+    body_is_optional: bool = False
     query: Mapping[str, Reader] = field(default_factory=dict)
     headers: Sequence[Header] = ()
     for_organizer: bool = False
@@ -139,9 +141,11 @@ class Endpoint:
         body: dict[str, Any] = {}
         try:
             if (fields := self.fields(service.settings)) is not None:
-                raw_body = await _read_body(request)
+                raw_body = await _read_body(request, self.body_is_optional)
                 if isinstance(raw_body, Refusal):
                     return raw_body
+                if not raw_body and self.body_is_optional:
+                    raw_body = b"{}"
                 body = read_object(raw_body, fields, self.partial)
             query = _read_query(request, self.query)
             id_ = _read_path_id(request)
@@ -163,8 +167,8 @@ def _is_organizer(expected_token: str | None, request: Request) -> bool:
     )
 
 
-async def _read_body(request: Request) -> bytes | Refusal:
-    """Read a JSON body, limited in size and time."""
+async def _read_body(request: Request, is_optional: bool) -> bytes | Refusal:
+    """Read a JSON body, limited in size and time; an optional one may be empty, of any type."""
     length = request.headers.get("content-length", "0")
     # 20 digits are enough to exceed the limit; int() of a very long text would be slow.
     if length.isdigit() and int(length[:20]) > limits.MAX_BODY_BYTES:
@@ -180,7 +184,9 @@ async def _read_body(request: Request) -> bytes | Refusal:
             return Refusal(BAD_REQUEST.status, BAD_REQUEST.code, message)
     if body is None or len(body) > limits.MAX_BODY_BYTES:
         return PAYLOAD_TOO_LARGE
-    return body if media_type == "application/json" else UNSUPPORTED_MEDIA_TYPE
+    if media_type == "application/json" or (is_optional and not body):
+        return body
+    return UNSUPPORTED_MEDIA_TYPE
 
 
 async def _receive_body(request: Request) -> bytes | None:

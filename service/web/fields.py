@@ -221,6 +221,12 @@ def _read_timestamp(value: Any) -> datetime:
         raise ValueError("must be a time from year 1 to 9999") from None
 
 
+def _read_boolean(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("must be true or false")
+    return value
+
+
 def _read_query_boolean(text: str) -> bool:
     if text not in ("true", "false"):
         raise ValueError("must be true or false")
@@ -279,6 +285,8 @@ MOMENT = Reader(
         "examples": ["2029-12-01T10:00:00Z"],
     },
 )
+# ``true`` or ``false`` in a body; may be missing.
+OPTIONAL_BOOLEAN = Reader(_read_boolean, {"type": "boolean", "examples": [False]}, is_optional=True)
 # ``true`` or ``false`` in a query.
 QUERY_BOOLEAN = Reader(_read_query_boolean, {"type": "boolean", "examples": [True]}, default=False)
 UUID = Reader(

@@ -169,7 +169,7 @@ class _Description:
         }
         if (fields := endpoint.fields(self._settings)) is not None:
             operation["requestBody"] = {
-                "required": True,
+                "required": not endpoint.body_is_optional,
                 "content": {"application/json": self._body(endpoint, fields)},
             }
         operation["responses"] = self._responses(endpoint)

@@ -245,7 +245,9 @@ class ReservationResponse(Struct, rename="camel", gc=False):
     tickets: list[TicketResponse]
 
     @classmethod
-    def of(cls, tickets: Sequence[TicketAllocation], fingerprint: str) -> "ReservationResponse":
+    def of(
+        cls, tickets: Sequence[TicketAllocation], fingerprint: str | None
+    ) -> "ReservationResponse":
         """Return the reservation of one or more tickets, for a client with this fingerprint."""
         statuses = {ticket.status for ticket in tickets}
         expiries = [

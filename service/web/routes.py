@@ -13,6 +13,7 @@ from service.refusals import (
     CANNOT_PAY,
     CANNOT_PAY_RESERVATION,
     CANNOT_REFUND,
+    CANNOT_REFUND_RESERVATION,
     CANNOT_RESERVE,
     CANNOT_UPDATE,
     EVENT_EXISTS,
@@ -165,6 +166,8 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
         "POST": Endpoint(
             tickets.refund_ticket,
             cache_control="no-store",
+            body=tickets.REFUND_FIELDS,
+            body_is_optional=True,
             for_organizer=True,
             successes=[Success(200, TicketResponse)],
             refusals=[*CANNOT_REFUND.values(), *WRITE_REFUSALS],
@@ -193,6 +196,17 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
             body=tickets.OWNER_FIELDS,
             successes=[Success(200, ReservationResponse)],
             refusals=[*CANNOT_PAY_RESERVATION.values(), *WRITE_REFUSALS],
+        ),
+    },
+    "/reservations/{reservationId}/refund": {
+        "POST": Endpoint(
+            reservations.refund_reservation,
+            cache_control="no-store",
+            body=tickets.REFUND_FIELDS,
+            body_is_optional=True,
+            for_organizer=True,
+            successes=[Success(200, ReservationResponse)],
+            refusals=[*CANNOT_REFUND_RESERVATION.values(), *WRITE_REFUSALS],
         ),
     },
     "/reservations/{reservationId}/extension": {

@@ -75,7 +75,8 @@ changes = st.one_of(
         st.sampled_from([Pay, Cancel]),
         st.sampled_from([Uuid("r0"), Uuid("r1")]),
     ),
-    st.builds(Refund, st.sampled_from(list(TICKETS))),
+    st.builds(lambda ticket: Refund(ticket_id=ticket), st.sampled_from(list(TICKETS))),
+    st.builds(lambda whole: Refund(reservation_id=whole), st.sampled_from(["r0", "r1"])),
     st.just(Reserve(Uuid("e"), 1, "alice", "")),
 )
 

@@ -2,6 +2,8 @@
 
 import pytest
 
+from service.write_path.changes import Cancel, Pay
+from tests.support.batches import carry_out
 from tests.support.client import Client, code
 from tests.support.database import Database
 from tests.support.waiting import at_once
@@ -64,3 +66,22 @@ def test_a_cancellation_requires_the_fingerprint(client: Client) -> None:
 
 def test_an_unknown_ticket_is_not_cancelled(client: Client) -> None:
     assert code(client.cancel("018f0000-0000-7000-8000-000000000002")) == (404, "NOT_FOUND")
+
+
+@pytest.mark.parametrize("kind", [Pay, Cancel])
+def test_the_second_of_a_batch_is_told_what_it_would_be_told_later(
+    client: Client, database: Database, kind: type[Pay] | type[Cancel]
+) -> None:
+    """Of a reservation of which one ticket was bought, or has lapsed, before."""
+    tickets = client.reserve(client.create_event(), 2).json()
+    first, reservation = tickets[0]["id"], tickets[0]["reservationId"]
+    if kind is Pay:
+        client.pay(first).raise_for_status()
+    else:
+        database.expire_hold(first)
+    change = kind(reservation_id=reservation, user_fingerprint="alice")
+    granted, refused = carry_out(database, [change, change])
+    (later,) = carry_out(database, [change])
+    assert granted.code == "granted"
+    assert (refused.code, refused.detail) == (later.code, later.detail)
+    assert refused.detail == first

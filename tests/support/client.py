@@ -86,9 +86,13 @@ class Client(httpx2.Client):
         headers = {"X-User-Fingerprint": user}
         return self.delete(f"/events/tickets/{ticket_id}/payment", headers=headers)
 
-    def refund(self, ticket_id: str) -> httpx2.Response:
+    def refund(self, ticket_id: str, **body: Any) -> httpx2.Response:
         """Refund a purchased ticket."""
-        return self.post(f"/events/tickets/{ticket_id}/refund")
+        return self.post(f"/events/tickets/{ticket_id}/refund", json=body or None)
+
+    def refund_reservation(self, reservation_id: str, **body: Any) -> httpx2.Response:
+        """Refund the purchased tickets of a reservation."""
+        return self.post(f"/reservations/{reservation_id}/refund", json=body or None)
 
     def find_reservation(self, reservation_id: str, user: str = "alice") -> httpx2.Response:
         """Find a reservation."""

@@ -1,4 +1,4 @@
-"""Reservations: find, pay for, extend and cancel tickets that were reserved together."""
+"""Reservations: find, pay for, extend, cancel and refund tickets that were reserved together."""
 
 from collections.abc import Mapping
 
@@ -8,6 +8,7 @@ from service.refusals import (
     CANNOT_CANCEL_RESERVATION,
     CANNOT_EXTEND_RESERVATION,
     CANNOT_PAY_RESERVATION,
+    CANNOT_REFUND_RESERVATION,
     HOLD_AT_MAXIMUM,
     RESERVATION_NOT_FOUND,
     WRONG_FINGERPRINT,
@@ -16,8 +17,9 @@ from service.refusals import (
     Refusal,
 )
 from service.web.endpoints import OWNER, Call
+from service.web.handlers.tickets import refuse_refund
 from service.web.responses import ReservationResponse, respond
-from service.write_path.changes import Cancel, Extend, Outcome, Pay
+from service.write_path.changes import Cancel, Extend, Outcome, Pay, Refund
 
 
 async def find_reservation(call: Call) -> Response | Refusal:
@@ -88,6 +90,26 @@ async def extend_reservation(call: Call) -> Response | Refusal:
         ends = [ticket.expires_at for ticket in outcome.tickets if ticket.status == "reserved"]
         return HOLD_AT_MAXIMUM.with_details(HeldUntil(min(end for end in ends if end)))
     return _respond(outcome, CANNOT_EXTEND_RESERVATION, owner)
+
+
+async def refund_reservation(call: Call) -> Response | Refusal:
+    """Refund all purchased tickets of a reservation.
+
+    They are available to others at once; with `resale` false they do not come back on sale.
+    Tickets that are not purchased are passed over. The service itself moves no money.
+    """
+    outcome = await call.service.write_path.submit(
+        Refund(
+            reservation_id=call.id,
+            resale=call.body.get("resale", True),
+            max_tickets=call.service.settings.max_tickets_per_request,
+        )
+    )
+    if isinstance(outcome, Refusal):
+        return outcome
+    if outcome.code == "granted":
+        return respond(ReservationResponse.of(outcome.tickets, None))
+    return refuse_refund(outcome, CANNOT_REFUND_RESERVATION)
 
 
 def _respond(

@@ -19,7 +19,9 @@ from service.refusals import (
     CANNOT_REFUND,
     CANNOT_RESERVE,
     EVENT_NOT_FOUND,
+    NO_TICKET_LEFT,
     TICKET_NOT_FOUND,
+    Allocated,
     Available,
     BadField,
     Limit,
@@ -30,7 +32,15 @@ from service.refusals import (
 from service.rows import AllocationStatus, TicketAllocation, Uuid
 from service.settings import Settings
 from service.web.endpoints import IDEMPOTENCY_KEY, OPTIONAL_OWNER, OWNER, Call
-from service.web.fields import FINGERPRINT, UUID, Reader, choice, integer, query_integer
+from service.web.fields import (
+    FINGERPRINT,
+    OPTIONAL_BOOLEAN,
+    UUID,
+    Reader,
+    choice,
+    integer,
+    query_integer,
+)
 from service.web.responses import PageMeta, TicketPage, TicketPageMeta, TicketResponse, respond
 from service.write_path.changes import (
     Cancel,
@@ -42,6 +52,7 @@ from service.write_path.changes import (
 )
 
 OWNER_FIELDS: dict[str, Reader] = {"userFingerprint": FINGERPRINT}
+REFUND_FIELDS = {"resale": OPTIONAL_BOOLEAN}
 LIST_QUERY = {
     "status": choice(*get_args(AllocationStatus)),
     "page": query_integer(1, limits.MAX_INTEGER).with_description(
@@ -183,10 +194,22 @@ async def cancel_ticket(call: Call) -> Response | Refusal:
 async def refund_ticket(call: Call) -> Response | Refusal:
     """Refund a purchased ticket.
 
-    The ticket is available to others at once. The service itself moves no money.
+    The ticket is available to others at once; with `resale` false it does not come back on sale,
+    and the event has one ticket fewer. The service itself moves no money.
     """
-    outcome = await call.service.write_path.submit(Refund(ticket_id=call.id))
+    outcome = await call.service.write_path.submit(
+        Refund(ticket_id=call.id, resale=call.body.get("resale", True))
+    )
+    if isinstance(outcome, Outcome) and outcome.code != "granted":
+        return refuse_refund(outcome, CANNOT_REFUND)
     return _respond(outcome, CANNOT_REFUND, None)
+
+
+def refuse_refund(outcome: Outcome, refusals: Mapping[str, Refusal]) -> Refusal:
+    """Return the refusal of a refund, with the allocated tickets if the event would have none."""
+    if outcome.code == "capacity_below_allocated" and isinstance(outcome.detail, int):
+        return NO_TICKET_LEFT.with_details(Allocated(outcome.detail))
+    return refusals[outcome.code]
 
 
 def _list_query(call: Call) -> tuple[str, int | None, int, Uuid | None]:
