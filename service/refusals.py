@@ -136,6 +136,7 @@ SALE_NOT_OPEN = Refusal(
     409,
     "SALE_NOT_OPEN",
     "The sale has not opened yet",
+    headers={"Retry-After": str(limits.MAX_RETRY_AFTER_SECONDS)},
     example_details=SaleOpens(datetime(2029, 12, 1, 10, 0, tzinfo=UTC)),
 )
 SALE_CLOSED = Refusal(

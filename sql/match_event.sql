@@ -14,8 +14,6 @@
 --
 -- returns: one row if the event is in one of these states; none if it does not exist
 --
--- locks: nothing; the event is locked already (lock_events)
---
 -- holdfast psql -v event_id=018f0000-0000-7000-8000-000000000001 -v versions='{1}' \
 --   -v available_tickets='{10}' -v updated_at='{2030-01-01 20:00+00}' -v sale_statuses='{open}' \
 --   -f sql/match_event.sql

@@ -43,6 +43,9 @@ MESSAGES = {
     "PAYLOAD_TOO_LARGE": "The shop has made a mistake: it sent too much.",
     "UNSUPPORTED_MEDIA_TYPE": "The shop has made a mistake: it did not send JSON.",
     "IDEMPOTENCY_KEY_REUSED": "This order was started with another number of tickets.",
+    "SALE_NOT_OPEN": "The sale has not opened yet: come back when it does.",
+    "SALE_CLOSED": "The sale is over.",
+    "LIMIT_REACHED": "You have as many tickets of this event as one person may have: take fewer.",
     "TICKETS_SOLD_OUT": (
         "Sold out. Tickets that others hold and do not pay for come back: try again later."
     ),

@@ -146,6 +146,7 @@ def build_parser() -> Parser:
         PORT                     the port to listen on; 0: any free one (8000)
         WORKERS                  the number of worker processes (1)
         HOLD_SECONDS             how long a reservation is held (900)
+        MAX_HOLD_SECONDS         how long a hold may be extended (twice HOLD_SECONDS)
         MAX_TICKETS_PER_REQUEST  the largest quantity (10)
         ORGANIZER_TOKEN          required by the organizer's routes (default: none)
         CORS_ORIGINS             the origins of pages that may call the service

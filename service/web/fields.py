@@ -110,6 +110,11 @@ def integer(minimum: int, maximum: int, example: int) -> Reader:
     return Reader(read, _integer_schema(minimum, maximum, example))
 
 
+def optional(reader: Reader) -> Reader:
+    """Return the same reader, for a field of a body that may be missing."""
+    return replace(reader, is_optional=True)
+
+
 def term(reader: Reader) -> Reader:
     """Return a reader of a term of sale: it may be missing, and null clears it."""
 

@@ -240,7 +240,8 @@ class _Description:
         required = [name for name, reader in fields.items() if not reader.is_optional]
         schema |= {"minProperties": 1} if endpoint.partial else {"required": required}
         name = endpoint.handler.__name__.title().replace("_", "") + "Body"
-        example = {name: reader.schema["examples"][0] for name, reader in fields.items()}
+        # Without optional fields: what is sent to try a route should succeed.
+        example = {name: fields[name].schema["examples"][0] for name in required}
         return {"schema": self._add_component(name, schema), "example": example}
 
     def _header_references(self, names: list[str]) -> Json:

@@ -93,6 +93,7 @@ def send_requests(client: Client, log: ServerLog) -> Iterator[str]:
     client.find_event(event)
     client.get(f"/events/{event}?at=2090-01-01T00:00:00Z")
     yield "GET /events/{eventId}"
+    client.patch(f"/events/{event}", json={"totalTickets": 30}, headers={"If-Match": '"other"'})
     client.update_event(event, totalTickets=30)
     yield "PATCH /events/{eventId}"
     client.list_ledger(event)
@@ -117,8 +118,12 @@ def send_requests(client: Client, log: ServerLog) -> Iterator[str]:
     yield "POST /events/tickets/{ticketId}/refund"
     client.find_reservation(first)
     yield "GET /reservations/{reservationId}"
+    client.extend_reservation(first)
+    yield "POST /reservations/{reservationId}/extension"
     client.pay_reservation(first)
     yield "POST /reservations/{reservationId}/payment"
+    client.refund_reservation(first)
+    yield "POST /reservations/{reservationId}/refund"
     client.cancel_reservation(second)
     yield "DELETE /reservations/{reservationId}"
     client.list_user_tickets()

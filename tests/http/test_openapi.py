@@ -226,13 +226,30 @@ def test_every_response_of_a_sale_matches_the_description(
         assert code(buyer.cancel(fourth)) == (409, "ALREADY_PURCHASED")
         assert buyer.refund(fourth).status_code == 200
         assert code(buyer.refund(fourth)) == (409, "ALREADY_REFUNDED")
+        refund = buyer.refund_reservation(first[0]["reservationId"], resale=False)
+        assert refund.json()["status"] == "refunded"
+
+        fifth = buyer.reserve(event).json()[0]["reservationId"]
+        assert buyer.update_event(event, holdSeconds=1800).status_code == 200
+        assert buyer.extend_reservation(fifth).status_code == 200
+        assert code(buyer.extend_reservation(fifth)) == (409, "HOLD_AT_MAXIMUM")
+        for terms, refusal in (
+            ({"saleOpensAt": "2100-01-01T00:00:00Z"}, "SALE_NOT_OPEN"),
+            ({"saleOpensAt": None, "saleClosesAt": "now"}, "SALE_CLOSED"),
+            ({"saleClosesAt": None, "maxTicketsPerPerson": 1}, "LIMIT_REACHED"),
+        ):
+            assert buyer.update_event(event, **terms).status_code == 200
+            assert code(buyer.reserve(event)) == (409, refusal)
+        assert code(buyer.update_event(event, revision=1)) == (409, "EVENT_CHANGED")
+        stale = buyer.patch(f"/events/{event}", json={"name": "New"}, headers={"If-Match": "x"})
+        assert code(stale) == (412, "PRECONDITION_FAILED")
 
         etag = buyer.get(f"/events/{event}").headers["ETag"]
         unchanged = buyer.get(f"/events/{event}", headers={"If-None-Match": etag})
         assert unchanged.status_code == 304
-        assert buyer.list_user_tickets().json()["meta"]["total"] == 4
+        assert buyer.list_user_tickets().json()["meta"]["total"] == 5
         page = buyer.list_event_tickets(event, limit=1).json()["meta"]
-        assert page["pages"] == 6
+        assert page["pages"] == 7
         following = buyer.list_event_tickets(event, limit=1, after=page["next"])
         assert following.json()["meta"]["next"]
         numbered = buyer.list_event_tickets(event, limit=1, page=2)

@@ -40,6 +40,8 @@ ACCESS = {
     ("GET", "/reservations/{reservationId}"): OWNER_ONLY,
     ("DELETE", "/reservations/{reservationId}"): OWNER_ONLY,
     ("POST", "/reservations/{reservationId}/payment"): OWNER_ONLY,
+    ("POST", "/reservations/{reservationId}/extension"): OWNER_ONLY,
+    ("POST", "/reservations/{reservationId}/refund"): ORGANIZER,
     # Lists the tickets of the fingerprint that is sent: a stranger has none.
     ("GET", "/tickets"): OWNER_ONLY,
     ("POST", "/fingerprints"): ANYBODY,
@@ -109,6 +111,11 @@ def sale(shared: tuple[RunningService, Database], request: pytest.FixtureRequest
         event = client.create_event(name=request.node.name)
         tickets = client.reserve(event, quantity=2, user=OWNER).json()
         del client.headers["Authorization"]
+        # Else an extension would gain nothing.
+        database.psql(
+            "update ticket_allocations set expires_at = expires_at - interval '1 min' "
+            f"where event_id = '{event}'"
+        )
         yield Sale(client, database, event, tickets[0]["id"], tickets[0]["reservationId"])
 
 
@@ -119,13 +126,16 @@ def send(
     id_ = sale.reservation if path.startswith("/reservations") else sale.ticket
     if path.startswith("/events/{eventId}"):
         id_ = sale.event
-    if (method, path) == ("POST", "/events/tickets/{ticketId}/refund"):
+    if path.endswith("/refund"):
         sale.client.pay(sale.ticket, OWNER)
     headers = {"X-User-Fingerprint": fingerprint} if fingerprint else {}
     if token:
         headers["Authorization"] = f"Bearer {token}"
     body = dict(BODIES.get((method, path), {}))
-    if fingerprint and (path.endswith("/payment") or path == "/events/{eventId}/tickets"):
+    if "name" in body:
+        body["name"] += sale.event  # another one for each test
+    takes_owner = path.endswith(("/payment", "/extension")) or path == "/events/{eventId}/tickets"
+    if fingerprint and takes_owner:
         body["userFingerprint"] = fingerprint
     url = re.sub(r"{\w+}", id_, path)
     if method in ROUTES[path] and ROUTES[path][method].streams:  # it does not end: read its start

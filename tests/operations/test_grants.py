@@ -41,8 +41,10 @@ GRANTED = [
     "event_ledger|insert|actor allocated_tickets cancelled event_id expired last_event purchased "
     "purchased_tickets recorded_at refunded reserved total_tickets version",
     "event_private|insert|event_id",
-    "events|insert|date name total_tickets",
-    "events|update|allocated_tickets date name purchased_tickets total_tickets version",
+    "events|insert|date hold_seconds max_hold_seconds max_tickets_per_person name sale_closes_at "
+    "sale_opens_at total_tickets",
+    "events|update|allocated_tickets date hold_seconds max_hold_seconds max_tickets_per_person name "
+    "purchased_tickets revision sale_closes_at sale_opens_at total_tickets version",
     "ticket_allocations|insert|event_id expires_at id position reservation_id user_fingerprint",
     "ticket_allocations|update|expires_at status",
 ]

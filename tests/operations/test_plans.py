@@ -58,6 +58,7 @@ HOT = [
     "cancel_tickets",
     "refund_tickets",
     "pay_tickets",
+    "extend_reservations",
     "reserve_tickets",
     "find_replays",
     "find_events",
@@ -114,6 +115,9 @@ def parameters(database: Database, name: str) -> dict[str, str]:
         "quantities": [1, 2],
         "idempotency_keys": ["k", ""],
         "hold": "900 s",
+        "hold_seconds": 900,
+        "max_hold_seconds": 1800,
+        "resale": [True, False],
         "most": 1000,
         "status": "",
         "page_size": 10,
@@ -122,6 +126,11 @@ def parameters(database: Database, name: str) -> dict[str, str]:
     if name in ("pay_tickets", "cancel_tickets"):
         values["ticket_ids"] = [tickets[0], None, tickets[2]]
         values["reservation_ids"] = [None, reservations[0], None]
+    if name == "refund_tickets":
+        values["ticket_ids"] = [tickets[0], None]
+        values["reservation_ids"] = [None, reservations[0]]
+    if name == "extend_reservations":
+        values["user_fingerprints"] = USERS[:1]
     if name in ("list_user_tickets_after", "list_event_tickets_after"):
         (values["after"],) = database.psql(
             f"select id from ticket_allocations where user_fingerprint = '{USERS[0]}'"

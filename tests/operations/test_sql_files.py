@@ -84,7 +84,18 @@ PARAMETERS: dict[str, Mapping[str, Any]] = {
     "cancel_tickets": OWNED,
     "check_events": {"event_ids": [E1, E2], "failed_only": False},
     "check_server": {},
-    "create_event": {"name": "new %s ':x", "date": "2030-05-01 20:00+00", "total_tickets": 3},
+    "create_event": {
+        "name": "new %s ':x",
+        "date": "2030-05-01 20:00+00",
+        "total_tickets": 3,
+        "terms": '{"sale_opens_at": "2030-01-01T00:00:00Z", "hold_seconds": 60}',
+    },
+    "extend_reservations": {
+        "reservation_ids": [T1, T2, T3, T3, UNKNOWN],
+        "user_fingerprints": ["alice", "bob", 'a"b\\c', 'a"b\\c', "alice"],
+        "hold_seconds": 900,
+        "max_hold_seconds": 1800,
+    },
     "expire_tickets": {**CONCERNED, "most": 10},
     "find_events": {"event_ids": [E1, E2, UNKNOWN]},
     "find_unlocked_events": {"event_ids": [E1, E2, UNKNOWN]},
@@ -100,7 +111,14 @@ PARAMETERS: dict[str, Mapping[str, Any]] = {
     "list_event_ids": {"after": "00000000-0000-0000-0000-000000000000", "page_size": 10},
     "list_event_tickets": {"event_id": E1, "status": "", "page_size": 2, "skip": 0},
     "list_event_tickets_after": {"event_id": E1, "status": "", "after": T3, "page_size": 2},
-    "list_events": {"dates": "(,)", "q": "O", "available": True, "page_size": 5, "skip": 0},
+    "list_events": {
+        "dates": "(,)",
+        "q": "O",
+        "available": True,
+        "sale_status": "open",
+        "page_size": 5,
+        "skip": 0,
+    },
     "list_excess_rights": {"role": "holdfast"},
     "list_grants": {"role": "pg_monitor"},
     "list_ledger": {"event_id": E1, "after": 0, "page_size": 10},
@@ -122,10 +140,25 @@ PARAMETERS: dict[str, Mapping[str, Any]] = {
     },
     "lock_events": CONCERNED,
     "lock_migrations": {},
+    # Of an event that does not exist, or it would have to name its state.
+    "match_event": {
+        "event_id": UNKNOWN,
+        "versions": [1],
+        "available_tickets": [3],
+        "updated_at": ["2030-01-01 00:00+00"],
+        "sale_statuses": ["open"],
+    },
     "pay_tickets": OWNED,
-    "refund_tickets": {"ticket_ids": [T1, T2, T2, UNKNOWN]},
+    "refund_tickets": {
+        "ticket_ids": [T1, T2, T2, UNKNOWN, None],
+        "reservation_ids": [None, None, None, None, T3],
+        "resale": [True, False, True, True, False],
+    },
     "reserve_tickets": {**RESERVING, "hold": "900 s"},
-    "update_event": {"event_id": E1, "changes": '{"name": "renamed", "total_tickets": 2}'},
+    "update_event": {
+        "event_id": E1,
+        "changes": '{"name": "renamed", "total_tickets": 2, "sale_closes_at": "now"}',
+    },
 }
 
 
