@@ -54,6 +54,8 @@ CONNECT_SECONDS = 10
 RECONNECT_SECONDS = 3
 # A larger difference between PostgreSQL's clock and the clock of this machine logs a warning.
 MAX_CLOCK_SKEW_SECONDS = 2.0
+# A server that takes longer to detect a client that vanished logs a warning, too.
+MAX_LOST_CLIENT_SECONDS = 60
 
 # Reads
 

@@ -4,6 +4,10 @@
 -- full_page_writes or synchronous_commit off, a crash can take back a ticket that its buyer has
 -- already; with synchronous_commit local, a failover can.
 --
+-- It also reads after how many seconds the server detects a client that vanished without closing
+-- the connection. Until then it may wait for the rest of a batch, with the batch's events locked.
+-- 0 stands for a Unix socket, whose client cannot vanish.
+--
 -- returns: one row
 --
 -- holdfast psql -f sql/check_server.sql
@@ -25,4 +29,7 @@ select
         select count(*) > 0
         from pg_extension
         where extname = 'citus'
-    ) as is_citus;
+    ) as is_citus,
+    current_setting('tcp_keepalives_idle')::integer
+    + current_setting('tcp_keepalives_interval')::integer
+    * current_setting('tcp_keepalives_count')::integer as lost_client_seconds;

@@ -94,6 +94,15 @@ PLAN_OPTIONS = (
 # Citus needs the parameters to choose the node, so a generic plan fails: "could not create
 # distributed plan".
 PLAN_OPTIONS_ON_CITUS = "-c enable_seqscan=off -c enable_mergejoin=off -c jit=off"
+# How PostgreSQL detects a client that vanished without closing the connection, as libpq's
+# parameters in ``conninfo`` do for a vanished server. Without them it waits two hours for the rest
+# of a batch of which only a part arrived, and the batch's events stay locked. The last one is for
+# data that is not acknowledged: TCP probes a connection only while it is idle. On a Unix socket
+# they have no effect.
+KEEPALIVE_OPTIONS = (
+    "-c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=2"
+    " -c tcp_user_timeout=5000"
+)
 
 
 def conninfo(
@@ -135,8 +144,8 @@ def conninfo(
     }
     added = {name: value for name, value in defaults.items() if name not in given}
     if not behind_pooler:
-        # The user's own options stay, such as a search_path.
-        added["options"] = f"{given.get('options') or ''} {options}".strip()
+        # The user's own options stay, such as a search_path. The last of two values counts.
+        added["options"] = f"{KEEPALIVE_OPTIONS} {given.get('options') or ''} {options}"
     return make_conninfo(dsn, **added)
 
 

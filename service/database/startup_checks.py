@@ -34,6 +34,7 @@ class Server(NamedTuple):
     clock: float  # Unix time in seconds
     date_style: str
     is_citus: bool
+    lost_client_seconds: int  # until the server detects a client that vanished; 0: it cannot
 
 
 def check_database(
@@ -41,7 +42,8 @@ def check_database(
 ) -> Server:
     """Check the server's version and settings, and return them.
 
-    Too few connections and a wrong clock are only logged as warnings.
+    Too few connections, a wrong clock and slow detection of lost clients are only logged as
+    warnings.
 
     Raises:
         DatabaseUnfit: the service cannot write to it, or a sold ticket could be lost.
@@ -62,6 +64,14 @@ def check_database(
             "the database's clock differs from this machine's by %+.0f s, and holds expire by the "
             "database's clock: synchronize both",
             skew,
+        )
+    if server.lost_client_seconds > limits.MAX_LOST_CLIENT_SECONDS:
+        # Only behind a pooler: other connections bring their own settings.
+        log.warning(
+            "PostgreSQL detects a lost client only after %d s, and until then an event may stay "
+            "locked: set tcp_keepalives_idle=5, tcp_keepalives_interval=2, tcp_keepalives_count=2 "
+            "and tcp_user_timeout=5s in postgresql.conf, since they cannot be set through a pooler",
+            server.lost_client_seconds,
         )
     return server
 
