@@ -74,15 +74,18 @@ def create_app(
     async def lifespan(app: Starlette) -> AsyncIterator[State]:
         make_pool = partial(create_pool, dsn, behind_pooler=behind_pooler)
         make_queries = partial(Queries, statements=statements, behind_pooler=behind_pooler)
-        reads = make_pool(limits.READ_CONNECTIONS, limits.MAX_WAITING_READS)
+        reads = make_pool("reads", limits.READ_CONNECTIONS, limits.MAX_WAITING_READS)
         writes = make_pool(
-            limits.WRITE_CONNECTIONS, settings.queue_limit, environment.write_options
+            "writes", limits.WRITE_CONNECTIONS, settings.queue_limit, environment.write_options
         )
-        watching = make_pool(limits.WATCH_CONNECTIONS, limits.MAX_WAITING_READS)
-        lists = make_pool(limits.LIST_CONNECTIONS, limits.MAX_WAITING_READS)
-        pools = {"reads": reads, "writes": writes, "watching": watching, "lists": lists}
+        watching = make_pool("watching", limits.WATCH_CONNECTIONS, limits.MAX_WAITING_READS)
+        lists = make_pool("lists", limits.LIST_CONNECTIONS, limits.MAX_WAITING_READS)
+        pools = {pool.name: pool for pool in (reads, writes, watching, lists)}
         async with reads, writes, watching, lists:
             lookup_queries = make_queries(reads)
+            # The pools whose connections commit.
+            reads.is_waiting_for_standby = lookup_queries.is_waiting_for_standby
+            writes.is_waiting_for_standby = lookup_queries.is_waiting_for_standby
             watch_queries = make_queries(watching)
             write_path = WritePath(
                 writes,

@@ -45,7 +45,9 @@ def run_on_write_path(
     """Run ``work`` on a new write path."""
 
     async def run() -> T:
-        async with create_pool(database.dsn, WRITE_CONNECTIONS, 500, PLAN_OPTIONS) as pool:
+        async with create_pool(
+            database.dsn, "writes", WRITE_CONNECTIONS, 500, PLAN_OPTIONS
+        ) as pool:
             transactions = Transactions(STATEMENTS, hold_seconds=900)
             queries = Queries(pool, STATEMENTS)
             path = WritePath(

@@ -1,5 +1,6 @@
 """Networks that fail silently: connections over which nothing arrives, and nothing is refused."""
 
+import re
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,12 +13,18 @@ from service.database.grants import grant
 from service.database.migrations import migrate
 from service.database.startup_checks import check_database
 from service.database.statements import load_statements
+from service.limits import WORKER_CONNECTIONS
 from service.settings import resource
-from tests.support.database import SERVICE_ROLE, skip_if_pooled
+from tests.support.client import Client
+from tests.support.database import SERVICE_ROLE, Database, skip_if_pooled
+from tests.support.lossy_proxy import proxy_database
 from tests.support.network import NEEDS_NAMESPACES, RemotePostgres, run_remote_postgres
-from tests.support.waiting import wait_until
+from tests.support.services import RunningService, Starter
+from tests.support.streams import watch_event
+from tests.support.waiting import at_once, wait_until
 
 STATEMENTS = load_statements(resource("sql"))
+POOLS = ("reads", "writes", "watching", "lists")
 
 
 @pytest.fixture
@@ -85,3 +92,50 @@ def test_the_start_warns_of_a_server_that_is_slow_to_detect_lost_clients(
         check_database(connection, STATEMENTS)
     warning = "PostgreSQL detects a lost client only after 7875 s"
     assert [warning in record.getMessage() for record in caplog.records] == [True] * warns
+
+
+def count_given_up(client: Client, pool: str) -> float:
+    """Return how many connections of a pool the services of this test run have given up."""
+    metrics = client.get("/metrics").text
+    (count,) = re.findall(
+        rf'^holdfast_connections_given_up_total{{pool="{pool}"}} (.*)$', metrics, re.M
+    )
+    return float(count)
+
+
+def send_everything(service: RunningService, event: str) -> set[int]:
+    """Send requests that use every connection of every pool; return their statuses."""
+    with service.client() as client:
+        calls = [
+            lambda: client.reserve(event),
+            lambda: client.get("/tickets", headers={"X-User-Fingerprint": "alice"}),
+            lambda: client.get(f"/events/{event}"),
+            lambda: client.list_ledger(event, after=1),
+            lambda: client.get("/health"),
+        ]
+        return {response.status_code for response in at_once(*calls * 4)}
+
+
+@pytest.mark.parametrize("holes", [2, pytest.param(10, marks=pytest.mark.slow)])
+def test_connections_that_hang_are_replaced(database: Database, start: Starter, holes: int) -> None:
+    """A peer that acknowledges everything and answers nothing, as a pooler that hangs."""
+    count_backends = (
+        "select count(*) from pg_stat_activity "
+        "where application_name = 'holdfast' and datname = current_database()"
+    )
+    with proxy_database(database) as (remote, proxy):
+        service = start(remote)
+        with service.client() as client:
+            event = client.create_event(tickets=1000)
+            with watch_event(client, event) as stream:
+                stream.next_message()
+                given_up = {pool: count_given_up(client, pool) for pool in POOLS}
+                for _ in range(holes):
+                    wait_until(lambda: send_everything(service, event) <= {200, 201})
+                    proxy.silence()
+                    assert 503 in send_everything(service, event)
+                    wait_until(lambda: send_everything(service, event) <= {200, 201})
+                assert stream.read_until(client.find_event(event)["version"])
+            for pool in POOLS:
+                assert count_given_up(client, pool) >= given_up[pool] + holes
+            wait_until(lambda: int(database.psql(count_backends)[0]) <= WORKER_CONNECTIONS)

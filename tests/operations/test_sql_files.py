@@ -84,6 +84,7 @@ PARAMETERS: dict[str, Mapping[str, Any]] = {
     "cancel_tickets": OWNED,
     "check_events": {"event_ids": [E1, E2], "failed_only": False},
     "check_server": {},
+    "count_waiting_commits": {},
     "create_event": {"name": "new %s ':x", "date": "2030-05-01 20:00+00", "total_tickets": 3},
     "expire_tickets": {**CONCERNED, "most": 10},
     "find_events": {"event_ids": [E1, E2, UNKNOWN]},
