@@ -17,6 +17,7 @@ from service.database.queries import Queries
 from service.database.statements import load_statements
 from service.logs import RequestLog
 from service.settings import Settings
+from service.web.hosts import Hosts
 from service.web.openapi import describe
 from service.web.resources import build_application
 from service.web.responses import encode
@@ -115,6 +116,7 @@ def create_app(
                     SharedReads(lookup_queries),
                     make_queries(lists),
                     watchers,
+                    Hosts(settings.accepted_hosts),
                     request_log,
                     shutdown_delay,
                     description,

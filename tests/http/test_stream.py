@@ -297,7 +297,9 @@ def test_a_watcher_that_stops_reading_is_disconnected(
         with socket.socket() as stalled:
             stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
             stalled.connect((host, int(port)))
-            stalled.sendall(f"GET /events/{event}/stream HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            stalled.sendall(
+                f"GET /events/{event}/stream HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+            )
             wait_until(lambda: count_watchers(service) == 1)
             with watch_event(client, event) as stream, service.client() as buyer:
                 stream.next_message()
