@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -15,6 +14,7 @@ from service import limits, metrics
 from service.database.connections import PLAIN_POSTGRES, Environment, create_pool
 from service.database.queries import Queries
 from service.database.statements import load_statements
+from service.log_output import stderr_output
 from service.logs import RequestLog
 from service.settings import Settings
 from service.web.hosts import Hosts
@@ -68,7 +68,7 @@ def create_app(
     request_log = RequestLog(
         is_enabled=settings.log_level in ("debug", "info"),
         as_json=settings.log_format == "json",
-        out=sys.stderr,
+        output=stderr_output(),
     )
 
     @asynccontextmanager

@@ -95,6 +95,12 @@ CONNECTIONS_GIVEN_UP = Counter(
     registry=REGISTRY,
 )
 
+LOG_LINES_DROPPED = Counter(
+    "holdfast_log_lines_dropped",
+    "Lines of the log that were dropped because nobody read the log.",
+    registry=REGISTRY,
+)
+
 # The metrics of one process, such as its memory, cannot be added up.
 if _FOLDER_VARIABLE not in os.environ:
     ProcessCollector(registry=REGISTRY)

@@ -8,7 +8,6 @@ import errno
 import os
 import signal
 import socket
-import sys
 from types import FrameType
 
 import psycopg
@@ -32,6 +31,7 @@ from service.database.startup_checks import check_database, check_statements
 from service.database.statements import Statements, load_statements
 from service.embedded.parent import stop_with_parent
 from service.embedded.postgres import EmbeddedPostgres
+from service.log_output import stderr_output
 from service.logs import configure_logs
 from service.settings import Settings, is_loopback, read_settings
 from service.web.protocol import Protocol
@@ -222,7 +222,7 @@ def _print_addresses(settings: Settings, listening: socket.socket) -> None:
 
 
 def _print(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    stderr_output().write(f"{line}\n".encode())
 
 
 def _exit(_: int, __: FrameType | None) -> None:
