@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -15,8 +14,10 @@ from service import limits, metrics
 from service.database.connections import PLAIN_POSTGRES, Environment, create_pool
 from service.database.queries import Queries
 from service.database.statements import load_statements
+from service.log_output import stderr_output
 from service.logs import RequestLog
 from service.settings import Settings
+from service.web.hosts import Hosts
 from service.web.openapi import describe
 from service.web.resources import build_application
 from service.web.responses import encode
@@ -67,22 +68,25 @@ def create_app(
     request_log = RequestLog(
         is_enabled=settings.log_level in ("debug", "info"),
         as_json=settings.log_format == "json",
-        out=sys.stderr,
+        output=stderr_output(),
     )
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[State]:
         make_pool = partial(create_pool, dsn, behind_pooler=behind_pooler)
         make_queries = partial(Queries, statements=statements, behind_pooler=behind_pooler)
-        reads = make_pool(limits.READ_CONNECTIONS, limits.MAX_WAITING_READS)
+        reads = make_pool("reads", limits.READ_CONNECTIONS, limits.MAX_WAITING_READS)
         writes = make_pool(
-            limits.WRITE_CONNECTIONS, settings.queue_limit, environment.write_options
+            "writes", limits.WRITE_CONNECTIONS, settings.queue_limit, environment.write_options
         )
-        watching = make_pool(limits.WATCH_CONNECTIONS, limits.MAX_WAITING_READS)
-        lists = make_pool(limits.LIST_CONNECTIONS, limits.MAX_WAITING_READS)
-        pools = {"reads": reads, "writes": writes, "watching": watching, "lists": lists}
+        watching = make_pool("watching", limits.WATCH_CONNECTIONS, limits.MAX_WAITING_READS)
+        lists = make_pool("lists", limits.LIST_CONNECTIONS, limits.MAX_WAITING_READS)
+        pools = {pool.name: pool for pool in (reads, writes, watching, lists)}
         async with reads, writes, watching, lists:
             lookup_queries = make_queries(reads)
+            # The pools whose connections commit.
+            reads.is_waiting_for_standby = lookup_queries.is_waiting_for_standby
+            writes.is_waiting_for_standby = lookup_queries.is_waiting_for_standby
             watch_queries = make_queries(watching)
             write_path = WritePath(
                 writes,
@@ -117,6 +121,7 @@ def create_app(
                     SharedReads(lookup_queries),
                     make_queries(lists),
                     watchers,
+                    Hosts(settings.accepted_hosts),
                     request_log,
                     shutdown_delay,
                     description,

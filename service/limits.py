@@ -49,11 +49,16 @@ WATCH_CONNECTIONS = 1
 WORKER_CONNECTIONS = WRITE_CONNECTIONS + READ_CONNECTIONS + LIST_CONNECTIONS + WATCH_CONNECTIONS
 # How long to wait for a connection at the start. The whole start may take 20 s.
 CONNECT_SECONDS = 10
+# A connection that is in use for longer than this is given up: no response will come. It is longer
+# than any deadline, so that nobody waits for the response by then.
+GIVE_UP_SECONDS = 8.0
 # After each failed attempt to connect, the pool doubles its delay; after this time, it begins
 # again with a short delay.
 RECONNECT_SECONDS = 3
 # A larger difference between PostgreSQL's clock and the clock of this machine logs a warning.
 MAX_CLOCK_SKEW_SECONDS = 2.0
+# A server that takes longer to detect a client that vanished logs a warning, too.
+MAX_LOST_CLIENT_SECONDS = 60
 
 # Reads
 

@@ -12,16 +12,15 @@ import logging
 import os
 import re
 import select
-import sys
 import time
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import TextIO
 
 import msgspec
 
 from service import limits
+from service.log_output import LogHandler, LogOutput, stderr_output
 from service.rows import Uuid
 
 # The request ID of the current request; '' outside of requests.
@@ -68,10 +67,10 @@ class RequestLine(msgspec.Struct, omit_defaults=True, gc=False):
 class RequestLog:
     """Collects the lines of requests for LOG_FLUSH_SECONDS and writes them together."""
 
-    def __init__(self, is_enabled: bool, as_json: bool, out: TextIO) -> None:
+    def __init__(self, is_enabled: bool, as_json: bool, output: LogOutput) -> None:
         self.is_enabled = is_enabled  # callers check it before they call ``add``
         self._render: Callable[[RequestLine], bytes] = encode if as_json else RequestLine.text
-        self._out = out
+        self._output = output
         self._lines: list[bytes] = []
 
     def add(
@@ -103,22 +102,17 @@ class RequestLog:
         chunk = bytearray()
         for line in lines:
             if chunk and len(chunk) + len(line) >= select.PIPE_BUF:
-                self._write(chunk)
+                self._output.write(bytes(chunk))
                 chunk.clear()
             chunk += line
             chunk += b"\n"
         if chunk:
-            self._write(chunk)
-
-    def _write(self, chunk: bytes | bytearray) -> None:
-        view = memoryview(bytes(chunk))
-        while view:
-            view = view[os.write(self._out.fileno(), view) :]
+            self._output.write(bytes(chunk))
 
 
 def configure_logs(level: str, as_json: bool) -> None:
     """Configure the logging of a process."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = LogHandler(stderr_output())
     handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler])
     for name in ("psycopg", "psycopg.pool", "yoyo", "uvicorn"):

@@ -88,6 +88,19 @@ CONNECTIONS = Gauge(
     multiprocess_mode="livesum",
 )
 
+CONNECTIONS_GIVEN_UP = Counter(
+    "holdfast_connections_given_up",
+    "Connections to PostgreSQL that were closed because no response came, by pool.",
+    ["pool"],
+    registry=REGISTRY,
+)
+
+LOG_LINES_DROPPED = Counter(
+    "holdfast_log_lines_dropped",
+    "Lines of the log that were dropped because nobody read the log.",
+    registry=REGISTRY,
+)
+
 # The metrics of one process, such as its memory, cannot be added up.
 if _FOLDER_VARIABLE not in os.environ:
     ProcessCollector(registry=REGISTRY)
@@ -96,6 +109,8 @@ if _FOLDER_VARIABLE not in os.environ:
 for change in ("reserved", "purchased", "expired", "user_cancelled", "refunded"):
     TICKETS.labels(change)
 BATCHES_FAILED.labels("lost")
+for pool_name in ("reads", "writes", "watching", "lists"):
+    CONNECTIONS_GIVEN_UP.labels(pool_name)
 
 
 @contextmanager

@@ -120,6 +120,11 @@ METHOD_NOT_ALLOWED = Refusal(405, "METHOD_NOT_ALLOWED", "Method not allowed")
 PAYLOAD_TOO_LARGE = Refusal(
     413, "PAYLOAD_TOO_LARGE", f"The body is larger than {limits.MAX_BODY_BYTES} bytes"
 )
+MISDIRECTED_REQUEST = Refusal(
+    421,
+    "MISDIRECTED_REQUEST",
+    "The service does not have the name in the header Host: see ALLOWED_HOSTS",
+)
 UNSUPPORTED_MEDIA_TYPE = Refusal(415, "UNSUPPORTED_MEDIA_TYPE", "The body must be application/json")
 WRONG_FINGERPRINT = Refusal(403, "WRONG_FINGERPRINT", "Invalid user fingerprint")
 IDEMPOTENCY_KEY_REUSED = Refusal(

@@ -5,11 +5,9 @@ With one worker, the parent is the worker.
 """
 
 import errno
-import ipaddress
 import os
 import signal
 import socket
-import sys
 from types import FrameType
 
 import psycopg
@@ -33,8 +31,9 @@ from service.database.startup_checks import check_database, check_statements
 from service.database.statements import Statements, load_statements
 from service.embedded.parent import stop_with_parent
 from service.embedded.postgres import EmbeddedPostgres
+from service.log_output import stderr_output
 from service.logs import configure_logs
-from service.settings import Settings, read_settings
+from service.settings import Settings, is_loopback, read_settings
 from service.web.protocol import Protocol
 
 # Environment variables that the parent sets for its workers: the database's URL, the parent's pid,
@@ -216,21 +215,14 @@ def _print_addresses(settings: Settings, listening: socket.socket) -> None:
     _print(f"holdfast serves http://{host}:{port} with {settings.workers} worker(s)")
     _print(f"box office: {page}/")
     _print(f"API documentation: {page}/docs")
-    if settings.organizer_token is None and not _is_loopback(settings.host):
+    if settings.organizer_token is None and not is_loopback(settings.host):
         _print(
             "warning: anyone who can reach the service can act as an organizer: set ORGANIZER_TOKEN"
         )
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def _print(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    stderr_output().write(f"{line}\n".encode())
 
 
 def _exit(_: int, __: FrameType | None) -> None:

@@ -1,5 +1,6 @@
 """The settings: environment variables, read and validated once at the start."""
 
+import ipaddress
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -18,6 +19,9 @@ _ORIGIN = re.compile(
     r"(?!https://\S*:443$|http://\S*:80$)"  # browsers omit a default port
     r"[a-z][a-z0-9+.-]*://(?:[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:]+\])(?::[1-9]\d{0,4})?"
 )
+
+_HOST_NAME = re.compile(r"\*|[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]")
+_LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 PACKAGE = Path(__file__).parent
 
@@ -46,11 +50,33 @@ class Settings:
     max_tickets_per_request: int
     organizer_token: str | None  # if set, the organizer's routes require it
     cors_origins: tuple[str, ...]  # websites that may call the service; "*": all
+    allowed_hosts: tuple[str, ...]  # names in the header Host; "*": any; empty: by default
     log_format: str  # "text" or "json"
     log_level: str
     batch_across_events: bool  # whether one transaction may contain changes of several events
     queue_limit: int  # how many changes one worker may have pending; more are refused
     sql_dir: Path  # the folder of the statements
+
+    @property
+    def accepted_hosts(self) -> tuple[str, ...]:
+        """The names in the header Host that the service accepts; "*" for any.
+
+        Without a token anyone who reaches the service is an organizer. On a loopback address these
+        should be the programs of this machine, and not the pages in its browsers.
+        """
+        if self.allowed_hosts:
+            return self.allowed_hosts
+        if self.organizer_token is None and is_loopback(self.host):
+            return _LOOPBACK_NAMES
+        return ("*",)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address to listen on is reached from this machine only."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
@@ -85,6 +111,7 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         max_tickets_per_request=read("MAX_TICKETS_PER_REQUEST", _integer(1, 1000), 10),
         organizer_token=_token(environ.get("ORGANIZER_TOKEN", "").strip()),
         cors_origins=read("CORS_ORIGINS", _origins, ()),
+        allowed_hosts=read("ALLOWED_HOSTS", _host_names, ()),
         log_format=read("LOG_FORMAT", _one_of("text", "json"), "text"),
         log_level=read("LOG_LEVEL", _one_of("debug", "info", "warning", "error"), "info"),
         batch_across_events=read("BATCH_ACROSS_EVENTS", _boolean, True),
@@ -138,6 +165,14 @@ def _origins(text: str) -> tuple[str, ...]:
             "expected *, or origins such as https://shop.example,https://www.shop.example"
         )
     return origins
+
+
+def _host_names(text: str) -> tuple[str, ...]:
+    """Parse names as they stand in the header Host, without a port."""
+    names = tuple(name.strip().lower() for name in text.split(","))
+    if not all(_HOST_NAME.fullmatch(name) for name in names):
+        raise ValueError("expected *, or names without a port such as shop.example,[::1]")
+    return names
 
 
 def _integer(lowest: int, highest: int) -> Callable[[str], int]:

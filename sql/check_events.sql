@@ -14,7 +14,13 @@
 -- holdfast psql -v event_ids='{}' -v failed_only=true -f sql/check_events.sql
 
 with audited as not materialized (
-    select *
+    select
+        id,
+        name,
+        total_tickets,
+        allocated_tickets,
+        purchased_tickets,
+        version
     from events
     where :'event_ids'::uuid[] = '{}' or id = any(:'event_ids'::uuid[])
 ),
@@ -33,7 +39,16 @@ tickets as (
 
 steps as (
     select
-        now.*,
+        now.event_id,
+        now.version,
+        now.recorded_at,
+        now.allocated_tickets,
+        now.purchased_tickets,
+        now.reserved,
+        now.purchased,
+        now.expired,
+        now.cancelled,
+        now.refunded,
         lag(now.allocated_tickets, 1, 0) over earlier as allocated_before,
         lag(now.purchased_tickets, 1, 0) over earlier as purchased_before,
         lag(now.recorded_at) over earlier as recorded_before

@@ -5,6 +5,10 @@
 -- already; with synchronous_commit local, a failover can. Without a collation that knows the upper
 -- and lower case of all letters, a search depends on the database's locale.
 --
+-- It also reads after how many seconds the server detects a client that vanished without closing
+-- the connection. Until then it may wait for the rest of a batch, with the batch's events locked.
+-- 0 stands for a Unix socket, whose client cannot vanish.
+--
 -- returns: one row
 --
 -- holdfast psql -f sql/check_server.sql
@@ -29,4 +33,7 @@ select
     ) as is_citus,
     -- As in the function name_for_search.
     coalesce(to_regcollation('pg_unicode_fast'), to_regcollation('"und-x-icu"')) is not null
-        as knows_all_letters;
+        as knows_all_letters,
+    current_setting('tcp_keepalives_idle')::integer
+    + current_setting('tcp_keepalives_interval')::integer
+    * current_setting('tcp_keepalives_count')::integer as lost_client_seconds;

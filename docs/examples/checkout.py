@@ -41,6 +41,7 @@ MESSAGES = {
     "BAD_REQUEST": "This order is invalid: check the event and the number of tickets.",
     "NOT_FOUND": "There is no such event, or no such order.",
     "PAYLOAD_TOO_LARGE": "The shop has made a mistake: it sent too much.",
+    "MISDIRECTED_REQUEST": "The shop has made a mistake: it uses a name that the service lacks.",
     "UNSUPPORTED_MEDIA_TYPE": "The shop has made a mistake: it did not send JSON.",
     "IDEMPOTENCY_KEY_REUSED": "This order was started with another number of tickets.",
     "SALE_NOT_OPEN": "The sale has not opened yet: come back when it does.",

@@ -150,6 +150,7 @@ def build_parser() -> Parser:
         MAX_TICKETS_PER_REQUEST  the largest quantity (10)
         ORGANIZER_TOKEN          required by the organizer's routes (default: none)
         CORS_ORIGINS             the origins of pages that may call the service
+        ALLOWED_HOSTS            the names in the header Host that it serves
         LOG_FORMAT               text or json (text)
         LOG_LEVEL                debug, info, warning or error (info)
         BATCH_ACROSS_EVENTS      whether a batch may change several events (true)

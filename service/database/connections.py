@@ -1,10 +1,16 @@
 """Connections to PostgreSQL: their options, their pools, and the conversion of values."""
 
+import asyncio
+import contextlib
 import datetime
 import functools
+import logging
+import os
 import re
 import select
+import socket
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 import psycopg
@@ -15,8 +21,10 @@ from psycopg.types.numeric import Int8Dumper
 from psycopg.types.string import TextLoader
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
-from service import limits
+from service import limits, metrics
 from service.database.statements import Statements
+
+log = logging.getLogger(__name__)
 
 
 class NearestTimeLoader(Loader):
@@ -94,6 +102,15 @@ PLAN_OPTIONS = (
 # Citus needs the parameters to choose the node, so a generic plan fails: "could not create
 # distributed plan".
 PLAN_OPTIONS_ON_CITUS = "-c enable_seqscan=off -c enable_mergejoin=off -c jit=off"
+# How PostgreSQL detects a client that vanished without closing the connection, as libpq's
+# parameters in ``conninfo`` do for a vanished server. Without them it waits two hours for the rest
+# of a batch of which only a part arrived, and the batch's events stay locked. The last one is for
+# data that is not acknowledged: TCP probes a connection only while it is idle. On a Unix socket
+# they have no effect.
+KEEPALIVE_OPTIONS = (
+    "-c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=2"
+    " -c tcp_user_timeout=5000"
+)
 
 
 def conninfo(
@@ -135,18 +152,34 @@ def conninfo(
     }
     added = {name: value for name, value in defaults.items() if name not in given}
     if not behind_pooler:
-        # The user's own options stay, such as a search_path.
-        added["options"] = f"{given.get('options') or ''} {options}".strip()
+        # The user's own options stay, such as a search_path. The last of two values counts.
+        added["options"] = f"{KEEPALIVE_OPTIONS} {given.get('options') or ''} {options}"
     return make_conninfo(dsn, **added)
 
 
 class Pool(AsyncConnectionPool):
-    """A pool that replaces a connection which the server has closed while it was idle.
+    """A pool that replaces connections which are closed or hang.
 
-    The pool's own ``check`` would do so too, but it pauses for about a second after the first
-    closed connection that it finds. A request waits only POOL_SECONDS for a connection, so after a
-    restart of the server the next requests would be refused as BUSY.
+    It replaces a connection that the server has closed while it was idle. The pool's own ``check``
+    would do so too, but it pauses for about a second after the first closed connection that it
+    finds. A request waits only POOL_SECONDS for a connection, so after a restart of the server the
+    next requests would be refused as BUSY.
+
+    It gives up a connection that is in use for more than GIVE_UP_SECONDS. TCP does not notice that
+    no response will come if something in between, such as a pooler, still acknowledges what comes.
+
+    Attributes:
+        is_waiting_for_standby: whether the server is known to be waiting for a standby, so that
+            connections must not be given up.
     """
+
+    is_waiting_for_standby: Callable[[], Awaitable[bool]] | None = None
+
+    def __init__(self, conninfo: str, **options: Any) -> None:
+        super().__init__(conninfo, **options)
+        # For each connection in use, what gives it up.
+        self._timers: dict[psycopg.AsyncConnection, asyncio.TimerHandle] = {}
+        self._giving_up: set[asyncio.Task[None]] = set()
 
     async def getconn(  # the pool's own signature
         self,
@@ -164,9 +197,40 @@ class Pool(AsyncConnectionPool):
         while True:
             connection = await super().getconn(max(0.0, deadline - time.monotonic()))
             if not _was_closed_by_server(connection):
+                self._start_timer(connection)
                 return connection
             await connection.close()
             await self.putconn(connection)
+
+    async def putconn(self, connection: psycopg.AsyncConnection) -> None:
+        """Return a connection to the pool, which closes it if it is broken."""
+        if timer := self._timers.pop(connection, None):
+            timer.cancel()
+        await super().putconn(connection)
+
+    def _start_timer(self, connection: psycopg.AsyncConnection) -> None:
+        def give_up() -> None:
+            task = asyncio.ensure_future(self._give_up(connection))
+            self._giving_up.add(task)  # the event loop keeps only weak references
+            task.add_done_callback(self._giving_up.discard)
+
+        loop = asyncio.get_running_loop()
+        self._timers[connection] = loop.call_later(limits.GIVE_UP_SECONDS, give_up)
+
+    async def _give_up(self, connection: psycopg.AsyncConnection) -> None:
+        """End a connection in use, unless its server only waits for a standby."""
+        is_waiting = self.is_waiting_for_standby and await self.is_waiting_for_standby()
+        if connection not in self._timers:
+            return  # the response came meanwhile
+        if is_waiting:
+            self._start_timer(connection)
+            return
+        log.warning(
+            "a connection of the pool %s was closed: no response for %g s",
+            *(self.name, limits.GIVE_UP_SECONDS),
+        )
+        metrics.CONNECTIONS_GIVEN_UP.labels(self.name).inc()
+        _end(connection)
 
 
 def _was_closed_by_server(connection: psycopg.AsyncConnection) -> bool:
@@ -183,13 +247,32 @@ def _was_closed_by_server(connection: psycopg.AsyncConnection) -> bool:
     return bool(poll.poll(0))
 
 
+def _end(connection: psycopg.AsyncConnection) -> None:
+    """End a connection as the server would, so that whoever waits for a response gets an error.
+
+    Cancelling the waiting task instead would ask the server to cancel the statement, and wait.
+    """
+    with (
+        contextlib.suppress(OSError),  # the network has ended it already
+        socket.socket(fileno=os.dup(connection.fileno())) as duplicate,
+    ):
+        duplicate.shutdown(socket.SHUT_RDWR)
+
+
 def create_pool(
-    dsn: str, max_size: int, max_waiting: int, options: str = "", *, behind_pooler: bool = False
+    dsn: str,
+    name: str,
+    max_size: int,
+    max_waiting: int,
+    options: str = "",
+    *,
+    behind_pooler: bool = False,
 ) -> Pool:
     """Return a pool that is not open yet.
 
     Args:
         dsn: the address of the database.
+        name: its name in the metrics and in the log.
         max_size: how many connections it has at most.
         max_waiting: how many tasks may wait for a connection at once.
         options: options of libpq for its connections.
@@ -204,6 +287,7 @@ def create_pool(
             "prepare_threshold": None if behind_pooler else 0,
             "context": ADAPTERS,
         },
+        name=name,
         open=False,
         min_size=1,
         max_size=max_size,

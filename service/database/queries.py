@@ -9,7 +9,7 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool
 
 from service import limits
-from service.database.connections import NOT_CONNECTED, leaves_outcome_unknown
+from service.database.connections import NOT_CONNECTED, UNAVAILABLE, leaves_outcome_unknown
 from service.database.pipeline import Pipeline
 from service.database.statements import Statement, Statements
 from service.refusals import (
@@ -54,6 +54,7 @@ class Queries:
         self._list_due_events = statements["list_due_events"]
         self._check_server = statements["check_server"]
         self._list_applied_migrations = statements["list_applied_migrations"]
+        self._count_waiting_commits = statements["count_waiting_commits"]
 
     async def find_event(self, event_id: Uuid) -> Event | None:
         """Return an event; None if it does not exist. Expired holds count as available."""
@@ -219,6 +220,14 @@ class Queries:
         rows = await self._execute(self._list_applied_migrations, {}, limits.HEALTH_CHECK_SECONDS)
         return [row[0] for row in rows]
 
+    async def is_waiting_for_standby(self) -> bool:
+        """Whether a commit of the service waits for a standby; False if the server is silent."""
+        try:
+            rows = await self._execute(self._count_waiting_commits, {}, limits.HEALTH_CHECK_SECONDS)
+        except (psycopg.Error, *UNAVAILABLE):
+            return False
+        return bool(rows[0][0])
+
     async def _execute(
         self,
         statement: Statement,
@@ -233,7 +242,7 @@ class Queries:
             NotReplicated: a write is committed, but not confirmed by the standby.
             TimeoutError: there was no response in time. The statement is not cancelled: its own
                 timeout ends it, and a server that does not respond would not respond to a cancel
-                request, either.
+                request, either. Its connection is closed after GIVE_UP_SECONDS (``Pool``).
         """
         run = self._run_in_transaction if is_write or self._behind_pooler else self._run
         query = asyncio.ensure_future(run(statement, parameters))

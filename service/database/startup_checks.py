@@ -35,6 +35,7 @@ class Server(NamedTuple):
     date_style: str
     is_citus: bool
     knows_all_letters: bool  # their upper and lower case, whatever the database's locale
+    lost_client_seconds: int  # until the server detects a client that vanished; 0: it cannot
 
 
 def check_database(
@@ -42,8 +43,8 @@ def check_database(
 ) -> Server:
     """Check the server's version and settings, and return them.
 
-    Too few connections, a wrong clock and a search that depends on the database's locale are only
-    logged as warnings.
+    Too few connections, a wrong clock, a search that depends on the database's locale and slow
+    detection of lost clients are only logged as warnings.
 
     Raises:
         DatabaseUnfit: the service cannot write to it, or a sold ticket could be lost.
@@ -69,6 +70,14 @@ def check_database(
         log.warning(
             "this PostgreSQL is older than 18 and was built without ICU, so a search by name knows "
             "upper and lower case only by the database's locale: use 18 or newer, or one with ICU"
+        )
+    if server.lost_client_seconds > limits.MAX_LOST_CLIENT_SECONDS:
+        # Only behind a pooler: other connections bring their own settings.
+        log.warning(
+            "PostgreSQL detects a lost client only after %d s, and until then an event may stay "
+            "locked: set tcp_keepalives_idle=5, tcp_keepalives_interval=2, tcp_keepalives_count=2 "
+            "and tcp_user_timeout=5s in postgresql.conf, since they cannot be set through a pooler",
+            server.lost_client_seconds,
         )
     return server
 

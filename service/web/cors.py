@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.refusals import BAD_REQUEST, Refusal
 from service.web.endpoints import Endpoint
@@ -40,6 +40,13 @@ class Cors(CORSMiddleware):
             allow_headers=[*REQUEST_HEADERS, *route_headers],
             expose_headers=EXPOSED_HEADERS,
         )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Respond to a preflight request, and add headers to the responses to others."""
+        if scope["type"] == "http" and scope["state"]["service"].hosts.check(scope["headers"]):
+            await self.app(scope, receive, send)  # refuses it
+        else:
+            await super().__call__(scope, receive, send)
 
     def preflight_response(self, request_headers: Headers) -> Response:
         """Respond to a CORS preflight request."""

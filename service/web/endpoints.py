@@ -17,6 +17,7 @@ from service import limits
 from service.refusals import (
     BAD_REQUEST,
     INTERNAL_SERVER_ERROR,
+    MISDIRECTED_REQUEST,
     PAYLOAD_TOO_LARGE,
     UNAUTHORIZED,
     UNSUPPORTED_MEDIA_TYPE,
@@ -129,6 +130,7 @@ class Endpoint:
         return [
             *([UNAUTHORIZED] if self.for_organizer and settings.organizer_token else []),
             *([PAYLOAD_TOO_LARGE, UNSUPPORTED_MEDIA_TYPE] if self.body is not None else []),
+            MISDIRECTED_REQUEST,
             BAD_REQUEST,
             *self.refusals,
             INTERNAL_SERVER_ERROR,

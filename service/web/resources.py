@@ -58,7 +58,8 @@ class Resource:
         request, method = Request(scope, receive), scope["method"]
         request_id = choose_request_id(scope["headers"])
         REQUEST_ID.set(request_id.decode())
-        response, code = await self._respond(request), ""
+        service, code = scope["state"]["service"], ""
+        response = service.hosts.check(scope["headers"]) or await self._respond(request)
         if isinstance(response, Refusal):
             code = response.code
             metrics.REFUSALS.labels(code).inc()
@@ -69,7 +70,7 @@ class Resource:
         seconds = time.perf_counter() - start
         method_label = method if method in self._endpoints else "other"
         self._count(method_label, response.status_code, seconds)
-        request_log = scope["state"]["service"].request_log
+        request_log = service.request_log
         if request_log.is_enabled:
             request_log.add(
                 method_label, self._path, _path_id(request), response.status_code, code, seconds

@@ -6,6 +6,7 @@ could be older than a change that the client knows to be committed.
 """
 
 import asyncio
+import hashlib
 from collections import defaultdict
 from typing import NamedTuple
 
@@ -25,6 +26,16 @@ class EncodedEvent(NamedTuple):
     def of(cls, event: EventResponse) -> "EncodedEvent":
         """Return an event, encoded."""
         return cls(encode(event), event.etag)
+
+    @classmethod
+    def of_the_past(cls, event: EventResponse) -> "EncodedEvent":
+        """Return an event at a past moment, encoded.
+
+        Its version and times are those of the moment, but its name and date are those of now, so
+        only the whole body identifies it.
+        """
+        body = encode(event)
+        return cls(body, f'"{hashlib.sha256(body).hexdigest()[:32]}"')
 
 
 class SharedReads:

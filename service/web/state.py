@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from service.database.queries import Queries
 from service.logs import RequestLog
 from service.settings import Settings
+from service.web.hosts import Hosts
 from service.web.shared_reads import SharedReads
 from service.web.shutdown_delay import ShutdownDelay
 from service.web.watching import Watchers
@@ -30,6 +31,7 @@ class Service:
     # Lists and audits, which may read many rows.
     list_queries: Queries
     watchers: Watchers
+    hosts: Hosts
     request_log: RequestLog
     shutdown_delay: ShutdownDelay
     # The OpenAPI description, encoded.

@@ -69,10 +69,10 @@ class Watcher:
         self._message, self.put_at = message, now
         self.wake()
 
-    def keep_alive(self, now: float) -> None:
-        """Send a comment, unless a message is waiting to be sent, which it must not replace."""
-        if not self._message:
-            self.put(KEEP_ALIVE, now)
+    @property
+    def has_unsent_message(self) -> bool:
+        """Whether a message waits to be sent, which a keep-alive must not replace."""
+        return bool(self._message)
 
     def wake(self) -> None:
         """Let ``get`` return."""
@@ -92,8 +92,15 @@ class Watcher:
 class WatchedEvent:
     """The watchers of an event, and the message with the newest version that was polled."""
 
-    watchers: set[Watcher] = field(default_factory=set)
+    # A queue: those whose last message is the oldest come first. A dict, for its fast removal.
+    watchers: dict[Watcher, None] = field(default_factory=dict)
     newest: Message | None = None
+
+    def put(self, watcher: Watcher, message: bytes, now: float) -> None:
+        """Set the next message to one watcher, who is then the last in the queue."""
+        watcher.put(message, now)
+        del self.watchers[watcher]
+        self.watchers[watcher] = None
 
 
 class Watchers:
@@ -111,13 +118,13 @@ class Watchers:
         """Add a watcher of an event for as long as the block runs."""
         watched = self._watched_events.setdefault(event_id, WatchedEvent())
         watcher = Watcher(put_at=asyncio.get_running_loop().time())
-        watched.watchers.add(watcher)
+        watched.watchers[watcher] = None
         self.count += 1
         try:
             yield watcher
         finally:
             self.count -= 1
-            watched.watchers.remove(watcher)
+            del watched.watchers[watcher]
             if not watched.watchers:
                 del self._watched_events[event_id]
 
@@ -142,7 +149,16 @@ class Watchers:
                 log.exception("the stream poller failed and will try again")
 
     async def _poll(self) -> None:
-        now = asyncio.get_running_loop().time()
+        try:
+            await self._find_news()
+        finally:
+            # Also if the query has failed: streams that get no keep-alive are closed by proxies.
+            now = asyncio.get_running_loop().time()
+            for watched in self._watched_events.values():
+                _notify(watched, now)
+
+    async def _find_news(self) -> None:
+        """Query the newest versions of all watched events."""
         if not self._watched_events:
             return
         self.polls += 1
@@ -154,8 +170,6 @@ class Watchers:
             # Its last watcher may have gone during the query.
             if watched := self._watched_events.get(event.id):
                 watched.newest = Message.of(event, last)
-        for watched in self._watched_events.values():
-            _notify(watched, now)
 
 
 def _notify(watched: WatchedEvent, now: float) -> None:
@@ -163,18 +177,21 @@ def _notify(watched: WatchedEvent, now: float) -> None:
     quota, gap = len(watched.watchers), limits.STREAM_GAP_SECONDS
     if quota > limits.STREAM_CROWD:
         gap = limits.STREAM_CROWD_GAP_SECONDS
-        # Notify only a part of a crowd at each poll: other requests would wait for all of it.
+        # Notify only a part of a crowd at each poll: other requests would wait for all of it. Those
+        # who have waited longest come first, so that slow polls leave nobody out.
         quota = math.ceil(quota * limits.STREAM_POLL_SECONDS / gap)
-    for watcher in watched.watchers:
-        if now - watcher.put_at < gap:
-            continue
+    for watcher in list(watched.watchers):
+        has_waited = now - watcher.put_at
+        if has_waited < gap:
+            break  # so have all behind it
+        is_due_for_anything = has_waited >= limits.STREAM_KEEP_ALIVE_SECONDS
         if watched.newest and watcher.version < watched.newest.version:
-            if quota:
+            if quota > 0 or is_due_for_anything:
                 quota -= 1
                 watcher.version = watched.newest.version
-                watcher.put(watched.newest.encoded, now)
-        elif now - watcher.put_at >= limits.STREAM_KEEP_ALIVE_SECONDS:
-            watcher.keep_alive(now)
+                watched.put(watcher, watched.newest.encoded, now)
+        elif is_due_for_anything and not watcher.has_unsent_message:
+            watched.put(watcher, KEEP_ALIVE, now)
 
 
 class EventStream(Response):

@@ -127,7 +127,7 @@ class _Client(asyncio.Protocol):
         number = next(self._numbers)
         request = self._requests[number % len(self._requests)]
         body = request.body.replace("%n", str(number))
-        head = f"{request.method} {request.path} HTTP/1.1\r\nHost: benchmark\r\n"
+        head = f"{request.method} {request.path} HTTP/1.1\r\nHost: localhost\r\n"
         if request.method == "DELETE":
             head, body = f"{head}X-User-Fingerprint: {body}\r\n", ""
         if body:

@@ -54,7 +54,7 @@ class Buyer(asyncio.Protocol):
     async def send(self, method: str, path: str, body: object = None, headers: str = "") -> bytes:
         """Send a request and return the body of the response."""
         content = b"" if body is None else msgspec.json.encode(body)
-        head = f"{method} {path} HTTP/1.1\r\nHost: soak\r\n{headers}"
+        head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{headers}"
         if content:
             head += f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n"
         self._parser = httptools.HttpResponseParser(self)

@@ -46,7 +46,9 @@ def run_on_write_path(
     """Run ``work`` on a new write path."""
 
     async def run() -> T:
-        async with create_pool(database.dsn, WRITE_CONNECTIONS, 500, PLAN_OPTIONS) as pool:
+        async with create_pool(
+            database.dsn, "writes", WRITE_CONNECTIONS, 500, PLAN_OPTIONS
+        ) as pool:
             transactions = Transactions(STATEMENTS, 900, 1800)
             queries = Queries(pool, STATEMENTS)
             path = WritePath(

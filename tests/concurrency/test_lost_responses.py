@@ -2,17 +2,17 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import httpx2
 import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict
 
+from service import limits
+from service.database.queries import Queries
 from service.limits import DEADLINE_SECONDS
 from tests.support.client import Client, code
 from tests.support.database import Database
-from tests.support.lossy_proxy import LossyProxy
+from tests.support.lossy_proxy import LossyProxy, proxy_database
 from tests.support.services import RunningService, Starter
 from tests.support.waiting import WAIT_SECONDS, wait_until
 
@@ -20,11 +20,8 @@ from tests.support.waiting import WAIT_SECONDS, wait_until
 @pytest.fixture
 def proxied_database(database: Database) -> Iterator[tuple[Database, LossyProxy]]:
     """The same database through a proxy, and the proxy."""
-    parts = conninfo_to_dict(database.dsn)
-    with LossyProxy(str(Path(str(parts["host"])) / ".s.PGSQL.5432")) as proxy:
-        address = f"127.0.0.1:{proxy.port}/{parts['dbname']}"
-        dsn = f"postgresql://holdfast@{address}?sslmode=disable&gssencmode=disable"
-        yield Database(dsn), proxy
+    with proxy_database(database) as proxied:
+        yield proxied
 
 
 def test_a_retry_with_its_key_finds_a_reservation_of_unknown_outcome(
@@ -154,6 +151,33 @@ def test_a_commit_that_no_standby_has_confirmed_is_outcome_unknown(
         again = client.reserve(event, 1, "bob", key="k")
         assert again.headers["Idempotency-Replayed"] == "true"
         assert client.find_event(event)["allocatedTickets"] == 1
+
+
+def test_a_connection_that_waits_for_a_standby_is_not_given_up(
+    database_without_standby: Database, start: Starter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closing it would end no wait: each retry would leave one more process of the server."""
+    monkeypatch.setattr(limits, "GIVE_UP_SECONDS", 0.2)
+    checks = 0
+    is_waiting_for_standby = Queries.is_waiting_for_standby
+
+    async def counted(queries: Queries) -> bool:
+        nonlocal checks
+        checks += 1
+        return await is_waiting_for_standby(queries)
+
+    monkeypatch.setattr(Queries, "is_waiting_for_standby", counted)
+    with (
+        start(database_without_standby, sweeps=False).client() as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        event = insert_event(database_without_standby)
+        pending = pool.submit(client.reserve, event, 1, "bob", "k")
+        wait_until(lambda: checks > 3)
+        database_without_standby.psql(
+            "alter system reset synchronous_standby_names; select pg_reload_conf()"
+        )
+        assert pending.result().status_code == 201
 
 
 def test_an_event_that_no_standby_has_confirmed_is_outcome_unknown(

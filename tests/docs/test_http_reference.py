@@ -25,9 +25,15 @@ SCHEMAS = DESCRIPTION["components"]["schemas"]
 # The refusals that routes share are listed once, below "## Refusals".
 SHARED_CODES = {
     *("BAD_REQUEST", "UNAUTHORIZED", "NOT_FOUND", "METHOD_NOT_ALLOWED", "PAYLOAD_TOO_LARGE"),
-    *("UNSUPPORTED_MEDIA_TYPE", "BUSY", "OUTCOME_UNKNOWN", "INTERNAL_SERVER_ERROR"),
+    *(
+        "UNSUPPORTED_MEDIA_TYPE",
+        "MISDIRECTED_REQUEST",
+        "BUSY",
+        "OUTCOME_UNKNOWN",
+        "INTERNAL_SERVER_ERROR",
+    ),
 }
-SHARED_STATUSES = {400, 401, 405, 413, 415, 500, 503}
+SHARED_STATUSES = {400, 401, 405, 413, 415, 421, 500, 503}
 
 
 def test_the_page_has_a_row_for_every_route() -> None:

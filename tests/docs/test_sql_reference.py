@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from service import limits
 from service.cli.parser import main
 from service.database.statements import load_statements
 from service.settings import resource
@@ -155,6 +156,18 @@ def pay_while_locked(client: Client, database: Database, log: ServerLog) -> set[
     return log.read() - {*BEFORE, "pay_tickets"}
 
 
+def wait_without_a_response(
+    client: Client, database: Database, log: ServerLog, monkeypatch: pytest.MonkeyPatch
+) -> set[str]:
+    """Update an event that is locked for too long; return the statement that only this needs."""
+    monkeypatch.setattr(limits, "GIVE_UP_SECONDS", 0.1)
+    event = client.create_event(name="Silent")
+    with database.lock_event(event):
+        client.update_event(event, totalTickets=5)
+        log.wait_for("count_waiting_commits")
+    return log.read() & {"count_waiting_commits"}
+
+
 @skip_if_pooled("each read begins with limit_waits")
 def test_the_page_names_the_callers_of_each_file(
     database: Database, data_dir: Path, start: Starter, monkeypatch: pytest.MonkeyPatch
@@ -172,6 +185,9 @@ def test_the_page_names_the_callers_of_each_file(
         }
         statements_by_caller["the write path while an event is locked"] = pay_while_locked(
             client, database, log
+        )
+        statements_by_caller["a write without a response"] = wait_without_a_response(
+            client, database, log, monkeypatch
         )
     monkeypatch.setenv("DATABASE_URL", database.dsn)
     for arguments in (["migrate"], ["audit"], ["grant", SERVICE_ROLE], ["forget", "alice"]):

@@ -40,7 +40,7 @@ def database(server: str, template: str) -> Iterator[Database]:
 @pytest.fixture(scope="module")
 def client(database: Database) -> Iterator[Client]:
     """A client of the service under attack."""
-    with run_service(database, log_level="error") as client:
+    with run_service(database, log_level="error", allowed_hosts="x,127.0.0.1") as client:
         yield client
 
 
@@ -117,7 +117,7 @@ def test_a_slow_client_is_disconnected(client: Client, event: str) -> None:
         "header": head[:20],
         "second header": b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n" + head[:20],
         "body": head + b"\r\n\r\n",
-        "unread body": b"GET /health/live HTTP/1.1\r\nContent-Length: 100\r\n\r\n",
+        "unread body": b"GET /health/live HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n",
         "chunk": head.replace(b"Content-Length", b"Transfer-Encoding: chunked\r\nX")
         + b"\r\n\r\nfff\r\n",
     }
@@ -146,22 +146,30 @@ def test_a_slow_client_is_disconnected(client: Client, event: str) -> None:
 @pytest.mark.parametrize(
     ("beginning", "repeated", "status"),
     [
-        ("POST {path} HTTP/1.1\r\nX: ", b"x" * MEBIBYTE, 431),
+        ("POST {path} HTTP/1.1\r\nHost: x\r\nX: ", b"x" * MEBIBYTE, 431),
         ("POST /", b"x" * MEBIBYTE, 431),
-        ("POST {path} HTTP/1.1\r\n", b"X: x\r\n" * 200_000, 431),
+        ("POST {path} HTTP/1.1\r\nHost: x\r\n", b"X: x\r\n" * 200_000, 431),
         ("", b"\r\n" * 500_000, 431),
-        ("POST {path} HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n", b"x" * MEBIBYTE, 413),
         (
-            "POST {path} HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n",
+            b"x" * MEBIBYTE,
+            413,
+        ),
+        (
+            "POST {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n",
             b"100000\r\n" + b"x" * MEBIBYTE + b"\r\n",
             413,
         ),
         (
-            "POST {path} HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: ",
+            "POST {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: ",
             b"x" * MEBIBYTE,
             None,
         ),
-        ("GET /health/live HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n", b"x" * MEBIBYTE, 200),
+        (
+            "GET /health/live HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n",
+            b"x" * MEBIBYTE,
+            200,
+        ),
     ],
     ids=["header", "path", "headers", "blank lines", "body", "chunks", "trailer", "unread body"],
 )
@@ -252,9 +260,12 @@ def test_ten_thousand_malformed_requests_harm_nobody(client: Client, event: str)
 def test_pipelined_requests_get_their_responses_in_order(client: Client, event: str) -> None:
     requests = [reservation(event, f"p{n}", f"X-Request-Id: n{n}") for n in range(100)]
     requests += [
-        b"GET /health/live HTTP/1.1\r\nX-Request-Id: n%d\r\n\r\n" % n for n in range(100, 900)
+        b"GET /health/live HTTP/1.1\r\nHost: x\r\nX-Request-Id: n%d\r\n\r\n" % n
+        for n in range(100, 900)
     ]
-    requests.append(b"GET /health/live HTTP/1.1\r\nX-Request-Id: last\r\nConnection: close\r\n\r\n")
+    requests.append(
+        b"GET /health/live HTTP/1.1\r\nHost: x\r\nX-Request-Id: last\r\nConnection: close\r\n\r\n"
+    )
     with unharmed(client, event), connect(client) as connection:
         connection.sendall(b"".join(requests))
         received = read_all(connection)
@@ -264,7 +275,7 @@ def test_pipelined_requests_get_their_responses_in_order(client: Client, event: 
 
 
 def test_a_client_that_pipelines_and_never_reads_blocks_nobody(client: Client, event: str) -> None:
-    request = b"GET /health/live HTTP/1.1\r\n\r\n"
+    request = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
     flood = request * 100_000
     with unharmed(client, event), ExitStack() as stack:
         for _ in range(4):
@@ -299,7 +310,7 @@ def test_garbage_after_a_request_does_not_replace_its_response(
 def test_an_upgrade_offer_is_ignored(client: Client, event: str) -> None:
     offer = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk")
     request = reservation(event, "mallory", *offer)
-    last = b"GET /health/live HTTP/1.1\r\nConnection: close\r\n\r\n"
+    last = b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     with unharmed(client, event):
         for cut in (len(request), len(request) - 9, request.index(b"\r\n\r\n") + 4, 30):
             with connect(client) as connection:
@@ -316,8 +327,9 @@ def test_a_trailer_does_not_count_as_a_header(client: Client, event: str) -> Non
     (ticket,) = client.hold(event, user="alice")
     with connect(client) as connection:
         connection.sendall(
-            f"DELETE /events/tickets/{ticket}/payment HTTP/1.1\r\nTransfer-Encoding: chunked\r\n"
-            "Connection: close\r\n\r\n0\r\nX-User-Fingerprint: alice\r\n\r\n".encode()
+            f"DELETE /events/tickets/{ticket}/payment HTTP/1.1\r\nHost: x\r\n"
+            "Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+            "0\r\nX-User-Fingerprint: alice\r\n\r\n".encode()
         )
         assert statuses(read_all(connection)) == [400]
 

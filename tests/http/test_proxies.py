@@ -166,6 +166,12 @@ def address(service: RunningService) -> str:
     return service.url.removeprefix("http://")
 
 
+@pytest.fixture
+def service(database: Database, start: Starter) -> RunningService:
+    """A running service that also has the names of the proxies."""
+    return start(database, sweeps=False, allowed_hosts="*")
+
+
 @pytest.fixture(params=["nginx", "haproxy"])
 def proxy(request: pytest.FixtureRequest, folder: Path, unused_port: int) -> Proxy:
     """Each of the two proxies; the test is skipped where it is not installed."""

@@ -1,12 +1,17 @@
 """The stream sends an event's committed changes, each once."""
 
+import asyncio
 import re
 import socket
 import threading
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
 from service import limits
+from service.database.queries import Queries
+from service.rows import Uuid
 from service.serving import bind
 from service.settings import Settings
 from service.web.watching import Watchers
@@ -332,7 +337,9 @@ def test_a_watcher_that_stops_reading_is_disconnected(
         with socket.socket() as stalled:
             stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
             stalled.connect((host, int(port)))
-            stalled.sendall(f"GET /events/{event}/stream HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            stalled.sendall(
+                f"GET /events/{event}/stream HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+            )
             wait_until(lambda: count_watchers(service) == 1)
             with watch_event(client, event) as stream, service.client() as buyer:
                 stream.next_message()
@@ -403,3 +410,56 @@ def test_the_database_is_not_polled_without_watchers(
     with watch_event(client, event) as stream:
         stream.next_message()
     assert service.state.watchers.polls <= polls + 1
+
+
+def test_slow_polls_leave_out_no_watcher_of_a_crowd(
+    client: Client, service: RunningService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each poll serves a part of a crowd: those who have waited longest."""
+    list_news = Queries.list_news
+
+    async def list_news_slowly(self: Queries, known: Mapping[Uuid, int]) -> Any:
+        await asyncio.sleep(2 * limits.STREAM_CROWD_GAP_SECONDS)
+        return await list_news(self, known)
+
+    monkeypatch.setattr(Queries, "list_news", list_news_slowly)
+    for name, value in {"POLL_SECONDS": 0.01, "CROWD_GAP_SECONDS": 0.05, "CROWD": 2}.items():
+        monkeypatch.setattr(limits, f"STREAM_{name}", value)
+    event = client.create_event(tickets=100_000)
+    done = threading.Event()
+
+    def buy() -> None:
+        with service.client() as buyer:
+            while not done.is_set():
+                buyer.hold(event)
+
+    def watch() -> list[dict[str, Any]]:
+        with service.client() as watcher, watch_event(watcher, event) as stream:
+            all_watch.wait(WAIT_SECONDS)
+            messages = [stream.next_message() for _ in range(3)]
+            all_served.wait(WAIT_SECONDS)  # nobody leaves room for the others
+            return messages
+
+    watchers = 10
+    all_watch, all_served = threading.Barrier(watchers), threading.Barrier(watchers)
+    buyer = threading.Thread(target=buy)
+    buyer.start()
+    try:
+        assert len(at_once(*[watch] * watchers)) == watchers
+    finally:
+        done.set()
+        buyer.join()
+
+
+def test_failing_polls_keep_a_quiet_stream_open(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(_: Queries, __: Mapping[Uuid, int]) -> Any:
+        raise TimeoutError
+
+    monkeypatch.setattr(Queries, "list_news", fail)
+    monkeypatch.setattr(limits, "STREAM_KEEP_ALIVE_SECONDS", 0.01)
+    event = client.create_event()
+    with client.stream("GET", f"/events/{event}/stream") as response:
+        lines = response.iter_lines()
+        assert ":" in [next(lines) for _ in range(10)]

@@ -43,8 +43,8 @@ GRANTED = [
     "event_private|insert|event_id",
     "events|insert|date hold_seconds max_hold_seconds max_tickets_per_person name sale_closes_at "
     "sale_opens_at total_tickets",
-    "events|update|allocated_tickets date hold_seconds max_hold_seconds max_tickets_per_person name "
-    "purchased_tickets revision sale_closes_at sale_opens_at total_tickets version",
+    "events|update|allocated_tickets date hold_seconds max_hold_seconds max_tickets_per_person "
+    "name purchased_tickets revision sale_closes_at sale_opens_at total_tickets version",
     "ticket_allocations|insert|event_id expires_at id position reservation_id user_fingerprint",
     "ticket_allocations|update|expires_at status",
 ]

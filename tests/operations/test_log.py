@@ -2,7 +2,12 @@
 
 import json
 import logging
+import os
+import re
+import socket
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 
 import pytest
@@ -93,3 +98,37 @@ def test_the_check_finds_a_fingerprint_in_the_log(client: Client) -> None:
     SERVICE.warning("DETAIL: Failing row contains (1, %s, reserved).", fingerprint)
     assert fingerprint in RUN_LOG.leaked_fingerprints()
     RUN_LOG.fingerprints.remove(fingerprint)
+
+
+@contextmanager
+def open_log(kind: str) -> Iterator[tuple[int, int]]:
+    """Yield both ends of a pipe or of a socket, as a container or systemd reads a log."""
+    if kind == "pipe":
+        reader, writer = os.pipe()
+    else:
+        reader, writer = (end.detach() for end in socket.socketpair())
+    try:
+        yield reader, writer
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+def test_a_log_that_nobody_reads_does_not_stop_the_service(
+    database: Database, monkeypatch: pytest.MonkeyPatch, kind: str, workers: int
+) -> None:
+    with open_log(kind) as (_, writer):
+        monkeypatch.setattr(RUN_LOG, "file", writer)
+        with run_service(database, workers=workers, log_level="info") as client:
+            for _ in range(4000):
+                assert client.get("/health/live").status_code == 200
+
+            def count_dropped() -> float:
+                text = client.get("/metrics").text
+                (count,) = re.findall(r"^holdfast_log_lines_dropped_total (.*)$", text, re.M)
+                return float(count)
+
+            wait_until(lambda: count_dropped() > 0)
+            assert client.hold(client.create_event())

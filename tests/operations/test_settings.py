@@ -51,6 +51,11 @@ def test_a_data_dir_may_be_relative_or_below_the_home() -> None:
         ("LOG_FORMAT", "xml", "text or json"),
         ("BATCH_ACROSS_EVENTS", "maybe", "true or false"),
         ("QUEUE_LIMIT", "0", "a whole number from 1 to 1000000"),
+        (
+            "ALLOWED_HOSTS",
+            "shop.example:80",
+            "*, or names without a port such as shop.example,[::1]",
+        ),
         ("CORS_ORIGINS", "shop", "*, or origins such as https://shop.example,https://www.shop."),
     ],
 )

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from service.cli.sql_headers import parse_header
-from service.database.connections import ADAPTERS
+from service.database.connections import ADAPTERS, PLAN_OPTIONS
 from service.database.statements import load_statements
 from service.settings import resource
 from tests.support.database import Database
@@ -84,6 +84,7 @@ PARAMETERS: dict[str, Mapping[str, Any]] = {
     "cancel_tickets": OWNED,
     "check_events": {"event_ids": [E1, E2], "failed_only": False},
     "check_server": {},
+    "count_waiting_commits": {},
     "create_event": {
         "name": "new %s ':x",
         "date": "2030-05-01 20:00+00",
@@ -197,17 +198,24 @@ def in_psql(database: Database, name: str, parameters: Mapping[str, Any]) -> lis
 def in_the_service(database: Database, name: str, parameters: Mapping[str, Any]) -> list[list[str]]:
     """Run a statement as the service does, in a transaction that is rolled back."""
     with psycopg.connect(database.dsn, context=ADAPTERS, options="-c TimeZone=UTC") as connection:
-        result = connection.execute(STATEMENTS[name].query, parameters).pgresult
-        assert result is not None
-        rows = [
-            [
-                "<null>" if (value := result.get_value(row, column)) is None else value.decode()
-                for column in range(result.nfields)
-            ]
-            for row in range(result.ntuples)
-        ]
+        rows = unconverted_rows(connection, name, parameters)
         connection.rollback()
     return rows
+
+
+def unconverted_rows(
+    connection: psycopg.Connection, name: str, parameters: Mapping[str, Any]
+) -> list[list[str]]:
+    """Run a statement, and return its rows as PostgreSQL writes them."""
+    result = connection.execute(STATEMENTS[name].query, parameters, prepare=True).pgresult
+    assert result is not None
+    return [
+        [
+            "<null>" if (value := result.get_value(row, column)) is None else value.decode()
+            for column in range(result.nfields)
+        ]
+        for row in range(result.ntuples)
+    ]
 
 
 def test_every_statement_is_tried() -> None:
@@ -236,3 +244,33 @@ def test_each_psql_line_runs_as_it_stands(database: Database, tmp_path: Path) ->
         database.psql(before)
         for name, statement in STATEMENTS.items():
             assert in_psql(database, name, parse_header(statement).example) is not None
+
+
+TABLES = ("events", "ticket_allocations", "event_ledger", "event_private")
+
+
+@pytest.mark.parametrize("column", ["note text", "note integer not null default 7"])
+@pytest.mark.parametrize("table", TABLES)
+def test_a_new_column_changes_no_statement(
+    unbalanced_database: Database, table: str, column: str
+) -> None:
+    """A migration of the next version may add one while this version serves."""
+    database = unbalanced_database
+    database.psql(STATES["a batch of several"])
+
+    def run(connection: psycopg.Connection, name: str) -> list[list[str]]:
+        with connection.transaction(force_rollback=True):
+            return masked(unconverted_rows(connection, name, PARAMETERS[name]))
+
+    # What a session shows of itself differs each time.
+    names = [name for name in STATEMENTS if name not in ("list_lock_waits", "check_server")]
+    options = f"-c TimeZone=UTC {PLAN_OPTIONS}"
+    with psycopg.connect(
+        database.dsn, context=ADAPTERS, options=options, autocommit=True
+    ) as connection:
+        before = {name: run(connection, name) for name in names}
+        database.psql(f"alter table {table} add column {column}")
+        # With the statements prepared before, and prepared after.
+        assert {name: run(connection, name) for name in names} == before
+        connection.execute("deallocate all")
+        assert {name: run(connection, name) for name in names} == before

@@ -261,3 +261,16 @@ def test_the_organizers_routes_require_the_token_if_one_is_set(
         client.pay(ticket)
         assert code(client.refund(ticket)) == (401, "UNAUTHORIZED")
         assert client.find_ticket(ticket).json()["status"] == "purchased"
+
+
+def test_the_etag_of_a_moment_changes_with_the_name(client: Client) -> None:
+    """A moment of the past shows the name as it is now."""
+    event = client.create_event()
+    moment = f"/events/{event}?at={client.find_event(event)['updatedAt']}"
+    before = client.get(moment)
+    known = {"If-None-Match": before.headers["ETag"]}
+    assert client.get(moment, headers=known).status_code == 304
+    assert client.update_event(event, name="Closing night").status_code == 200
+    after = client.get(moment, headers=known)
+    assert (after.status_code, after.json()["name"]) == (200, "Closing night")
+    assert {**after.json(), "name": ""} == {**before.json(), "name": ""}

@@ -3,9 +3,14 @@
 import socket
 import struct
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Self
 
+from psycopg.conninfo import conninfo_to_dict
+
+from tests.support.database import Database
 from tests.support.waiting import wait_until
 
 # The path of a Unix socket, or a host and a port.
@@ -30,6 +35,8 @@ class LossyProxy:
         self._ended = False
         self.loses_responses = False
         self.lost = 0
+        # The server's ends of the connections that are silent.
+        self._silent: set[socket.socket] = set()
         self.forwarding = threading.Event()
         self.forwarding.set()
 
@@ -54,6 +61,13 @@ class LossyProxy:
                 _reset(connection)
         self._pairs.clear()
 
+    def silence(self) -> None:
+        """Drop from now on what comes over the connections that exist, and acknowledge it.
+
+        New connections work.
+        """
+        self._silent.update(server for _, server in self._pairs)
+
     def wait_until_lost(self, count: int = 1) -> None:
         """Wait until at least ``count`` responses were lost."""
         wait_until(lambda: self.lost >= count)
@@ -77,19 +91,32 @@ class LossyProxy:
         with suppress(OSError):
             while data := client.recv(65536):
                 self.forwarding.wait()
-                server.sendall(data)
+                if server not in self._silent:
+                    server.sendall(data)
             server.shutdown(socket.SHUT_WR)
 
     def _forward_responses(self, client: socket.socket, server: socket.socket) -> None:
         with suppress(OSError):
             while data := server.recv(65536):
                 self.forwarding.wait()
+                if server in self._silent:
+                    continue
                 if self.loses_responses:
                     self.lost += 1
                     _reset(client)
                     return
                 client.sendall(data)
             client.shutdown(socket.SHUT_WR)
+
+
+@contextmanager
+def proxy_database(database: Database) -> Iterator[tuple[Database, LossyProxy]]:
+    """Yield the same database through a proxy, and the proxy."""
+    parts = conninfo_to_dict(database.dsn)
+    with LossyProxy(str(Path(str(parts["host"])) / ".s.PGSQL.5432")) as proxy:
+        address = f"127.0.0.1:{proxy.port}/{parts['dbname']}"
+        dsn = f"postgresql://holdfast@{address}?sslmode=disable&gssencmode=disable"
+        yield Database(dsn), proxy
 
 
 def _reset(connection: socket.socket) -> None:

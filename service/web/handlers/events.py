@@ -118,7 +118,7 @@ async def _find_event_at(call: Call, at: datetime) -> Response | Refusal:
     entry = await call.service.lookup_queries.find_ledger_at(call.id, at)
     if entry is None:
         return BAD_REQUEST.with_details([BadField("at", "is before the event existed")])
-    return _respond(call, EncodedEvent.of(EventResponse.of(event.as_of(entry))))
+    return _respond(call, EncodedEvent.of_the_past(EventResponse.of(event.as_of(entry))))
 
 
 def _respond(call: Call, event: EncodedEvent) -> Response:
