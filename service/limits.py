@@ -128,7 +128,8 @@ MAX_WATCHERS = 10_000
 SWEEP_INTERVAL_SECONDS = 1.0
 # How many events the sweeper finds with one query.
 SWEEP_EVENTS = 100
-# How many holds one batch expires in one event. If its changes need more tickets, it expires more.
+# How many holds one batch expires, in all its events together. If its changes need more tickets in
+# an event, it expires more there.
 SWEEP_TICKETS = 1000
 # How long `holdfast forget` waits for the lock of an event, and for each statement.
 FORGET_LOCK_SECONDS = 30

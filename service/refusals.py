@@ -153,4 +153,5 @@ CANNOT_UPDATE = {
     "not_found": EVENT_NOT_FOUND,
     "event_exists": EVENT_EXISTS,
     "capacity_below_allocated": CAPACITY_BELOW_ALLOCATED,
+    "busy": BUSY,
 }

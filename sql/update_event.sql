@@ -7,12 +7,14 @@
 --   changes   jsonb  an object with any of name, date and total_tickets
 --
 -- returns: one row
---   outcome            granted (also when nothing differs), not_found, capacity_below_allocated
---   allocated_tickets  of the event
+--   outcome            granted (also when nothing differs), not_found, capacity_below_allocated, or
+--                      more_to_expire: the new total fits, but not before more holds have expired
+--                      than one transaction expires, so the service sends the change again
+--   allocated_tickets  of the event, without the holds whose time is up
 --
--- locks: no further row: the event is locked already (lock_events) and its lapsed holds have
---   expired (expire_tickets). A name and date that another event has raise 23505, so this
---   statement runs in a transaction of its own, whose failure takes no other change with it.
+-- locks: no further row: the event is locked already (lock_events). A name and date that another
+--   event has raise 23505, so this statement runs in a transaction of its own, whose failure takes
+--   no other change with it.
 --
 -- never oversells: it refuses a total below what is allocated, read under the lock; the constraint
 --   events_never_oversold is the last line of defense.
@@ -32,6 +34,21 @@ with wanted as (
     cross join jsonb_to_record(:'changes'::jsonb)
         as changes (name varchar, date timestamptz, total_tickets integer)
     where events.id = :'event_id'::uuid
+),
+
+-- How many holds count as allocated although their time is up. They matter only to a total that
+-- would be too small.
+lapsed as (
+    select count(*)::integer as tickets
+    from ticket_allocations as tickets
+    where
+        tickets.held_event_id = :'event_id'::uuid
+        and tickets.held_until <= statement_timestamp()
+        and exists (
+            select
+            from wanted
+            where wanted.total_tickets < wanted.allocated_tickets
+        )
 ),
 
 changed_events as (
@@ -76,10 +93,12 @@ recorded as (
 select
     case
         when wanted.id is null then 'not_found'
-        when wanted.total_tickets < wanted.allocated_tickets then 'capacity_below_allocated'
+        when wanted.total_tickets < wanted.allocated_tickets - lapsed.tickets
+            then 'capacity_below_allocated'
+        when wanted.total_tickets < wanted.allocated_tickets then 'more_to_expire'
         else 'granted'
     end as outcome,
-    wanted.allocated_tickets
+    wanted.allocated_tickets - lapsed.tickets as allocated_tickets
 -- One row also when there is no such event.
-from (values (true)) as request (is_made)
-left join wanted on request.is_made;
+from lapsed
+left join wanted on true;

@@ -11,7 +11,6 @@ from typing import Any, ClassVar, Literal, Self
 
 from msgspec import Struct
 
-from service.limits import MAX_INTEGER
 from service.rows import Event, TicketAllocation, Uuid
 
 Row = tuple[Any, ...]
@@ -34,6 +33,7 @@ OutcomeCode = Literal[
     "tickets_sold_out",
     "idempotency_key_reused",
     "capacity_below_allocated",
+    "more_to_expire",
 ]
 
 
@@ -188,14 +188,10 @@ class Update(Change, frozen=True, gc=False):
 
     statement = "update_event"
     runs_alone = True
+    has_own_lane = True  # it may need many transactions
     event_id: Uuid
     # A JSON object with any of name, date and total_tickets.
     changes: str
-
-    @property
-    def tickets_needed(self) -> int:
-        """The largest integer: all due holds expire first, or a smaller total might be refused."""
-        return MAX_INTEGER
 
     @classmethod
     def parameters(cls, changes: Sequence[Self]) -> dict[str, Any]:

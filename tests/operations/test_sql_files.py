@@ -85,7 +85,7 @@ PARAMETERS: dict[str, Mapping[str, Any]] = {
     "check_events": {"event_ids": [E1, E2], "failed_only": False},
     "check_server": {},
     "create_event": {"name": "new %s ':x", "date": "2030-05-01 20:00+00", "total_tickets": 3},
-    "expire_tickets": {**CONCERNED, "most": 10},
+    "expire_tickets": {**CONCERNED, "quantities": [1, 2], "most": 10},
     "find_events": {"event_ids": [E1, E2, UNKNOWN]},
     "find_unlocked_events": {"event_ids": [E1, E2, UNKNOWN]},
     "find_pooler": {"process": 0},
