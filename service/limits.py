@@ -14,7 +14,8 @@ DEADLINE_SECONDS = 5.0
 QUEUE_SECONDS = 2.5
 # How long to wait for a connection from the pool.
 POOL_SECONDS = 1.0
-# PostgreSQL's lock_timeout in a batch for one event.
+# PostgreSQL's lock_timeout in a batch for one event. A batch may wait for several locks, one after
+# the other; then STATEMENT_SECONDS limits them.
 LOCK_SECONDS = 1.5
 # The same in a batch across events: short, because its changes can be moved to lanes of their own.
 SHARED_LOCK_SECONDS = 0.1

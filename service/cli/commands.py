@@ -54,6 +54,7 @@ REMEDIES: Mapping[type[psycopg.Error], str] = {
     psycopg.errors.UndefinedTable: "run holdfast migrate",
     psycopg.errors.InsufficientPrivilege: "connect as the owner of the tables",
     psycopg.errors.LockNotAvailable: "run the command again",
+    psycopg.errors.QueryCanceled: "run the command again",
 }
 
 

@@ -15,7 +15,7 @@ import psycopg
 from msgspec.structs import replace
 
 from service import limits, metrics
-from service.database.pipeline import Pipeline, UnreadableRows
+from service.database.pipeline import Pipeline, StatementCanceled, UnreadableRows
 from service.database.statements import Statements
 from service.rows import Event, Uuid
 from service.write_path.changes import (
@@ -35,6 +35,18 @@ log = logging.getLogger(__name__)
 BEFORE = ("limit_waits", "lock_events", "expire_tickets")
 # Statements that run after the changes, in the batches that need them.
 AFTER = ("find_replays", "find_events")
+
+
+def is_lock_timeout(error: psycopg.Error) -> bool:
+    """Whether a transaction did not get its locks in time.
+
+    lock_timeout limits each wait, and ``lock_events`` may wait several times: first in the queue of
+    those who want an event, then for its lock, then for the next event. statement_timeout limits
+    all of them together.
+    """
+    return isinstance(error, psycopg.errors.LockNotAvailable) or (
+        isinstance(error, StatementCanceled) and error.statement == "lock_events"
+    )
 
 
 class Transactions:
