@@ -14,7 +14,8 @@ DEADLINE_SECONDS = 5.0
 QUEUE_SECONDS = 2.5
 # How long to wait for a connection from the pool.
 POOL_SECONDS = 1.0
-# PostgreSQL's lock_timeout in a batch for one event.
+# PostgreSQL's lock_timeout in a batch for one event. A batch may wait for several locks, one after
+# the other; then STATEMENT_SECONDS limits them.
 LOCK_SECONDS = 1.5
 # The same in a batch across events: short, because its changes can be moved to lanes of their own.
 SHARED_LOCK_SECONDS = 0.1
@@ -143,7 +144,8 @@ MAX_WATCHERS = 10_000
 SWEEP_INTERVAL_SECONDS = 1.0
 # How many events the sweeper finds with one query.
 SWEEP_EVENTS = 100
-# How many holds one batch expires in one event. If its changes need more tickets, it expires more.
+# How many holds one batch expires, in all its events together. If its changes need more tickets in
+# an event, it expires more there.
 SWEEP_TICKETS = 1000
 # How long `holdfast forget` waits for the lock of an event, and for each statement.
 FORGET_LOCK_SECONDS = 30

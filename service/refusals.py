@@ -270,4 +270,5 @@ CANNOT_UPDATE = {
     "event_changed": EVENT_CHANGED,
     "event_exists": EVENT_EXISTS,
     "capacity_below_allocated": CAPACITY_BELOW_ALLOCATED,
+    "busy": BUSY,
 }

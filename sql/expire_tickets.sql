@@ -5,12 +5,14 @@
 -- sweeper has been there.
 --
 -- parameters
---   event_ids        uuid[]   as given to lock_events, as are the next two
---   ticket_ids       uuid[]
+--   event_ids        uuid[]     as given to lock_events
+--   quantities       integer[]  for each of them, how many tickets the batch asks for: at least as
+--                               many expire, so that an available ticket is never called sold out
+--   ticket_ids       uuid[]     as given to lock_events, as is the next one
 --   reservation_ids  uuid[]
---   most             integer  how many to expire in one event, the earliest first: at least as many
---                             as the batch asks for, so that an available ticket is never called
---                             sold out
+--   most             integer    how many may expire beyond that, in all events of the batch
+--                               together: each has an equal share, the earliest holds first. With
+--                               no limit the statement could take longer than it may
 --
 -- returns: event_id and tickets, how many expired, for each event that had any
 --
@@ -21,19 +23,35 @@
 --   a purchased ticket is not held. The clock is read after the lock: a hold is over at expires_at,
 --   and nobody else expires it meanwhile.
 --
--- holdfast psql -v event_ids='{018f0000-0000-7000-8000-000000000001}' -v ticket_ids='{}' \
---   -v reservation_ids='{}' -v most=1000 -f sql/expire_tickets.sql
+-- holdfast psql -v event_ids='{018f0000-0000-7000-8000-000000000001}' -v quantities='{2}' \
+--   -v ticket_ids='{}' -v reservation_ids='{}' -v most=1000 -f sql/expire_tickets.sql
 
-with batch_events as (
-    select unnest(:'event_ids'::uuid[]) as event_id
-    union
-    select tickets.event_id
+with changes as (
+    select
+        asked.event_id,
+        asked.quantity
+    from unnest(:'event_ids'::uuid[], :'quantities'::integer[]) as asked (event_id, quantity)
+    union all
+    select
+        tickets.event_id,
+        0 as quantity
     from ticket_allocations as tickets
     where tickets.id = any(:'ticket_ids'::uuid[])
-    union
-    select tickets.event_id
+    union all
+    select
+        tickets.event_id,
+        0 as quantity
     from ticket_allocations as tickets
     where tickets.reservation_id = any(:'reservation_ids'::uuid[])
+),
+
+-- Each event with how many of its holds may expire.
+batch_events as (
+    select
+        event_id,
+        greatest(max(quantity), :'most'::integer / count(*) over ()) as most
+    from changes
+    group by event_id
 ),
 
 due as (
@@ -46,7 +64,7 @@ due as (
             tickets.held_event_id = batch_events.event_id
             and tickets.held_until <= statement_timestamp()
         order by tickets.held_until
-        limit :'most'::integer
+        limit batch_events.most
         for update skip locked
     ) as holds
 ),

@@ -11,14 +11,16 @@
 --
 -- returns: one row
 --   outcome  granted (also when nothing differs), not_found, contradictory_terms, event_changed,
---            capacity_below_allocated
---   detail   the event's revision for event_changed, else its allocated_tickets
+--            capacity_below_allocated; or more_to_expire: the new total fits, but not before more
+--            holds have expired than one transaction expires, so the service sends the change again
+--   detail   the event's revision for event_changed and more_to_expire, else its allocated_tickets
+--            without the holds whose time is up
 --   bad      text[]  for contradictory_terms: sale_closes_at if it is not after sale_opens_at, and
 --                    max_hold_seconds if it is less than hold_seconds
 --
--- locks: no further row: the event is locked already (lock_events) and its lapsed holds have
---   expired (expire_tickets). A name and date that another event has raise 23505, so this
---   statement runs in a transaction of its own, whose failure takes no other change with it.
+-- locks: no further row: the event is locked already (lock_events). A name and date that another
+--   event has raise 23505, so this statement runs in a transaction of its own, whose failure takes
+--   no other change with it.
 --
 -- never oversells: it refuses a total below what is allocated, read under the lock; the constraint
 --   events_never_oversold is the last line of defense.
@@ -76,17 +78,34 @@ wanted as (
     where events.id = :'event_id'::uuid
 ),
 
+-- How many holds count as allocated although their time is up. They matter only to a total that
+-- would be too small.
+lapsed as (
+    select count(*)::integer as tickets
+    from ticket_allocations as tickets
+    where
+        tickets.held_event_id = :'event_id'::uuid
+        and tickets.held_until <= statement_timestamp()
+        and exists (
+            select
+            from wanted
+            where wanted.total_tickets < wanted.allocated_tickets
+        )
+),
+
 checked as (
     select
-        *,
+        wanted.*,
+        wanted.allocated_tickets - lapsed.tickets as live_tickets,
         array_remove(
             array[
-                case when sale_opens_at >= sale_closes_at then 'sale_closes_at' end,
-                case when max_hold_seconds < hold_seconds then 'max_hold_seconds' end
+                case when wanted.sale_opens_at >= wanted.sale_closes_at then 'sale_closes_at' end,
+                case when wanted.max_hold_seconds < wanted.hold_seconds then 'max_hold_seconds' end
             ],
             null
         ) as bad
     from wanted
+    cross join lapsed
 ),
 
 decided as (
@@ -95,7 +114,8 @@ decided as (
         case
             when bad <> '{}' then 'contradictory_terms'
             when expected_revision <> old_revision then 'event_changed'
-            when total_tickets < allocated_tickets then 'capacity_below_allocated'
+            when total_tickets < live_tickets then 'capacity_below_allocated'
+            when total_tickets < allocated_tickets then 'more_to_expire'
             else 'granted'
         end as outcome
     from checked
@@ -155,9 +175,9 @@ recorded as (
 
 select
     coalesce(decided.outcome, 'not_found') as outcome,
-    case decided.outcome
-        when 'event_changed' then decided.old_revision
-        else decided.allocated_tickets
+    case
+        when decided.outcome in ('event_changed', 'more_to_expire') then decided.old_revision
+        else decided.live_tickets
     end as detail,
     decided.bad
 -- One row also when there is no such event.

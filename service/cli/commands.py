@@ -26,6 +26,7 @@ from service.database.migrations import (
     BehindPooler,
     CreatedBefore02,
     MigrationsLocked,
+    ServicesConnected,
     migrate,
     yoyo_url,
 )
@@ -47,6 +48,7 @@ EXPECTED_ERRORS = (
     EmbeddedError,
     CreatedBefore02,
     MigrationsLocked,
+    ServicesConnected,
     TooManyRights,
     SettingsError,
 )
@@ -54,6 +56,7 @@ REMEDIES: Mapping[type[psycopg.Error], str] = {
     psycopg.errors.UndefinedTable: "run holdfast migrate",
     psycopg.errors.InsufficientPrivilege: "connect as the owner of the tables",
     psycopg.errors.LockNotAvailable: "run the command again",
+    psycopg.errors.QueryCanceled: "run the command again",
 }
 
 
@@ -104,9 +107,9 @@ def _serve(settings: Settings, _: argparse.Namespace) -> int:
     return 0
 
 
-def _migrate(settings: Settings, _: argparse.Namespace) -> int:
+def _migrate(settings: Settings, parsed: argparse.Namespace) -> int:
     with _database(settings) as dsn:
-        applied = migrate(dsn, load_statements(settings.sql_dir))
+        applied = migrate(dsn, load_statements(settings.sql_dir), force=parsed.force)
     for name in applied:
         print(f"applied {name}")
     if not applied:

@@ -201,7 +201,7 @@ def build_parser() -> Parser:
         "--picture", type=output_file, metavar="FILE", help="write the output as SVG"
     )
 
-    add(
+    command = add(
         "migrate",
         "apply the migrations that the database lacks",
         """
@@ -209,11 +209,17 @@ def build_parser() -> Parser:
         Several may run at once, and one that is killed leaves no migration half
         applied. It must connect as the owner of the tables. Run holdfast grant after
         it: the service's role needs rights on what is new.
+
+        It refuses a migration that changes what the running version relies on while
+        services are connected: stop them first.
         """,
         """
         holdfast migrate
         DATABASE_URL=postgresql://owner@db/tickets holdfast migrate
         """,
+    )
+    command.add_argument(
+        "--force", action="store_true", help="migrate although services are connected"
     )
 
     command = add(

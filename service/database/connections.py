@@ -92,6 +92,9 @@ def _adapters() -> AdaptersMap:
 ADAPTERS = _adapters()
 
 
+# The name of the service's connections in PostgreSQL, unless DATABASE_URL sets another.
+APPLICATION_NAME = "holdfast"
+
 # Options of the write path's connections. A generic plan is made once for a connection and not for
 # each batch, which halves the time of a single reservation. It may be made while the tables are
 # empty and must still be good when they are large. Without sequential scans and merge joins, the
@@ -141,7 +144,7 @@ def conninfo(
         f" -c statement_timeout={int(statement_seconds * 1000)}"
     )
     defaults: dict[str, str | int] = {
-        "application_name": "holdfast",
+        "application_name": APPLICATION_NAME,
         "client_encoding": "UTF8",
         # libpq tries one host after the other, each with this timeout.
         "connect_timeout": max(2, limits.CONNECT_SECONDS // hosts),

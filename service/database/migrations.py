@@ -7,27 +7,34 @@ advisory lock, which ends with its connection, lets one process migrate at a tim
 
 import getpass
 import os
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlencode
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from yoyo import get_backend, read_migrations
 
-from service.database.connections import uses_pooler
+from service.database.connections import APPLICATION_NAME, uses_pooler
 from service.database.statements import Statements
 from service.settings import resource
 
 # How long to wait while another process is migrating.
 WAIT_SECONDS = 60
+# The line in the header of a migration that changes what the version before it relies on.
+_NEEDS_STOP = re.compile(r"^-- Runs while the version before it serves: no\b", re.MULTILINE)
 # The first migration of version 0.1. Version 0.2 replaced all of them with others.
 FIRST_MIGRATION_OF_0_1 = "0001_events"
 
 
 class MigrationsLocked(Exception):
     """Another process has been migrating this database for too long. The text is one line."""
+
+
+class ServicesConnected(Exception):
+    """Services are connected that a pending migration would break. The text says what to do."""
 
 
 class CreatedBefore02(Exception):
@@ -68,17 +75,25 @@ def _applied_migrations(connection: psycopg.Connection, statements: Statements) 
     return applied
 
 
-def migrate(dsn: str, statements: Statements) -> Sequence[str]:
+def migrate(dsn: str, statements: Statements, *, force: bool = False) -> Sequence[str]:
     """Apply all pending migrations, each in its own transaction, and return their names.
+
+    Args:
+        dsn: the address of the database.
+        statements: the statements.
+        force: whether to apply also those that break the services which are connected.
 
     Raises:
         BehindPooler: the DSN is that of a pooler, whose connection to the server would keep the
             advisory lock.
         CreatedBefore02: the database was created before version 0.2.
         MigrationsLocked: another process has been migrating for WAIT_SECONDS.
+        ServicesConnected: a pending migration would break them; nothing is applied.
         psycopg.Error: a migration failed; those before it stay applied.
     """
     _ensure_user_name()
+    services = str(conninfo_to_dict(dsn).get("application_name", APPLICATION_NAME))
+    dsn = make_conninfo(dsn, application_name="holdfast migrate")  # not counted as a service
     with psycopg.connect(dsn, autocommit=True) as connection:
         if uses_pooler(connection, statements):
             raise BehindPooler(
@@ -86,7 +101,9 @@ def migrate(dsn: str, statements: Statements) -> Sequence[str]:
                 "does not work: set it to the address of PostgreSQL itself"
             )
         _lock(connection, statements)
-        _applied_migrations(connection, statements)  # raises CreatedBefore02
+        applied = _applied_migrations(connection, statements)  # raises CreatedBefore02
+        if applied and not force:
+            _refuse_if_connected(connection, statements, services, applied)
         backend = get_backend(yoyo_url(dsn))
         with backend:
             # We hold the advisory lock, so a lock of yoyo was left by a killed process.
@@ -104,6 +121,32 @@ def migrate(dsn: str, statements: Statements) -> Sequence[str]:
                         # can run again if it is killed before its record is written.
                         backend.apply_one(migration)
         return [migration.id for migration in pending]
+
+
+def _refuse_if_connected(
+    connection: psycopg.Connection, statements: Statements, services: str, applied: set[str]
+) -> None:
+    """Raise ServicesConnected if a pending migration would break services that are connected.
+
+    Args:
+        connection: to the database.
+        statements: the statements.
+        services: the application_name of the services.
+        applied: the migrations that are applied; there are some, or no service could run.
+    """
+    query = statements["list_service_connections"].query
+    connections = len(connection.execute(query, {"name": services}).fetchall())
+    breaking = [
+        name
+        for name in migration_names()
+        if name not in applied
+        and _NEEDS_STOP.search((resource("migrations") / f"{name}.sql").read_text())
+    ]
+    if connections and breaking:
+        raise ServicesConnected(
+            f"the version before {breaking[0]} must not serve on it, and {connections} "
+            "connection(s) of services are open: stop the services, or run holdfast migrate --force"
+        )
 
 
 def yoyo_url(dsn: str) -> str:

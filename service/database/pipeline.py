@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 Row = tuple[Any, ...]
 # A statement with its parameters by name.
 BoundStatement = tuple[Statement, Mapping[str, Any]]
+# The name of a statement, and the function that sends it.
+Command = tuple[str, Callable[[], None]]
 
 # Each transaction sets its isolation level, because a pooler drops the options of connections.
 BEGIN = b"begin isolation level read committed"
@@ -46,6 +48,19 @@ class UnreadableRows(psycopg.OperationalError):
 
     This error has no SQLSTATE, so the outcome counts as unknown.
     """
+
+
+class StatementCanceled(psycopg.errors.QueryCanceled):
+    """PostgreSQL has canceled a statement of a transaction, because of statement_timeout.
+
+    Args:
+        statement: its name.
+        result: the error that PostgreSQL reported.
+    """
+
+    def __init__(self, statement: str, result: pq.abc.PGresult) -> None:
+        super().__init__(result.get_error_message(), info=result)
+        self.statement = statement
 
 
 class NotSent(Exception):
@@ -88,16 +103,16 @@ class Pipeline:
         warnings.clear()
         pgconn = connection.pgconn
         transformer = Transformer(connection)
-        commands: list[Callable[[], None]] = [partial(pgconn.send_query_params, BEGIN, None)]
+        commands: list[Command] = [("begin", partial(pgconn.send_query_params, BEGIN, None))]
         for statement, values in statements:
             parameters = [values[name] for name in statement.types]
             dumped = transformer.dump_sequence(parameters, [PyFormat.TEXT] * len(parameters))
             if self._unprepared:
-                commands.append(partial(pgconn.send_query_params, statement.numbered, dumped))
+                send = partial(pgconn.send_query_params, statement.numbered, dumped)
             else:
-                name = statement.name.encode()
-                commands.append(partial(pgconn.send_query_prepared, name, dumped))
-        commands.append(partial(pgconn.send_query_params, b"commit", None))
+                send = partial(pgconn.send_query_prepared, statement.name.encode(), dumped)
+            commands.append((statement.name, send))
+        commands.append(("commit", partial(pgconn.send_query_params, b"commit", None)))
         _, *results, _ = await self._exchange(connection, commands)
         if warnings:
             raise NotReplicated("the standby has not confirmed the commit")
@@ -112,8 +127,8 @@ class Pipeline:
         pgconn = connection.pgconn
         if not self._unprepared:
             prepare = [
-                partial(pgconn.send_prepare, statement.name.encode(), statement.numbered)
-                for statement in self._statements
+                (each.name, partial(pgconn.send_prepare, each.name.encode(), each.numbered))
+                for each in self._statements
             ]
             try:
                 await self._exchange(connection, prepare)
@@ -134,18 +149,21 @@ class Pipeline:
         self._warnings[connection] = warnings
 
     async def _exchange(
-        self, connection: AsyncConnection, commands: Sequence[Callable[[], None]]
+        self, connection: AsyncConnection, commands: Sequence[Command]
     ) -> list[pq.abc.PGresult]:
         """Send commands and return their results; roll back if one has failed."""
         pgconn = connection.pgconn
         pgconn.enter_pipeline_mode()
-        results = await connection.wait(_send_and_fetch(pgconn, commands))
+        results = await connection.wait(_send_and_fetch(pgconn, [send for _, send in commands]))
         pgconn.exit_pipeline_mode()
-        for result in results:
+        for number, result in enumerate(results):
             if result.status not in _SUCCESSFUL:
                 if pgconn.transaction_status == pq.TransactionStatus.INERROR:
                     await connection.rollback()
-                raise psycopg.errors.error_from_result(result)
+                error = psycopg.errors.error_from_result(result)
+                if isinstance(error, psycopg.errors.QueryCanceled):
+                    raise StatementCanceled(commands[number][0], result)
+                raise error
         return results
 
 

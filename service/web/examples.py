@@ -94,7 +94,9 @@ EXAMPLES: dict[Any, Any] = {
     ),
     AuditResponse: AuditResponse.of([_CHECK]),
     FingerprintResponse: FingerprintResponse("xWCBqDMtcoS8lCVHmIWWLRmVgdFdcqsj5e1xOQtO7zM"),
-    HealthResponse: HealthResponse("ok", DatabaseHealth("ok", "18.4"), MigrationsHealth("ok", [])),
+    HealthResponse: HealthResponse(
+        "ok", DatabaseHealth("ok", "18.4"), MigrationsHealth("ok", [], [])
+    ),
     LiveResponse: LiveResponse("ok"),
     # A message of a stream.
     WatchedEventResponse: {

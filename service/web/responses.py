@@ -339,10 +339,14 @@ class DatabaseHealth(Struct, gc=False):
 
 
 class MigrationsHealth(Struct, gc=False):
-    """Whether all migrations are applied, and those that are pending."""
+    """Whether the database has exactly the migrations of this version.
 
-    status: Literal["ok", "pending", "unreachable"]
+    Those that it lacks are pending. Those that this version does not know are ahead.
+    """
+
+    status: Literal["ok", "pending", "ahead", "unreachable"]
     pending: list[str] | UnsetType = UNSET
+    ahead: list[str] | UnsetType = UNSET
 
 
 class HealthResponse(Struct, gc=False):

@@ -10,9 +10,9 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
+import msgspec
 from msgspec import Struct
 
-from service.limits import MAX_INTEGER
 from service.rows import Event, TicketAllocation, Uuid
 
 Row = tuple[Any, ...]
@@ -42,6 +42,7 @@ OutcomeCode = Literal[
     "tickets_sold_out",
     "idempotency_key_reused",
     "capacity_below_allocated",
+    "more_to_expire",
 ]
 
 
@@ -231,16 +232,12 @@ class Update(Change, frozen=True, gc=False):
 
     statement = "update_event"
     runs_alone = True
+    has_own_lane = True  # it may need many transactions
     event_id: Uuid
     # The parameter ``changes`` of the statement.
     changes: str
     # The states that the event must be in; None for any. See ``match_event``.
     states: tuple[tuple[int, int, datetime, str], ...] | None = None
-
-    @property
-    def tickets_needed(self) -> int:
-        """The largest integer: all due holds expire first, or a smaller total might be refused."""
-        return MAX_INTEGER
 
     @classmethod
     def parameters(cls, changes: Sequence[Self]) -> dict[str, Any]:
@@ -253,6 +250,15 @@ class Update(Change, frozen=True, gc=False):
         """Read the one row: outcome, detail and bad."""
         for code, detail, bad_columns in rows:
             yield 0, Outcome(code, detail=bad_columns or detail)
+
+    def continued(self, revision: int) -> "Update":
+        """Return this update for after more holds have expired.
+
+        The event was in one of the states; from then on its revision must stay the same, because
+        the expiry itself has changed the state.
+        """
+        changes = {**msgspec.json.decode(self.changes), "revision": revision}
+        return Update(self.event_id, msgspec.json.encode(changes).decode())
 
     def match_parameters(self) -> dict[str, Any]:
         """Return the parameters of ``match_event``: an array for each part of the states."""

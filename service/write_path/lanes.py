@@ -41,7 +41,7 @@ from service.write_path.batches import (
     take_batch,
 )
 from service.write_path.changes import Outcome, Update
-from service.write_path.transaction import Transactions
+from service.write_path.transaction import Transactions, is_lock_timeout
 
 log = logging.getLogger(__name__)
 
@@ -187,6 +187,18 @@ class Lane:
         if self._timer is None:
             self._refuse_overdue()
 
+    def _lock_seconds(self, batch: Sequence[QueuedChange]) -> float:
+        """Return PostgreSQL's lock_timeout for a batch.
+
+        Changes that were queued while an earlier batch waited for a stuck event only wait for the
+        rest of LOCK_SECONDS, so that no client waits for two batches to learn that it is BUSY.
+        """
+        if not self._is_stuck:
+            return limits.LOCK_SECONDS
+        oldest = min(queued.send_before for queued in batch) - limits.QUEUE_SECONDS
+        waited = asyncio.get_running_loop().time() - oldest
+        return max(limits.SHARED_LOCK_SECONDS, limits.LOCK_SECONDS - waited)
+
     async def _carry_out(self, batch: Sequence[QueuedChange], tries: int = 1) -> None:
         """Run one transaction and resolve every change, even if the transaction fails."""
         # A transaction that was sent is never canceled, because it may be committing. If it still
@@ -196,7 +208,9 @@ class Lane:
             async with self._pool.connection() as connection:
                 changes = [queued.change for queued in batch]
                 with metrics.BATCH_SECONDS.time():
-                    outcomes = await self._transactions.run(connection, changes, self._lock_seconds)
+                    outcomes = await self._transactions.run(
+                        connection, changes, self._lock_seconds(batch)
+                    )
         except (*NOT_CONNECTED, NotSent):
             resolve_all(batch, BUSY)
         except psycopg.Error as error:
@@ -215,6 +229,8 @@ class Lane:
     ) -> None:
         """Resolve or retry a batch whose transaction ended with an error."""
         reason = "lost" if leaves_outcome_unknown(error) else (error.sqlstate or "")[:2]
+        if is_lock_timeout(error):
+            reason = "55"  # whichever timeout it was
         metrics.BATCHES_FAILED.labels(reason).inc()
         if leaves_outcome_unknown(error):
             log.warning(
@@ -231,7 +247,7 @@ class Lane:
 
     async def _handle_rejection(self, batch: Sequence[QueuedChange], error: psycopg.Error) -> None:
         """Resolve or split a batch that PostgreSQL has rolled back, and would again."""
-        if isinstance(error, psycopg.errors.LockNotAvailable):
+        if is_lock_timeout(error):
             # All changes of the batch need the lock of the same event, so halves would fail too.
             # (It may also be one ticket that somebody has locked in psql.)
             self._is_stuck = True

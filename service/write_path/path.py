@@ -22,7 +22,7 @@ from service import limits
 from service.database.queries import Queries
 from service.refusals import BUSY, Refusal
 from service.write_path.batches import QueuedChange
-from service.write_path.changes import Change, Outcome
+from service.write_path.changes import Change, Outcome, Update
 from service.write_path.lanes import EventLanes, Lane
 from service.write_path.shared_lane import SharedLane
 from service.write_path.transaction import Transactions
@@ -67,17 +67,24 @@ class WritePath:
             return await self._delay_refusal()
         loop = asyncio.get_running_loop()
         now = loop.time()
-        queued = QueuedChange(
-            change,
-            loop.create_future(),
-            send_before=now + limits.QUEUE_SECONDS,
-            respond_before=now + limits.DEADLINE_SECONDS,
-        )
         self.pending_changes += 1
         try:
-            self._choose_lane(change).add(queued)
-            # If the client disconnects, the change is carried out nevertheless.
-            return await queued.result
+            while True:
+                queued = QueuedChange(
+                    change,
+                    loop.create_future(),
+                    send_before=now + limits.QUEUE_SECONDS,
+                    respond_before=now + limits.DEADLINE_SECONDS,
+                )
+                self._choose_lane(change).add(queued)
+                # If the client disconnects, the change is carried out nevertheless.
+                result = await queued.result
+                if isinstance(result, Refusal) or result.code != "more_to_expire":
+                    return result
+                # Go to the end of the queue: each such transaction expires SWEEP_TICKETS holds, and
+                # buyers need not wait until all have expired.
+                if isinstance(change, Update) and isinstance(result.detail, int):
+                    change = change.continued(result.detail)
         finally:
             self.pending_changes -= 1
 

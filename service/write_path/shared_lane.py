@@ -24,7 +24,7 @@ from service.refusals import BUSY
 from service.rows import Uuid
 from service.write_path.batches import QueuedChange, refuse_overdue
 from service.write_path.lanes import EventLanes, Lane
-from service.write_path.transaction import Transactions
+from service.write_path.transaction import Transactions, is_lock_timeout
 
 log = logging.getLogger(__name__)
 
@@ -54,9 +54,8 @@ class SharedLane(Lane):
         )
         self._event_lanes = event_lanes
 
-    @property
-    def _lock_seconds(self) -> float:
-        """Short, because its changes can be moved to lanes of their own."""
+    def _lock_seconds(self, _: Sequence[QueuedChange]) -> float:
+        """Return PostgreSQL's lock_timeout: short, because a locked event can move to a lane."""
         return limits.SHARED_LOCK_SECONDS
 
     async def _select(self, batch: list[QueuedChange]) -> list[QueuedChange]:
@@ -75,7 +74,7 @@ class SharedLane(Lane):
         """Move changes to the lanes of their events: those of locked events, or all of them."""
         changes = await self._find_events(batch)
         unlocked: set[Uuid] = set()
-        if isinstance(error, psycopg.errors.LockNotAvailable):
+        if is_lock_timeout(error):
             events = {event for _, event in changes if event}
             unlocked = await self._find_unlocked(events)
             if unlocked == events:

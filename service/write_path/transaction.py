@@ -15,9 +15,9 @@ import psycopg
 from msgspec.structs import replace
 
 from service import limits, metrics
-from service.database.pipeline import Pipeline, UnreadableRows
+from service.database.pipeline import Pipeline, StatementCanceled, UnreadableRows
 from service.database.statements import Statements
-from service.rows import Event
+from service.rows import Event, Uuid
 from service.write_path.changes import (
     KINDS_IN_ORDER,
     Change,
@@ -35,6 +35,18 @@ log = logging.getLogger(__name__)
 BEFORE = ("limit_waits", "lock_events", "match_event", "expire_tickets")
 # Statements that run after the changes, in the batches that need them.
 AFTER = ("find_replays", "find_events")
+
+
+def is_lock_timeout(error: psycopg.Error) -> bool:
+    """Whether a transaction did not get its locks in time.
+
+    lock_timeout limits each wait, and ``lock_events`` may wait several times: first in the queue of
+    those who want an event, then for its lock, then for the next event. statement_timeout limits
+    all of them together.
+    """
+    return isinstance(error, psycopg.errors.LockNotAvailable) or (
+        isinstance(error, StatementCanceled) and error.statement == "lock_events"
+    )
 
 
 class Transactions:
@@ -78,8 +90,13 @@ class Transactions:
         parameters = {
             kind: kind.parameters([changes[n] for n in indexes]) for kind, indexes in kinds.items()
         }
+        # How many available tickets the changes need in each event.
+        needed: Counter[Uuid] = Counter()
+        for change in changes:
+            if change.event_id:
+                needed[change.event_id] += change.tickets_needed
         targets = {
-            "event_ids": list({change.event_id for change in changes if change.event_id}),
+            "event_ids": list(needed),
             "ticket_ids": list({change.ticket_id for change in changes if change.ticket_id}),
             "reservation_ids": list({c.reservation_id for c in changes if c.reservation_id}),
         }
@@ -87,9 +104,7 @@ class Transactions:
             "lock_timeout": f"{lock_seconds} s",
             "statement_timeout": f"{limits.STATEMENT_SECONDS} s",
         }
-        # Expire as many holds as the changes need, so that no available ticket is called sold out.
-        needed = sum(change.tickets_needed for change in changes)
-        most = min(max(limits.SWEEP_TICKETS, needed), limits.MAX_INTEGER)
+        expiry = {"quantities": list(needed.values()), "most": limits.SWEEP_TICKETS}
 
         steps: list[tuple[str, dict[str, Any]]] = [
             ("limit_waits", waits),
@@ -99,7 +114,7 @@ class Transactions:
                 for change in changes
                 if isinstance(change, Update) and change.states is not None
             ),
-            ("expire_tickets", {**targets, "most": most}),
+            ("expire_tickets", {**targets, **expiry}),
             *((kind.statement, {**parameters[kind], **self._holds}) for kind in kinds),
         ]
         if Reserve in kinds and any(parameters[Reserve]["idempotency_keys"]):
@@ -154,4 +169,6 @@ def _collect_outcomes(
             outcomes[kinds[Reserve][index_in_kind]] = outcome
     if updated := rows.get("find_events"):
         outcomes[0] = replace(outcomes[0], event=Event(*updated[0]))  # an update runs alone
+        if outcomes[0].code == "more_to_expire" and not rows["expire_tickets"]:
+            outcomes[0] = Outcome("busy")  # somebody has locked these tickets in psql
     return [outcomes[n] for n in range(len(changes))]  # a KeyError if a statement left one out

@@ -6,15 +6,15 @@ import signal
 from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
-from service import limits
+from service import limits, metrics
 from service.database.connections import PLAN_OPTIONS, create_pool
 from service.database.queries import Queries
 from service.database.statements import load_statements
-from service.limits import DEADLINE_SECONDS, WRITE_CONNECTIONS
+from service.limits import DEADLINE_SECONDS, READ_CONNECTIONS, WRITE_CONNECTIONS
 from service.refusals import BUSY, Refusal
 from service.rows import Uuid
 from service.settings import resource
@@ -46,11 +46,12 @@ def run_on_write_path(
     """Run ``work`` on a new write path."""
 
     async def run() -> T:
-        async with create_pool(
-            database.dsn, "writes", WRITE_CONNECTIONS, 500, PLAN_OPTIONS
-        ) as pool:
+        async with (
+            create_pool(database.dsn, "writes", WRITE_CONNECTIONS, 500, PLAN_OPTIONS) as pool,
+            create_pool(database.dsn, "reads", READ_CONNECTIONS, 500) as reads,
+        ):
             transactions = Transactions(STATEMENTS, 900, 1800)
-            queries = Queries(pool, STATEMENTS)
+            queries = Queries(reads, STATEMENTS)
             path = WritePath(
                 pool, transactions, queries, across_events=True, queue_limit=queue_limit
             )
@@ -372,6 +373,59 @@ def test_a_stuck_event_is_busy_and_does_not_delay_another_event(
     assert client.find_ticket(ticket).json()["status"] == "reserved"
     assert client.find_event(stuck)["allocatedTickets"] == 1
     assert client.pay(ticket).status_code == 200
+
+
+def failed_batches(reason: str) -> float:
+    """Return how many batches have failed in this process with an SQLSTATE of a class."""
+    return (
+        metrics.REGISTRY.get_sample_value("holdfast_batches_failed_total", {"reason": reason})
+        or 0.0
+    )
+
+
+def test_a_batch_whose_locks_take_too_long_is_refused_as_a_whole(
+    database: Database, event: Uuid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Halves would wait for the same lock again, one after the other."""
+    # So statement_timeout comes before lock_timeout, as when the lock is waited for twice: in the
+    # queue of those who want it, and as the first of them.
+    monkeypatch.setattr(limits, "STATEMENT_SECONDS", limits.LOCK_SECONDS / 2)
+
+    async def submit_changes(path: WritePath) -> list[Outcome | Refusal]:
+        return await asyncio.gather(*(path.submit(reserve(event)) for _ in range(8)))
+
+    before = failed_batches("55"), failed_batches("57")
+    with database.lock_event(event):
+        assert run_on_write_path(database, submit_changes, queue_limit=8) == [BUSY] * 8
+    # The batch of the shared lane and that of the event's own lane, both as lock timeouts.
+    assert (failed_batches("55"), failed_batches("57")) == (before[0] + 2, before[1])
+
+
+def test_changes_queued_behind_a_locked_event_wait_for_the_rest_of_the_time(
+    database: Database, event: Uuid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    waits_in_its_own_lane = asyncio.Event()
+    run = Transactions.run
+
+    async def run_and_record(transactions: Transactions, *arguments: Any) -> list[Outcome]:
+        waits.append(arguments[-1])
+        if len(waits) == 2:
+            waits_in_its_own_lane.set()
+        return await run(transactions, *arguments)
+
+    monkeypatch.setattr(Transactions, "run", run_and_record)
+
+    async def submit_changes(path: WritePath) -> list[Outcome | Refusal]:
+        first = asyncio.create_task(path.submit(reserve(event)))
+        await waits_in_its_own_lane.wait()
+        return await asyncio.gather(first, *(path.submit(reserve(event)) for _ in range(8)))
+
+    with database.lock_event(event):
+        assert run_on_write_path(database, submit_changes, queue_limit=9) == [BUSY] * 9
+    assert waits[:2] == [limits.SHARED_LOCK_SECONDS, limits.LOCK_SECONDS]
+    (rest,) = waits[2:]
+    assert limits.SHARED_LOCK_SECONDS <= rest < limits.LOCK_SECONDS
 
 
 def test_a_request_that_fails_does_not_fail_the_rest_of_its_batch(

@@ -65,7 +65,7 @@ class Session:
 
     def expire(self) -> int:
         """Expire the due holds and return how many there were."""
-        rows = self._run("expire_tickets", most=1000, **self._event_parameters())
+        rows = self._run("expire_tickets", quantities=[1], most=1000, **self._event_parameters())
         return sum(expired for _, expired in rows)
 
     def reserve(self, user: str) -> str:

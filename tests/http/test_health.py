@@ -13,7 +13,7 @@ def test_a_healthy_service_names_its_database_and_migrations(client: Client) -> 
     assert response.status_code == 200
     assert response.json()["status"] == "ok"
     assert response.json()["database"]["version"].split(".")[0].isdigit()
-    assert response.json()["migrations"] == {"status": "ok", "pending": []}
+    assert response.json()["migrations"] == {"status": "ok", "pending": [], "ahead": []}
     assert client.get("/health/live").json() == {"status": "ok"}
 
 
@@ -24,6 +24,29 @@ def test_a_missing_migration_is_named(unbalanced_database: Database, start: Star
         response = client.get("/health")
     assert response.status_code == 503
     assert response.json()["migrations"]["pending"] == ["0010_index_holds"]
+
+
+def test_a_service_goes_on_when_the_database_has_newer_migrations(
+    database: Database, start: Starter
+) -> None:
+    service = start(database)
+    database.psql(
+        "insert into _yoyo_migration values ('hash', '9999_from_the_future', current_timestamp)"
+    )
+    with service.client() as client:
+        response = client.get("/health")
+        assert response.status_code == 200
+        assert response.json()["status"] == "ok"
+        assert response.json()["migrations"] == {
+            "status": "ahead",
+            "pending": [],
+            "ahead": ["9999_from_the_future"],
+        }
+        client.hold(client.create_event())
+        # What is missing counts more than what is too much.
+        database.psql("delete from _yoyo_migration where migration_id = '0010_index_holds'")
+        response = client.get("/health")
+        assert (response.status_code, response.json()["migrations"]["status"]) == (503, "pending")
 
 
 def test_a_service_without_its_database_is_live_but_not_healthy(

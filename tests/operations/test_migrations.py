@@ -1,21 +1,33 @@
 """The migrations: up, down, up again with rows in place; and the rules they put there."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from service.database.migrations import FIRST_MIGRATION_OF_0_1, migrate, migration_names, yoyo_url
+from service.database.connections import conninfo
+from service.database.migrations import (
+    FIRST_MIGRATION_OF_0_1,
+    ServicesConnected,
+    migrate,
+    migration_names,
+    yoyo_url,
+)
 from service.database.statements import load_statements
+from service.embedded.postgres import EmbeddedPostgres
 from service.settings import resource
 from tests.support.citus import not_on_citus
 from tests.support.commands import error_line, holdfast
 from tests.support.database import Database
 from tests.support.paths import ROOT
 from tests.support.schema import SCHEMA
+from tests.support.services import Starter
+from tests.support.waiting import wait_until
 
 STATEMENTS = load_statements(resource("sql"))
 NAMES = migration_names()
@@ -190,6 +202,88 @@ def test_a_lock_that_a_killed_migration_left_does_not_matter(empty_database: Dat
     yoyo(empty_database, "apply", "--revision", NAMES[0])
     empty_database.psql("insert into yoyo_lock (locked, ctime, pid) values (1, now(), 999999)")
     assert migrate(empty_database.dsn, STATEMENTS) == NAMES[1:]
+
+
+def applied(database: Database) -> list[str]:
+    """Return the names of the migrations that are applied."""
+    return database.psql("select migration_id from _yoyo_migration order by migration_id")
+
+
+def test_migrate_refuses_what_the_connected_services_cannot_bear(
+    database: Database, start: Starter
+) -> None:
+    start(database, sweeps=False)
+    yoyo(database, "rollback", "--revision", "0008_event_ledger")
+    before = applied(database)
+    error = error_line(holdfast("migrate", DATABASE_URL=database.dsn))
+    assert re.fullmatch(
+        r"holdfast: the version before 0008_event_ledger must not serve on it, and [1-9]\d* "
+        r"connection\(s\) of services are open: stop the services, or run holdfast migrate "
+        r"--force\n",
+        error,
+    )
+    assert applied(database) == before == NAMES[:7]
+    forced = holdfast("migrate", "--force", DATABASE_URL=database.dsn)
+    assert forced.stdout.splitlines() == [f"applied {name}" for name in NAMES[7:]]
+
+
+def test_migrate_applies_what_the_connected_services_can_bear(
+    database: Database, start: Starter
+) -> None:
+    start(database, sweeps=False)
+    yoyo(database, "rollback", "--revision", "0009_functions_of_the_write_path")
+    assert migrate(database.dsn, STATEMENTS) == NAMES[8:]
+
+
+@pytest.mark.parametrize("name", ["holdfast", "shop"])
+def test_services_are_found_by_the_name_that_the_url_gives_them(
+    database: Database, name: str
+) -> None:
+    yoyo(database, "rollback", "--revision", "0008_event_ledger")
+    dsn = make_conninfo(database.dsn, application_name=name)
+    with psycopg.connect(dsn):
+        with pytest.raises(ServicesConnected, match=r"and 1 connection\(s\) of services"):
+            migrate(dsn, STATEMENTS)
+        if name != "holdfast":
+            with pytest.raises(ServicesConnected), psycopg.connect(conninfo(database.dsn)):
+                migrate(database.dsn, STATEMENTS)
+    wait_until(lambda: services(database, name) == ["0"])
+    # Its own connections have that name in their URL, too.
+    assert migrate(dsn, STATEMENTS) == NAMES[7:]
+
+
+def services(database: Database, name: str) -> list[str]:
+    """Return the number of connections with a name."""
+    return database.psql(
+        "select count(*) from pg_stat_activity where datname = current_database() "
+        f"and application_name = '{name}'"
+    )
+
+
+def test_a_role_without_rights_sees_the_connections_of_others(database: Database) -> None:
+    database.psql("drop role if exists migrator; create role migrator login")
+    dsn = make_conninfo(database.dsn, user="migrator")
+    with psycopg.connect(conninfo(database.dsn)), psycopg.connect(dsn) as connection:
+        query = STATEMENTS["list_service_connections"].query
+        rows = connection.execute(query, {"name": "holdfast"}).fetchall()
+    database.psql("drop role migrator")
+    assert [row[1] for row in rows] == ["holdfast"]
+
+
+def test_the_first_migration_of_a_database_needs_no_check(empty_database: Database) -> None:
+    with psycopg.connect(conninfo(empty_database.dsn)):
+        assert migrate(empty_database.dsn, STATEMENTS) == NAMES
+
+
+def test_serve_refuses_what_another_service_on_its_database_cannot_bear(folder: Path) -> None:
+    with EmbeddedPostgres(folder) as postgres:
+        database = Database(str(postgres.dsn))
+        migrate(database.dsn, STATEMENTS)
+        yoyo(database, "rollback", "--revision", "0008_event_ledger")
+        with psycopg.connect(conninfo(database.dsn)):
+            error = error_line(holdfast("serve", DATA_DIR=folder))
+        assert "1 connection(s) of services are open: stop the services" in error
+        assert applied(database) == NAMES[:7]
 
 
 def test_the_documents_indexes_cover_every_row(database: Database) -> None:

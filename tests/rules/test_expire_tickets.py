@@ -2,6 +2,8 @@
 
 import pytest
 
+from service.rows import Uuid
+from tests.support.batches import carry_out, outcome_codes, reserve
 from tests.support.client import Client, code
 from tests.support.database import Database
 from tests.support.services import Starter
@@ -77,6 +79,83 @@ def test_an_event_can_shrink_by_all_its_expired_holds(
         database.psql("update ticket_allocations set expires_at = statement_timestamp()")
         response = client.update_event(event, totalTickets=1)
         assert (response.status_code, response.json()["availableTickets"]) == (200, 1)
+    # One hold in each transaction, and not the sixth: it fits the new total.
+    expired = "select expired from event_ledger where last_event = 'expired'"
+    assert database.psql(expired) == ["1"] * 5
+
+
+def test_a_change_that_needs_no_tickets_expires_no_more_than_any_batch(
+    database: Database, start: Starter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.limits.SWEEP_TICKETS", 2)
+    with start(database, sweeps=False).client() as client:
+        event = client.create_event(tickets=6)
+        client.hold(event, quantity=6)
+        database.psql("update ticket_allocations set expires_at = statement_timestamp()")
+        response = client.update_event(event, name="renamed", totalTickets=7)
+        assert (response.status_code, response.json()["availableTickets"]) == (200, 7)
+    assert database.psql("select allocated_tickets from events") == ["4"]
+
+
+def test_an_event_that_cannot_shrink_expires_no_more_than_any_batch(
+    database: Database, start: Starter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.limits.SWEEP_TICKETS", 1)
+    with start(database, sweeps=False).client() as client:
+        event = client.create_event(tickets=6)
+        held = client.hold(event, quantity=6)
+        for ticket in held[:4]:
+            database.expire_hold(ticket)
+        response = client.update_event(event, totalTickets=1)
+        assert code(response) == (409, "CAPACITY_BELOW_ALLOCATED")
+        # Without the holds whose time is up, also those that have not expired yet.
+        assert response.json()["details"] == {"allocatedTickets": 2}
+    assert database.psql("select allocated_tickets from events") == ["5"]
+
+
+def test_an_event_that_needs_a_locked_ticket_to_shrink_is_busy(
+    client: Client, database: Database
+) -> None:
+    event = client.create_event(tickets=2)
+    client.hold(event, quantity=2)
+    database.psql("update ticket_allocations set expires_at = statement_timestamp()")
+    with database.connect() as stranger:
+        stranger.execute("select from ticket_allocations for update")
+        assert client.update_event(event, totalTickets=2, name="renamed").status_code == 200
+        assert code(client.update_event(event, totalTickets=1)) == (503, "BUSY")
+
+
+def test_a_batch_over_many_events_expires_no_more_than_any_other(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.limits.SWEEP_TICKETS", 4)
+    events = [Uuid(database.insert_event(tickets=6, name=f"event {n}")) for n in range(3)]
+    carry_out(database, [reserve(event, 6) for event in events])
+    database.psql("update ticket_allocations set expires_at = statement_timestamp()")
+    outcomes = carry_out(database, [reserve(events[0], 3), reserve(events[1]), reserve(events[0])])
+    assert outcome_codes(outcomes) == ["granted"] * 3
+    # What the changes of an event need, but at least its share of four.
+    expired = "select expired from event_ledger where last_event = 'expired' order by event_id"
+    assert database.psql(expired) == ["4", "2"]
+
+
+@pytest.mark.slow
+def test_an_event_with_very_many_expired_holds_can_be_changed(
+    client: Client, database: Database
+) -> None:
+    """They are more than one statement could expire in STATEMENT_SECONDS."""
+    event = client.create_event(tickets=300_000)
+    database.psql(
+        "insert into ticket_allocations (event_id, user_fingerprint, expires_at) "
+        "select id, 'alice', now() - interval '1 s' from events, generate_series(1, 200000);"
+        "update events set allocated_tickets = 200000, version = 2;"
+        "insert into event_ledger (event_id, version, recorded_at, total_tickets, "
+        "allocated_tickets, purchased_tickets, reserved, last_event) "
+        "select id, 2, now(), 300000, 200000, 0, 200000, 'reserved' from events"
+    )
+    assert client.update_event(event, name="renamed").status_code == 200
+    response = client.update_event(event, totalTickets=196_000)
+    assert (response.status_code, response.json()["availableTickets"]) == (200, 196_000)
 
 
 def test_the_sweeper_does_not_pause_while_holds_are_due(

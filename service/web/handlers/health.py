@@ -26,18 +26,22 @@ async def check_health(call: Call) -> Response | Refusal:
     queries = call.service.health_queries
     try:
         version = await queries.server_version()
-        applied = set(await queries.list_applied_migrations())
+        applied = await queries.list_applied_migrations()
     except (psycopg.OperationalError, *UNAVAILABLE):
         response = HealthResponse(
             "unavailable", DatabaseHealth("unreachable"), MigrationsHealth("unreachable")
         )
         return respond(response, 503)
-    pending = [name for name in migration_names() if name not in applied]
+    known = migration_names()
+    pending = [name for name in known if name not in applied]
+    # A newer version has migrated the database. This one may serve on: a migration that forbids it
+    # is applied only when no service is connected.
+    ahead = [name for name in applied if name not in known]
     is_ready = not pending and not call.service.shutdown_delay.has_begun
     response = HealthResponse(
         "ok" if is_ready else "unavailable",
         DatabaseHealth("ok", version),
-        MigrationsHealth("pending" if pending else "ok", pending),
+        MigrationsHealth("pending" if pending else "ahead" if ahead else "ok", pending, ahead),
     )
     return respond(response, 200 if is_ready else 503)
 
