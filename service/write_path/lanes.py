@@ -98,11 +98,6 @@ class Lane:
         """Whether nothing is queued and nothing is under way."""
         return self._runner is None and not self._queue
 
-    @property
-    def _lock_seconds(self) -> float:
-        """PostgreSQL's lock_timeout in the transactions of this lane."""
-        return limits.LOCK_SECONDS
-
     def add(self, queued: QueuedChange) -> None:
         """Queue a change, and start the timer and the runner if they are not running."""
         self._queue.append(queued)
