@@ -22,7 +22,7 @@ from service.web.openapi import describe
 from service.web.resources import build_application
 from service.web.responses import encode
 from service.web.routes import ROUTES
-from service.web.shared_reads import SharedReads
+from service.web.shared_reads import share_audits, share_events
 from service.web.shutdown_delay import ShutdownDelay
 from service.web.state import Service
 from service.web.watching import Watchers
@@ -81,8 +81,9 @@ def create_app(
         )
         watching = make_pool("watching", limits.WATCH_CONNECTIONS, limits.MAX_WAITING_READS)
         lists = make_pool("lists", limits.LIST_CONNECTIONS, limits.MAX_WAITING_READS)
-        pools = {pool.name: pool for pool in (reads, writes, watching, lists)}
-        async with reads, writes, watching, lists:
+        audits = make_pool("audits", limits.AUDIT_CONNECTIONS, limits.MAX_WAITING_READS)
+        pools = {pool.name: pool for pool in (reads, writes, watching, lists, audits)}
+        async with reads, writes, watching, lists, audits:
             lookup_queries = make_queries(reads)
             # The pools whose connections commit.
             reads.is_waiting_for_standby = lookup_queries.is_waiting_for_standby
@@ -118,8 +119,9 @@ def create_app(
                     write_path,
                     lookup_queries,
                     watch_queries,
-                    SharedReads(lookup_queries),
+                    share_events(lookup_queries),
                     make_queries(lists),
+                    share_audits(make_queries(audits)),
                     watchers,
                     Hosts(settings.accepted_hosts),
                     request_log,

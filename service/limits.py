@@ -43,11 +43,15 @@ EVENT_LOOKUP_SECONDS = 1.0
 # One of these is reserved for the shared lane, however many events have lanes of their own.
 WRITE_CONNECTIONS = 4
 READ_CONNECTIONS = 4
-# For lists and audits, which may read many rows.
+# For lists, which may read many rows.
 LIST_CONNECTIONS = 2
+# For audits, which may take seconds, so that those who ask for them delay no list and no stream.
+AUDIT_CONNECTIONS = 1
 # For the health check and the streams.
 WATCH_CONNECTIONS = 1
-WORKER_CONNECTIONS = WRITE_CONNECTIONS + READ_CONNECTIONS + LIST_CONNECTIONS + WATCH_CONNECTIONS
+WORKER_CONNECTIONS = (
+    WRITE_CONNECTIONS + READ_CONNECTIONS + LIST_CONNECTIONS + AUDIT_CONNECTIONS + WATCH_CONNECTIONS
+)
 # How long to wait for a connection at the start. The whole start may take 20 s.
 CONNECT_SECONDS = 10
 # A connection that is in use for longer than this is given up: no response will come. It is longer

@@ -1,4 +1,4 @@
-"""Shared reads: concurrent requests for events share one query.
+"""Shared reads: concurrent requests about events share one query.
 
 Requests that arrive while a query is running wait for the next one, which reads all of their
 events at once. A request never joins a query that is already running, because the query's snapshot
@@ -8,12 +8,17 @@ could be older than a change that the client knows to be committed.
 import asyncio
 import hashlib
 from collections import defaultdict
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Mapping
+from itertools import groupby
+from operator import attrgetter
+from typing import Generic, NamedTuple, TypeVar
 
 from service import limits
 from service.database.queries import Queries
 from service.rows import Uuid
-from service.web.responses import EventResponse, encode
+from service.web.responses import AuditResponse, EventResponse, encode
+
+T = TypeVar("T")
 
 
 class EncodedEvent(NamedTuple):
@@ -38,23 +43,26 @@ class EncodedEvent(NamedTuple):
         return cls(body, f'"{hashlib.sha256(body).hexdigest()[:32]}"')
 
 
-class SharedReads:
-    """Finds events for all requests of a process."""
+class SharedReads(Generic[T]):
+    """Reads something about events, for all requests of a process.
 
-    def __init__(self, queries: Queries) -> None:
-        self._queries = queries
-        self._waiting: defaultdict[Uuid, list[asyncio.Future[EncodedEvent | None]]]
-        self._waiting = defaultdict(list)
+    Args:
+        read: reads it for several events at once; leaves out those that do not exist.
+    """
+
+    def __init__(self, read: Callable[[list[Uuid]], Awaitable[Mapping[Uuid, T]]]) -> None:
+        self._read = read
+        self._waiting: defaultdict[Uuid, list[asyncio.Future[T | None]]] = defaultdict(list)
         self._running: asyncio.Task[None] | None = None
 
-    async def find_event(self, event_id: Uuid) -> EncodedEvent | None:
-        """Return an event, encoded; None if it does not exist.
+    async def find(self, event_id: Uuid) -> T | None:
+        """Return what is read of an event; None if it does not exist.
 
         Raises:
-            What ``Queries.find_events`` raises.
+            What ``read`` raises.
         """
         loop = asyncio.get_running_loop()
-        result: asyncio.Future[EncodedEvent | None] = loop.create_future()
+        result: asyncio.Future[T | None] = loop.create_future()
         self._waiting[event_id].append(result)
         if self._running is None:
             self._running = loop.create_task(self._run())
@@ -64,15 +72,37 @@ class SharedReads:
         while self._waiting:
             batch, self._waiting = self._waiting, defaultdict(list)
             try:
-                rows = await self._queries.find_events(list(batch), limits.SHARED_READ_SECONDS)
+                found = await self._read(list(batch))
             except Exception as error:
                 for result in (result for results in batch.values() for result in results):
                     if not result.done():
                         result.set_exception(error)
                 continue
-            events = {row.id: EncodedEvent.of(EventResponse.of(row)) for row in rows}
             for event_id, results in batch.items():
                 for result in results:
                     if not result.done():  # its request may have been canceled
-                        result.set_result(events.get(event_id))
+                        result.set_result(found.get(event_id))
         self._running = None
+
+
+def share_events(queries: Queries) -> SharedReads[EncodedEvent]:
+    """Return shared reads of events as they are."""
+
+    async def read(event_ids: list[Uuid]) -> dict[Uuid, EncodedEvent]:
+        rows = await queries.find_events(event_ids, limits.SHARED_READ_SECONDS)
+        return {row.id: EncodedEvent.of(EventResponse.of(row)) for row in rows}
+
+    return SharedReads(read)
+
+
+def share_audits(queries: Queries) -> SharedReads[AuditResponse]:
+    """Return shared audits: however many ask, a process audits once at a time."""
+
+    async def read(event_ids: list[Uuid]) -> dict[Uuid, AuditResponse]:
+        checks = await queries.check_events(event_ids, failed_only=False)
+        return {
+            event_id: AuditResponse.of(list(of_event))
+            for event_id, of_event in groupby(checks, key=attrgetter("event_id"))
+        }
+
+    return SharedReads(read)

@@ -6,7 +6,8 @@ from service.database.queries import Queries
 from service.logs import RequestLog
 from service.settings import Settings
 from service.web.hosts import Hosts
-from service.web.shared_reads import SharedReads
+from service.web.responses import AuditResponse
+from service.web.shared_reads import EncodedEvent, SharedReads
 from service.web.shutdown_delay import ShutdownDelay
 from service.web.watching import Watchers
 from service.write_path.path import WritePath
@@ -16,8 +17,8 @@ from service.write_path.path import WritePath
 class Service:
     """What every handler can use.
 
-    Lookups, lists and health checks have separate connection pools, so that none of them waits
-    for another.
+    Lookups, lists, audits and health checks have separate connection pools, so that none of them
+    waits for another.
     """
 
     settings: Settings
@@ -27,9 +28,11 @@ class Service:
     # Checks the health of the database. Shares its pool with the streams.
     health_queries: Queries
     # Finds events by ID, one query for all concurrent requests. Shares the pool of the lookups.
-    shared_reads: SharedReads
-    # Lists and audits, which may read many rows.
+    shared_events: SharedReads[EncodedEvent]
+    # Reads lists, which may have many rows.
     list_queries: Queries
+    # Audits events, one query for all concurrent requests: an audit may take seconds.
+    shared_audits: SharedReads[AuditResponse]
     watchers: Watchers
     hosts: Hosts
     request_log: RequestLog

@@ -10,10 +10,11 @@ import pytest
 
 from service.database.queries import Queries
 from service.rows import Event, SaleStatus, Uuid
-from service.web.shared_reads import EncodedEvent, SharedReads
+from service.web.shared_reads import EncodedEvent, share_events
 from tests.support.client import Client, code
 from tests.support.database import Database
 from tests.support.services import RunningService
+from tests.support.streams import watch_event
 
 FIRST, SECOND = (Uuid(f"018f0000-0000-7000-8000-00000000000{n}") for n in (1, 2))
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -60,13 +61,11 @@ def version(event: EncodedEvent | None) -> str:
 def test_a_request_during_a_query_waits_for_the_next_query() -> None:
     async def run() -> None:
         queries = FakeQueries()
-        reads = SharedReads(cast(Queries, queries))
-        first = asyncio.create_task(reads.find_event(FIRST))
+        reads = share_events(cast(Queries, queries))
+        first = asyncio.create_task(reads.find(FIRST))
         await queries.wait_for_queries(1)
         # These requests must see what is committed and acknowledged now.
-        later = [
-            asyncio.create_task(reads.find_event(id_)) for id_ in (FIRST, FIRST, SECOND, FIRST)
-        ]
+        later = [asyncio.create_task(reads.find(id_)) for id_ in (FIRST, FIRST, SECOND, FIRST)]
         queries.finish(1)
         await queries.wait_for_queries(2)
         queries.finish(2)
@@ -80,10 +79,10 @@ def test_a_request_during_a_query_waits_for_the_next_query() -> None:
 def test_a_failed_query_fails_only_the_requests_that_shared_it() -> None:
     async def run() -> None:
         queries = FakeQueries()
-        reads = SharedReads(cast(Queries, queries))
-        first = asyncio.create_task(reads.find_event(FIRST))
+        reads = share_events(cast(Queries, queries))
+        first = asyncio.create_task(reads.find(FIRST))
         await queries.wait_for_queries(1)
-        later = asyncio.create_task(reads.find_event(FIRST))
+        later = asyncio.create_task(reads.find(FIRST))
         queries.fail(TimeoutError())
         await queries.wait_for_queries(2)
         queries.finish(2)
@@ -97,8 +96,8 @@ def test_a_failed_query_fails_only_the_requests_that_shared_it() -> None:
 def test_a_cancelled_request_does_not_cancel_the_shared_query() -> None:
     async def run() -> None:
         queries = FakeQueries()
-        reads = SharedReads(cast(Queries, queries))
-        tasks = [asyncio.create_task(reads.find_event(FIRST)) for _ in range(3)]
+        reads = share_events(cast(Queries, queries))
+        tasks = [asyncio.create_task(reads.find(FIRST)) for _ in range(3)]
         await queries.wait_for_queries(1)
         tasks[0].cancel()
         queries.finish(1)
@@ -128,6 +127,34 @@ def test_concurrent_reads_of_one_event_share_queries(
         assert {read.result().status_code for read in reads} == {200}
     assert queries < 40
     assert client.find_event(event)["version"] == 1
+
+
+def test_audits_delay_neither_lists_nor_streams_and_share_queries(
+    client: Client, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    event = client.create_event()
+    client.hold(event)
+    queries = 0
+    check_events = Queries.check_events
+
+    async def counted(self: Queries, event_ids: Sequence[Uuid], failed_only: bool) -> Any:
+        nonlocal queries
+        queries += 1
+        return await check_events(self, event_ids, failed_only)
+
+    monkeypatch.setattr(Queries, "check_events", counted)
+    with ThreadPoolExecutor(30) as pool:
+        with database.connect() as rival:
+            # Only an audit reads this table.
+            rival.execute("lock table event_private in access exclusive mode")
+            audits = [pool.submit(client.check_event, event) for _ in range(30)]
+            database.wait_until_blocked()
+            assert client.list_user_tickets().status_code == 200
+            assert client.list_event_tickets(event).status_code == 200
+            with watch_event(client, event) as stream:
+                assert stream.next_message()["id"] == event
+        assert {audit.result().status_code for audit in audits} == {200}
+    assert queries < 30
 
 
 def test_a_read_shows_every_change_acknowledged_before_it(client: Client) -> None:

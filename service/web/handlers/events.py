@@ -107,7 +107,7 @@ async def find_event(call: Call) -> Response | Refusal:
     """
     if at := call.query["at"]:
         return await _find_event_at(call, at)
-    event = await call.service.shared_reads.find_event(call.id)
+    event = await call.service.shared_events.find(call.id)
     return EVENT_NOT_FOUND if event is None else _respond(call, event)
 
 

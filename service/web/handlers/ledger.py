@@ -10,7 +10,6 @@ from service.rows import Event
 from service.web.endpoints import LAST_EVENT_ID, Call
 from service.web.fields import ANY_TEXT, query_integer
 from service.web.responses import (
-    AuditResponse,
     LedgerEntryResponse,
     LedgerMeta,
     LedgerPage,
@@ -49,8 +48,8 @@ async def check_event(call: Call) -> Response | Refusal:
     All rules are checked in one snapshot of the database. A difference is a bug, or a change that
     was made in the database by hand.
     """
-    checks = await call.service.list_queries.check_events([call.id], failed_only=False)
-    return respond(AuditResponse.of(checks)) if checks else EVENT_NOT_FOUND
+    result = await call.service.shared_audits.find(call.id)
+    return EVENT_NOT_FOUND if result is None else respond(result)
 
 
 async def stream_event(call: Call) -> Response | Refusal:
