@@ -35,6 +35,7 @@ from service.embedded.parent import stop_with_parent
 from service.embedded.postgres import EmbeddedPostgres
 from service.logs import configure_logs
 from service.settings import Settings, read_settings
+from service.temporary import remove_abandoned_folders
 from service.web.protocol import Protocol
 
 # Environment variables that the parent sets for its workers: the database's URL, the parent's pid,
@@ -68,6 +69,7 @@ def serve(settings: Settings) -> None:
 def _open_database_and_serve(settings: Settings) -> None:
     """Check DATABASE_URL or start the embedded PostgreSQL, and serve."""
     configure_logs(settings.log_level, settings.log_format == "json")
+    remove_abandoned_folders()
     statements = load_statements(settings.sql_dir)
     if settings.database_url is not None:
         environment = _check(settings.database_url, statements, settings.workers)
@@ -90,6 +92,7 @@ def _open_database_and_serve(settings: Settings) -> None:
 def worker() -> Starlette:
     """Return the application of one worker process, which stops with its parent."""
     stop_with_parent(int(os.environ[_PARENT]), signal.SIGTERM)()
+    metrics.keep_folder()
     settings = read_settings()
     configure_logs(settings.log_level, settings.log_format == "json")
     environment = Environment(bool(os.environ[_POOLED]), bool(os.environ[_CITUS]))
