@@ -6,9 +6,9 @@ closed lists: routes, not paths; codes, not texts.
 """
 
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -21,6 +21,8 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+from service.temporary import TemporaryFolder
 
 # The environment variable by which prometheus_client finds the files of all workers.
 _FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
@@ -116,12 +118,17 @@ for pool_name in ("reads", "writes", "watching", "lists"):
 @contextmanager
 def multiprocess_mode() -> Iterator[None]:
     """Create the folder for the metrics of the workers that are started in the block."""
-    with tempfile.TemporaryDirectory(prefix="holdfast-metrics-") as folder:
-        os.environ[_FOLDER_VARIABLE] = folder
+    with TemporaryFolder.create("metrics") as folder:
+        os.environ[_FOLDER_VARIABLE] = str(folder.path)
         try:
             yield
         finally:
             del os.environ[_FOLDER_VARIABLE]
+
+
+def keep_folder() -> None:
+    """Keep the folder of the metrics until this worker ends, also if its parent is killed."""
+    TemporaryFolder(Path(os.environ[_FOLDER_VARIABLE]))
 
 
 def observe_pools(stats: Mapping[str, Mapping[str, int]]) -> None:

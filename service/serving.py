@@ -34,6 +34,7 @@ from service.embedded.postgres import EmbeddedPostgres
 from service.log_output import stderr_output
 from service.logs import configure_logs
 from service.settings import Settings, is_loopback, read_settings
+from service.temporary import remove_abandoned_folders
 from service.web.protocol import Protocol
 
 # Environment variables that the parent sets for its workers: the database's URL, the parent's pid,
@@ -67,6 +68,7 @@ def serve(settings: Settings) -> None:
 def _open_database_and_serve(settings: Settings) -> None:
     """Check DATABASE_URL or start the embedded PostgreSQL, and serve."""
     configure_logs(settings.log_level, settings.log_format == "json")
+    remove_abandoned_folders()
     statements = load_statements(settings.sql_dir)
     if settings.database_url is not None:
         environment = _check(settings.database_url, statements, settings.workers)
@@ -89,6 +91,7 @@ def _open_database_and_serve(settings: Settings) -> None:
 def worker() -> Starlette:
     """Return the application of one worker process, which stops with its parent."""
     stop_with_parent(int(os.environ[_PARENT]), signal.SIGTERM)()
+    metrics.keep_folder()
     settings = read_settings()
     configure_logs(settings.log_level, settings.log_format == "json")
     environment = Environment(bool(os.environ[_POOLED]), bool(os.environ[_CITUS]))

@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from functools import partial
@@ -23,6 +22,7 @@ from service.embedded.parent import stop_with_parent
 from service.embedded.postgres import EmbeddedPostgres
 from service.embedded.programs import find_programs
 from service.settings import resource
+from service.temporary import TMP, TemporaryFolder, remove_abandoned_folders
 from tests.support.api_description import find_undocumented
 from tests.support.citus import CITUS, create_schema, runs_on_citus
 from tests.support.client import SEEN_RESPONSES, Client
@@ -67,7 +67,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 def pytest_sessionfinish() -> None:
     """Delete the log of the test run."""
-    RUN_LOG.path.unlink(missing_ok=True)
+    RUN_LOG.folder.close()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -81,9 +81,10 @@ def check_whole_run() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def data_dir() -> Iterator[Path]:
     """A folder that PostgreSQL's account may enter, unlike the temporary folder of pytest."""
-    with tempfile.TemporaryDirectory(prefix="holdfast-tests-", dir="/tmp") as folder:
-        Path(folder).chmod(0o755)
-        yield Path(folder)
+    remove_abandoned_folders()
+    with TemporaryFolder.create("tests", TMP) as folder:
+        folder.path.chmod(0o755)
+        yield folder.path
 
 
 @pytest.fixture(scope="session")
@@ -229,9 +230,9 @@ def client(service: RunningService) -> Iterator[Client]:
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A DATA_DIR for one test, which every account may enter."""
-    with tempfile.TemporaryDirectory(prefix="holdfast-test-", dir="/tmp") as name:
-        Path(name).chmod(0o755)
-        yield Path(name)
+    with TemporaryFolder.create("test", TMP) as folder:
+        folder.path.chmod(0o755)
+        yield folder.path
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
 """The embedded PostgreSQL: finds its programs, starts it, and stops it with the service.
 
-Imports nothing else of ``service``.
+Of ``service`` it imports only ``temporary``.
 """

@@ -16,13 +16,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 from urllib.parse import quote
 
 from service.embedded.parent import stop_with_parent
 from service.embedded.programs import EmbeddedError, find_programs
+from service.temporary import TMP, TemporaryFolder, is_temporary
 
 log = logging.getLogger(__name__)
 
@@ -48,10 +49,16 @@ class EmbeddedPostgres:
         self._data_dir = data_dir
         self._server: subprocess.Popen[bytes] | None = None
         self._last_socket_folder: Path | None = None
+        # What contains the folder of the socket, if that is not in ``data_dir``.
+        self._temporary: TemporaryFolder | None = None
         self.cluster = data_dir / f"postgresql-{self._installed.major}"
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -73,13 +80,15 @@ class EmbeddedPostgres:
             # Wait until a server that is starting is ready, or one that is stopping has ended.
             if self._wait_while(lambda status: status not in (None, "ready")) is None:
                 self._refuse_other_versions()
+                for leftover in self._data_dir.glob("new-*"):  # of a process that was killed
+                    shutil.rmtree(leftover, ignore_errors=True)
                 self._programs = self._installed.make_accessible(self._data_dir)
                 if not self.cluster.exists():
                     self._initialize()
                 self._launch()
                 self._create_database()
             if (running := self._socket_and_status()) is not None:
-                self._last_socket_folder = Path(running[0])
+                self._keep_socket_folder(Path(running[0]))
 
     @property
     def dsn(self) -> str | None:
@@ -121,6 +130,12 @@ class EmbeddedPostgres:
         SIGINT is PostgreSQL's fast shutdown: it closes all connections at once, and loses no
         committed transaction.
         """
+        self._stop_server()
+        if self._temporary is not None:
+            self._temporary.close()
+            self._temporary = None
+
+    def _stop_server(self) -> None:
         server, self._server = self._server, None
         if server is None:
             return
@@ -184,8 +199,6 @@ class EmbeddedPostgres:
         locale = ["--locale=C.UTF-8"]
         if self._programs.major >= 17:
             locale = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
-        for leftover in self._data_dir.glob("new-*"):  # of a process that was killed
-            shutil.rmtree(leftover, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=self._data_dir, prefix="new-") as temporary:
             self._programs.chown(temporary)
             self._programs.run(
@@ -222,7 +235,7 @@ class EmbeddedPostgres:
                 **self._programs.account_options(),
             )
         if self._wait_while(lambda status: status != "ready", self._server) != "ready":
-            self.stop()
+            self._stop_server()
             raise EmbeddedError(
                 f"PostgreSQL did not start in {self.cluster}: {self._last_error()}; "
                 f"see {self._data_dir / 'startup.log'}"
@@ -250,10 +263,26 @@ class EmbeddedPostgres:
             return self._last_socket_folder  # the URL that clients have stays valid after a restart
         folder = self._data_dir / "socket"
         if len(os.fsencode(folder / ".s.PGSQL.5432.lock")) > MAX_SOCKET_PATH:
-            folder = Path(tempfile.mkdtemp(prefix="holdfast-", dir="/tmp"))
+            temporary = self._temporary = TemporaryFolder.create("socket", TMP)
+            temporary.path.chmod(0o711)  # PostgreSQL's account must enter it
+            folder = temporary.path / "socket"
         folder.mkdir(mode=0o700, exist_ok=True)
         self._programs.chown(folder)
         return folder
+
+    def _keep_socket_folder(self, folder: Path) -> None:
+        """Keep the folder of the running server's socket, for a restart with the same URL.
+
+        If another process has made it in /tmp, it must not be removed with that process.
+        """
+        self._last_socket_folder = folder
+        if self._temporary is not None and self._temporary.path != folder.parent:
+            self._temporary.close()
+            self._temporary = None
+        is_in_data_dir = folder.parent == self._data_dir
+        if self._temporary is None and not is_in_data_dir and is_temporary(folder.parent):
+            with suppress(FileNotFoundError):  # the server is stopping
+                self._temporary = TemporaryFolder(folder.parent)
 
     def _wait_while(
         self,

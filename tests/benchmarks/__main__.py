@@ -1,12 +1,15 @@
 """``python -m tests.benchmarks``: measure the service against the textbook transaction."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
+from types import FrameType
 
 from service.cli.parser import output_file, whole_number
 from service.embedded.programs import EmbeddedError
 from service.settings import SettingsError, read_settings
+from service.temporary import remove_abandoned_folders
 from tests.benchmarks import bench, trials
 from tests.benchmarks.workloads import WORKLOADS
 
@@ -22,6 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark or one trial, and return the exit code."""
     parser = build_parser()
     parsed = parser.parse_args(arguments)
+    for number in (signal.SIGTERM, signal.SIGHUP):  # Python raises KeyboardInterrupt at SIGINT
+        signal.signal(number, _exit)
+    remove_abandoned_folders()
     try:
         workers = read_settings().workers
         if parsed.trial:
@@ -41,6 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{parser.prog}: stopped", file=sys.stderr)
         return 130
     return 0
+
+
+def _exit(number: int, _: FrameType | None) -> None:
+    """Exit so that every block is left, and so every server stopped and every folder removed."""
+    sys.exit(128 + number)
 
 
 def build_parser() -> argparse.ArgumentParser:

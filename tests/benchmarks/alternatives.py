@@ -4,15 +4,14 @@ Each is written for speed alone, without ledger, expiry and keys, so its rate is
 """
 
 import statistics
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import psycopg
 
+from service.temporary import TemporaryFolder
 from tests.benchmarks.contenders import own_database, serving
 from tests.benchmarks.load import load
 from tests.benchmarks.queued import CREATE_QUEUE
@@ -85,8 +84,8 @@ def _sell(
     with ExitStack() as stack:
         variables = dict(contender.variables)
         if contender.fsync:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="holdfast-redis-"))
-            redis = stack.enter_context(Redis(Path(folder), contender.fsync))
+            folder = stack.enter_context(TemporaryFolder.create("redis"))
+            redis = stack.enter_context(Redis(folder.path, contender.fsync))
             variables["REDIS_SOCKET"] = redis.socket
             redis.call("hset", f"event:{event}", "available", str(PLENTY))
         url, _ = stack.enter_context(serving(contender.serves, dsn, variables))

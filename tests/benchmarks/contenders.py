@@ -1,10 +1,10 @@
 """The contenders of the benchmark, and the temporary PostgreSQL that they use."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -12,8 +12,10 @@ from pathlib import Path
 
 from service.database.migrations import migrate
 from service.database.statements import load_statements
+from service.embedded.parent import stop_with_parent
 from service.embedded.postgres import EmbeddedPostgres
 from service.settings import resource
+from service.temporary import TemporaryFolder
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -38,9 +40,9 @@ ALTERNATIVES: dict[str, Sequence[str]] = {
 @contextmanager
 def own_database() -> Iterator[str]:
     """Run a temporary PostgreSQL with its default settings (with fsync), and yield its URL."""
-    with tempfile.TemporaryDirectory(prefix="holdfast-bench-") as folder:
-        Path(folder).chmod(0o755)
-        with EmbeddedPostgres(Path(folder)) as postgres:
+    with TemporaryFolder.create("bench") as folder:
+        folder.path.chmod(0o755)
+        with EmbeddedPostgres(folder.path) as postgres:
             assert postgres.dsn is not None
             migrate(postgres.dsn, load_statements(resource("sql")))
             yield postgres.dsn
@@ -69,6 +71,7 @@ def serving(
         stderr=subprocess.DEVNULL,
         cwd=ROOT,
         text=True,
+        preexec_fn=stop_with_parent(os.getpid(), signal.SIGTERM),
     )
     try:
         _wait_for(port, process)

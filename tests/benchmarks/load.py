@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import subprocess
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -18,6 +17,8 @@ from itertools import count
 from pathlib import Path
 
 import httptools
+
+from service.temporary import TemporaryFolder
 
 SCRIPT = Path(__file__).with_name("load.lua")
 
@@ -55,15 +56,15 @@ def load(url: str, requests: Sequence[Request], clients: int, seconds: float) ->
 
 
 def _with_wrk(url: str, requests: Sequence[Request], clients: int, seconds: float) -> Result:
-    with tempfile.NamedTemporaryFile("w") as file:
-        file.writelines(f"{each.method}\t{each.path}\t{each.body}\n" for each in requests)
-        file.flush()
+    with TemporaryFolder.create("load") as folder:
+        file = folder.path / "requests"
+        file.write_text("".join(f"{each.method}\t{each.path}\t{each.body}\n" for each in requests))
         process = subprocess.run(
             [
                 *("wrk", "--threads", "1", "--connections", str(clients), "--timeout", "10s"),
                 *("--duration", f"{seconds:.0f}s", "--script", str(SCRIPT), url),
             ],
-            env={**os.environ, "REQUESTS": file.name},
+            env={**os.environ, "REQUESTS": str(file)},
             capture_output=True,
             text=True,
             check=True,

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from service.database.migrations import migrate
 from service.database.statements import load_statements
 from service.embedded.postgres import EmbeddedPostgres
 from service.settings import resource
+from service.temporary import TemporaryFolder
 from tests.benchmarks.contenders import own_database, serving
 from tests.benchmarks.load import Request, load
 from tests.benchmarks.stores import Disk, Redis
@@ -56,9 +56,9 @@ def import_from_redis() -> Iterator[tuple[str, ...]]:
     if not Redis.is_installed():
         yield "redis-server is not installed", "", "", ""
         return
-    with own_database() as dsn, tempfile.TemporaryDirectory(prefix="holdfast-redis-") as folder:
+    with own_database() as dsn, TemporaryFolder.create("redis") as folder:
         for tickets in (10_000, 100_000, 500_000):
-            with Redis(Path(folder), "everysec") as redis, psycopg.connect(dsn) as database:
+            with Redis(folder.path, "everysec") as redis, psycopg.connect(dsn) as database:
                 (event,) = make_events(database, 1)
                 redis.call("eval", CREATE_TICKETS, "1", event, str(tickets))
                 start_time = time.monotonic()

@@ -9,7 +9,6 @@ import shutil
 import signal
 import struct
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Self
 
 from service.embedded.parent import stop_with_parent
+from service.temporary import TemporaryFolder
 
 # _IOR('X', 125, __u32) of fs/ext4/ext4.h. Its argument 2 means: do not flush the journal.
 EXT4_IOC_SHUTDOWN = 2 << 30 | 4 << 16 | ord("X") << 8 | 125
@@ -28,7 +28,6 @@ class Redis:
 
     def __init__(self, folder: Path, fsync: str) -> None:
         self._folder, self._fsync = folder, fsync
-        self.socket = str(Path(tempfile.gettempdir(), f"holdfast-redis-{os.getpid()}"))
 
     @staticmethod
     def is_installed() -> bool:
@@ -37,6 +36,9 @@ class Redis:
 
     def __enter__(self) -> Self:
         """Start Redis and wait until it responds."""
+        # Not with the data, whose path may be too long, or whose disk may fail.
+        self._socket_folder = TemporaryFolder.create("redis")
+        self.socket = str(self._socket_folder.path / "socket")
         self._process = subprocess.Popen(
             [
                 *("redis-server", "--port", "0", "--unixsocket", self.socket, "--save", ""),
@@ -57,7 +59,7 @@ class Redis:
         """Stop Redis, if it is still running."""
         self._process.terminate()
         self._process.wait(30)
-        Path(self.socket).unlink(missing_ok=True)
+        self._socket_folder.close()
 
     def kill(self) -> None:
         """Kill Redis with SIGKILL."""
@@ -81,9 +83,9 @@ class Disk:
     @contextmanager
     def create(cls) -> Iterator["Disk | None"]:
         """Create and mount a disk for as long as the block runs; yield None without the right."""
-        with tempfile.TemporaryDirectory(prefix="holdfast-disk-") as folder:
-            Path(folder).chmod(0o755)
-            disk = cls(Path(folder, "image"), Path(folder, "mounted"))
+        with TemporaryFolder.create("disk") as folder:
+            folder.path.chmod(0o755)
+            disk = cls(folder.path / "image", folder.path / "mounted")
             disk.folder.mkdir()
             with disk._image.open("wb") as image:
                 image.truncate(DISK_BYTES)

@@ -1,6 +1,5 @@
 """The alternatives that the service is measured against do not oversell either."""
 
-import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -23,7 +22,7 @@ SOLD_TICKETS = {
 
 @pytest.mark.parametrize("serves", ["redis", "queue", "ticket rows", "ticket rows, batched"])
 def test_an_alternative_sells_what_it_acknowledges_and_no_more(
-    unbalanced_database: Database, serves: str
+    unbalanced_database: Database, tmp_path: Path, serves: str
 ) -> None:
     database = unbalanced_database
     (event,) = database.psql(
@@ -36,8 +35,7 @@ def test_an_alternative_sells_what_it_acknowledges_and_no_more(
         if serves == "redis":
             if not Redis.is_installed():
                 pytest.skip("redis-server is not installed: apt-get install redis-server")
-            folder = stack.enter_context(tempfile.TemporaryDirectory())
-            redis = stack.enter_context(Redis(Path(folder), "everysec"))
+            redis = stack.enter_context(Redis(tmp_path, "everysec"))
             redis.call("hset", f"event:{event}", "available", "100")
             variables["REDIS_SOCKET"] = redis.socket
         connection.execute((CREATE_QUEUE + CREATE_ROWS).encode())

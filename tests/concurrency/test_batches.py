@@ -401,7 +401,7 @@ def test_a_batch_whose_locks_take_too_long_is_refused_as_a_whole(
     assert (failed_batches("55"), failed_batches("57")) == (before[0] + 2, before[1])
 
 
-def test_changes_queued_behind_a_locked_event_wait_for_the_rest_of_the_time(
+def test_changes_behind_a_locked_event_wait_for_the_rest_of_the_time(
     database: Database, event: Uuid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[float] = []

@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 
 from service.settings import resource
+from service.temporary import remove_abandoned_folders
 from tests.support.commands import error_line, holdfast
 from tests.support.database import Database
 from tests.support.paths import ROOT
@@ -47,7 +48,7 @@ def find_processes(folder: Path) -> set[int]:
 
 def find_folder(output: str) -> Path:
     """Return the temporary folder that a demo has printed."""
-    folder = re.search(r"a service in (/tmp/holdfast-demo-\w+)", output)
+    folder = re.search(r"a service in (/tmp/holdfast-demo-[\w-]+)", output)
     assert folder, output
     return Path(folder[1])
 
@@ -185,4 +186,9 @@ def test_the_servers_stop_when_the_demo_is_killed(stop_signal: signal.Signals) -
         wait_until(lambda: find_processes(folder) == set())
     os.close(source)
     assert folder.exists() == (stop_signal == signal.SIGKILL)
-    shutil.rmtree(folder, ignore_errors=True)
+
+    def is_gone_after_a_start() -> bool:
+        remove_abandoned_folders()
+        return not folder.exists()
+
+    wait_until(is_gone_after_a_start)  # when the kernel has closed the files of the last process

@@ -2,8 +2,8 @@
 
 import logging
 import re
-import tempfile
-from pathlib import Path
+
+from service.temporary import TemporaryFolder
 
 
 class RunLog:
@@ -11,7 +11,8 @@ class RunLog:
 
     def __init__(self) -> None:
         self.fingerprints: set[str] = set()
-        self.path = Path(tempfile.mkstemp(prefix="holdfast-log-")[1])
+        self.folder = TemporaryFolder.create("log")
+        self.path = self.folder.path / "log"
         self.file = self.path.open("a")
         handler = logging.FileHandler(self.path)
         handler.setFormatter(logging.Formatter("%(name)s %(message)s"))

@@ -1,6 +1,7 @@
 """Services under test: in a thread of the test, or in a process of their own."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from starlette.applications import Starlette
 
 from service.app import create_app
 from service.database.connections import Environment
+from service.embedded.parent import stop_with_parent
 from service.serving import bind, server_config
 from service.settings import Settings, read_settings
 from service.web.state import Service
@@ -116,6 +118,7 @@ def run_service(database: Database, **settings: Any) -> Iterator[Client]:
         env={**os.environ, "DATABASE_URL": database.service_dsn, "PORT": str(port), **variables},
         stderr=RUN_LOG.file,
         text=True,
+        preexec_fn=stop_with_parent(os.getpid(), signal.SIGTERM),
     )
     try:
         with Client(base_url=f"http://127.0.0.1:{port}", timeout=WAIT_SECONDS) as client:
@@ -142,6 +145,7 @@ def run_embedded_service(
         stderr=RUN_LOG.file,
         text=True,
         start_new_session=True,
+        preexec_fn=stop_with_parent(os.getpid(), signal.SIGTERM),
     )
     try:
         with Client(base_url=f"http://127.0.0.1:{port}", timeout=WAIT_SECONDS) as client:

@@ -12,7 +12,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -29,6 +28,7 @@ from service.database.statements import load_statements
 from service.embedded.parent import stop_with_parent
 from service.embedded.postgres import EmbeddedPostgres
 from service.settings import Settings
+from service.temporary import TMP, TemporaryFolder, remove_abandoned_folders
 
 # For each event: its tickets for each second of --seconds (a demo of 20 s has 20 * 20 = 400), and
 # how many people arrive per second.
@@ -105,12 +105,14 @@ def _service(hold_seconds: int, sql_dir: Path, screen: Screen) -> Iterator[tuple
         signal.signal(number, _exit)
     # In /tmp, because a socket's path must be short, and because root's PostgreSQL runs as
     # another user, who must be able to enter the folder.
-    with tempfile.TemporaryDirectory(prefix="holdfast-demo-", dir="/tmp") as name:
-        folder = Path(name)
+    remove_abandoned_folders()
+    with TemporaryFolder.create("demo", TMP) as temporary:
+        folder = temporary.path
         folder.chmod(0o711)
         screen.print(f"starting a PostgreSQL and a service in {folder}")
         log = folder / "service.log"
-        process = _start(folder, log, {"HOLD_SECONDS": hold_seconds, "SQL_DIR": sql_dir})
+        settings = {"HOLD_SECONDS": hold_seconds, "SQL_DIR": sql_dir}
+        process = _start(temporary, log, settings)
         try:
             yield _wait_until_ready(process, log), folder
         finally:
@@ -124,11 +126,13 @@ def _service(hold_seconds: int, sql_dir: Path, screen: Screen) -> Iterator[tuple
                 process.wait()
 
 
-def _start(folder: Path, log: Path, settings: dict[str, object]) -> subprocess.Popen[bytes]:
+def _start(
+    folder: TemporaryFolder, log: Path, settings: dict[str, object]
+) -> subprocess.Popen[bytes]:
     """Start the service with these settings, and without those of the environment."""
     names = {field.name.upper() for field in dataclasses.fields(Settings)}
     environment = {name: value for name, value in os.environ.items() if name not in names}
-    settings |= {"HOST": "127.0.0.1", "PORT": 0, "DATA_DIR": folder, "LOG_LEVEL": "error"}
+    settings |= {"HOST": "127.0.0.1", "PORT": 0, "DATA_DIR": folder.path, "LOG_LEVEL": "error"}
     with log.open("wb") as output:
         return subprocess.Popen(
             # -P: do not import a package "service" of the current folder.
@@ -138,6 +142,7 @@ def _start(folder: Path, log: Path, settings: dict[str, object]) -> subprocess.P
             stdout=output,
             stderr=output,
             start_new_session=True,  # the demo, not the terminal, stops it after Ctrl-C
+            pass_fds=[folder.lock],  # if the demo is killed, the folder stays until it has stopped
             preexec_fn=stop_with_parent(os.getpid(), signal.SIGTERM),
         )
 
