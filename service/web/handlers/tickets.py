@@ -101,10 +101,10 @@ async def reserve_tickets(call: Call) -> Response | Refusal:
 
 
 def _refuse_reservation(outcome: Outcome) -> Refusal:
-    refusal, why = CANNOT_RESERVE[outcome.code], outcome.detail
-    match outcome.code, why:
+    refusal, detail = CANNOT_RESERVE[outcome.code], outcome.detail
+    match outcome.code, detail:
         case "sale_not_open", ReservationRefusal(_, datetime() as opens_at, float() as opens_in):
-            # One second more for half of them, so that not all come at once.
+            # Half of the clients wait one second longer, so that not all retry at once.
             seconds = math.ceil(opens_in) + random.randint(0, 1)  # noqa: S311
             headers = {"Retry-After": str(min(seconds, limits.MAX_RETRY_AFTER_SECONDS))}
             return refusal.with_details(SaleOpens(opens_at), headers)
@@ -206,7 +206,11 @@ async def refund_ticket(call: Call) -> Response | Refusal:
 
 
 def refuse_refund(outcome: Outcome, refusals: Mapping[str, Refusal]) -> Refusal:
-    """Return the refusal of a refund, with the allocated tickets if the event would have none."""
+    """Return the refusal of a refund.
+
+    If the refund would leave the event without tickets, the refusal has the number of allocated
+    tickets in its details.
+    """
     if outcome.code == "capacity_below_allocated" and isinstance(outcome.detail, int):
         return NO_TICKET_LEFT.with_details(Allocated(outcome.detail))
     return refusals[outcome.code]
@@ -225,7 +229,11 @@ def _respond_page(
     page: int | None,
     limit: int,
 ) -> Response:
-    """Return a page with its number; without one, the first page and the cursor of the next."""
+    """Return a page of tickets, counted.
+
+    ``page`` is None if the request has no page number: it gets the first page, with the cursor of
+    the next one.
+    """
     next_after: Uuid | UnsetType | None = UNSET
     if page is None:
         next_after = tickets[-1].id if total > limit else None
@@ -237,9 +245,10 @@ def _respond_page(
 def _respond_following(
     tickets: Sequence[TicketAllocation] | None, fingerprint: str | None, limit: int
 ) -> Response | Refusal:
-    """Return the tickets that follow a cursor; None: the cursor is not in the list.
+    """Return a page of the tickets that follow a cursor.
 
-    One more ticket than the limit shows that there is another page.
+    ``tickets`` is None if the cursor is not in the list. One more ticket than the limit shows that
+    there is another page.
     """
     if tickets is None:
         return NOT_IN_LIST
