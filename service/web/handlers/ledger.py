@@ -57,8 +57,9 @@ async def stream_event(call: Call) -> Response | Refusal:
     """Stream an event: its current state, then every change.
 
     Server-Sent Events; the `id` of a message is the event's version. To resume, send the last one
-    in `Last-Event-ID`, or without that header in `lastEventId`: the stream begins with the versions
-    missed. Versions may be skipped while the event changes quickly, but never the newest.
+    in the header `Last-Event-ID`, or in `lastEventId` if the client cannot send that header: the
+    stream begins with the versions missed. Versions may be skipped while the event changes quickly,
+    but never the newest.
     """
     watchers = call.service.watchers
     if watchers.closed or watchers.count >= limits.MAX_WATCHERS:

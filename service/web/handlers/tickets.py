@@ -56,11 +56,12 @@ REFUND_FIELDS = {"resale": OPTIONAL_BOOLEAN}
 LIST_QUERY = {
     "status": choice(*get_args(AllocationStatus)),
     "page": query_integer(1, limits.MAX_INTEGER).with_description(
-        "The number of a page. Changes between two pages can shift tickets. Not with `after`."
+        "The number of a page. If tickets are added or change their status between two requests, "
+        "a page can repeat or miss some. Not with `after`."
     ),
     "limit": query_integer(1, limits.MAX_TICKET_PAGE_SIZE, default=10),
     "after": UUID.with_description(
-        "List what follows this ticket: the `next` of the page before. Not with `page`."
+        "List the tickets after this one: send the `next` of the page before. Not with `page`."
     ),
 }
 PAGE_AND_AFTER = BAD_REQUEST.with_details([BadField("after", "must not be sent with page")])
@@ -82,7 +83,7 @@ async def reserve_tickets(call: Call) -> Response | Refusal:
 
     The tickets are held until `expiresAt` for the owner of the fingerprint. `Location` is the path
     of the reservation. With an `Idempotency-Key` the request may be sent again: it reserves once,
-    and each replay returns the same tickets, as they are then.
+    and each replay returns the same tickets in their current state.
     """
     owner: str = call.body["userFingerprint"]
     key: str = call.headers[IDEMPOTENCY_KEY.name] or ""
@@ -131,8 +132,8 @@ async def find_ticket(call: Call) -> Response | Refusal:
 async def list_user_tickets(call: Call) -> Response | Refusal:
     """List the caller's own tickets for all events, newest first.
 
-    The owner is the fingerprint in the header. `status` selects tickets as they are shown: a hold
-    whose time is up is `expired`. A page after the last is empty.
+    The owner is the fingerprint in the header. `status` is compared with the status in the
+    response: a hold whose time is up is `expired`. A page after the last is empty.
     """
     owner: str = call.headers[OWNER.name]
     status, page, limit, after = _list_query(call)
@@ -150,8 +151,8 @@ async def list_user_tickets(call: Call) -> Response | Refusal:
 async def list_event_tickets(call: Call) -> Response | Refusal:
     """List an event's tickets, newest first, without their fingerprints.
 
-    `status` selects tickets as they are shown: a hold whose time is up is `expired`. A page after
-    the last is empty.
+    `status` is compared with the status in the response: a hold whose time is up is `expired`. A
+    page after the last is empty.
     """
     status, page, limit, after = _list_query(call)
     queries = call.service.list_queries
