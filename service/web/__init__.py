@@ -2,6 +2,6 @@
 
 ``protocol`` extends uvicorn; ``cors`` and ``resources`` extend Starlette.
 
-Imports ``write_path``, ``database`` and the flat modules, which are those directly in ``service``;
-never ``embedded``, ``cli``, ``app`` or ``serving``.
+Imports ``write_path``, ``database`` and the flat modules: those directly in ``service``, except
+``app`` and ``serving``. Never imports ``embedded`` or ``cli``.
 """

@@ -31,12 +31,14 @@ class Cors(CORSMiddleware):
     def __init__(
         self, app: ASGIApp, origins: Collection[str], endpoints: Iterable[tuple[str, Endpoint]]
     ) -> None:
-        routes = list(endpoints)
-        route_headers = {header.name for _, endpoint in routes for header in endpoint.headers}
+        methods_and_endpoints = list(endpoints)
+        route_headers = {
+            header.name for _, endpoint in methods_and_endpoints for header in endpoint.headers
+        }
         super().__init__(
             app,
             allow_origins=origins,
-            allow_methods=sorted({method for method, _ in routes} | {"HEAD"}),
+            allow_methods=sorted({method for method, _ in methods_and_endpoints} | {"HEAD"}),
             allow_headers=[*REQUEST_HEADERS, *route_headers],
             expose_headers=EXPOSED_HEADERS,
         )
@@ -44,7 +46,8 @@ class Cors(CORSMiddleware):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond to a preflight request, and add headers to the responses to others."""
         if scope["type"] == "http" and scope["state"]["service"].hosts.check(scope["headers"]):
-            await self.app(scope, receive, send)  # refuses it
+            # The host is not allowed. The application refuses the request, even a preflight.
+            await self.app(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 

@@ -46,12 +46,13 @@ class Header:
     name: str
     reader: Reader
     required: bool = False
-    # Whether the header may be repeated. Its values are joined with commas.
+    # Whether the header is a list: if it is repeated, its values are joined with commas. Any other
+    # header may be repeated only with the same value.
     is_list: bool = False
 
 
 IDEMPOTENCY_KEY = Header("Idempotency-Key", idempotency_key())
-# One header, which some routes require and others do not: OWNER.name is the name of both.
+# The same header, required by some routes and optional in others. Both have the name OWNER.name.
 OWNER = Header("X-User-Fingerprint", FINGERPRINT, required=True)
 OPTIONAL_OWNER = Header("X-User-Fingerprint", FINGERPRINT)
 IF_MATCH = Header("If-Match", ANY_TEXT, is_list=True)
@@ -170,7 +171,10 @@ def _is_organizer(expected_token: str | None, request: Request) -> bool:
 
 
 async def _read_body(request: Request, is_optional: bool) -> bytes | Refusal:
-    """Read a JSON body, limited in size and time; an optional one may be empty, of any type."""
+    """Return the bytes of a JSON body, limited in size and time.
+
+    An optional body may be empty; its media type is then not checked.
+    """
     length = request.headers.get("content-length", "0")
     # 20 digits are enough to exceed the limit; int() of a very long text would be slow.
     if length.isdigit() and int(length[:20]) > limits.MAX_BODY_BYTES:

@@ -189,8 +189,8 @@ def choice(*words: str) -> Reader:
 
 def _read_event_name(value: Any) -> str:
     """Return an event's name in NFC."""
-    is_readable = isinstance(value, str) and len(value) <= limits.MAX_NAME_SPELLING
-    name = unicodedata.normalize("NFC", value) if is_readable else ""
+    is_normalizable = isinstance(value, str) and len(value) <= limits.MAX_NAME_SPELLING
+    name = unicodedata.normalize("NFC", value) if is_normalizable else ""
     if not 1 <= len(name) <= limits.MAX_EVENT_NAME:
         raise ValueError(f"must be 1 to {limits.MAX_EVENT_NAME} characters")
     if not name.strip():

@@ -1,7 +1,8 @@
 """Hosts: the names in the header Host that the service serves.
 
 A page can let its own name resolve to the service's address (DNS rebinding). The browser then takes
-the service for the page's own origin, and CORS protects nothing. Only Host shows the page's name.
+the service for the page's own origin, and CORS protects nothing. But the header Host still has the
+page's name, so a request is refused if the name in Host is not allowed.
 """
 
 from collections.abc import Collection, Iterable

@@ -52,7 +52,8 @@ HEADERS = {
     "WWW-Authenticate": "The authentication scheme of the organizer's token.",
 }
 
-# For each ID in a response: the prefix of the paths that take it, and its JSON pointer.
+# The IDs in each type of response: for each ID, the prefix of the paths that take it, and the JSON
+# pointer to it in the response.
 _LINKED: dict[Any, list[tuple[str, str]]] = {
     EventResponse: [("/events/{eventId}", "/id")],
     list[TicketResponse]: [
@@ -66,7 +67,7 @@ _LINKED: dict[Any, list[tuple[str, str]]] = {
     ReservationResponse: [("/reservations/{reservationId}", "/id")],
 }
 
-# The end of a struct's name, such as EventResponse, in a definition or a reference.
+# The name of a struct, such as EventResponse, in a definition or at the end of a reference.
 _SUFFIX = re.compile(rb'\b([A-Z]\w+)Response"')
 
 
@@ -98,7 +99,7 @@ class _Description:
         }
 
     def render(self) -> Json:
-        tags = {
+        handlers_by_tag = {
             _tag(endpoint): endpoint.handler
             for methods in self._routes.values()
             for endpoint in methods.values()
@@ -130,7 +131,9 @@ class _Description:
             "security": [],
             "tags": [
                 {"name": name, "description": _first_line(inspect.getmodule(handler))}
-                for name, handler in sorted(tags.items(), key=lambda tag: TAGS.index(tag[0]))
+                for name, handler in sorted(
+                    handlers_by_tag.items(), key=lambda item: TAGS.index(item[0])
+                )
             ],
             "paths": paths,
             "components": {
@@ -239,10 +242,10 @@ class _Description:
         }
         required = [name for name, reader in fields.items() if not reader.is_optional]
         schema |= {"minProperties": 1} if endpoint.partial else {"required": required}
-        name = endpoint.handler.__name__.title().replace("_", "") + "Body"
-        # Without optional fields: what is sent to try a route should succeed.
+        component_name = endpoint.handler.__name__.title().replace("_", "") + "Body"
+        # Only the required fields, so that a request with the example succeeds.
         example = {name: fields[name].schema["examples"][0] for name in required}
-        return {"schema": self._add_component(name, schema), "example": example}
+        return {"schema": self._add_component(component_name, schema), "example": example}
 
     def _header_references(self, names: list[str]) -> Json:
         self._header_names.update(names)

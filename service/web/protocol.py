@@ -81,7 +81,7 @@ class UvicornConnection(HttpToolsProtocol):
 
     @property
     def has_responded(self) -> bool:
-        """Whether the response to the last request is complete; not before the first request."""
+        """Whether the response to the last request is complete; False before the first request."""
         return self.cycle is not None and self.cycle.response_complete
 
     @property
@@ -112,7 +112,10 @@ class UvicornConnection(HttpToolsProtocol):
         self.headers = _DISCARD  # type: ignore[assignment]
 
     def restart_without_upgrade(self) -> bytes | None:
-        """Return the current header without Upgrade, for a new parser; None for CONNECT."""
+        """Set a new parser, and return the current header without Upgrade for it to parse.
+
+        Return None, and set no parser, for CONNECT: the request cannot be served as HTTP/1.1.
+        """
         method, version = self.parser.get_method(), self.parser.get_http_version()
         if method == b"CONNECT":
             return None
@@ -122,10 +125,11 @@ class UvicornConnection(HttpToolsProtocol):
         return b"\r\n".join([*lines, b"\r\n"])
 
     def close_after_response(self, refusal: bytes = b"") -> None:
-        """Close the connection, after the last response if that has not begun.
+        """Close the connection: at once, or after a response that has not begun.
 
-        A last response that has begun is cut off. The refusal is sent only if no response is
-        outstanding. Otherwise the client would take it for the outstanding response.
+        If no response is outstanding, the refusal is sent first. If a response has begun, it is cut
+        off. If it has not begun, it is sent before the connection closes. In these two cases the
+        refusal is not sent: the client would take it for the outstanding response.
         """
         if self.cycle is None or self.cycle.response_complete:
             if refusal:
@@ -268,7 +272,8 @@ class Protocol(UvicornConnection):
     def _ignore_upgrade(self, rest: bytes) -> None:
         """Serve a request as HTTP/1.1 although it asks for another protocol (RFC 9110, 7.8).
 
-        The parser skips the body of such a request. Parse it again, without the header Upgrade.
+        The parser skips the body of such a request, so the request is parsed again without the
+        header Upgrade.
         """
         header = self.restart_without_upgrade()
         if header is None:

@@ -139,7 +139,7 @@ class Application(Starlette):
 
 
 class ExactRoute(Route):
-    """A route that does not match its path with a line break behind it, as Starlette's does."""
+    """A route that matches its path only; Starlette's also matches it with a line break behind."""
 
     def __init__(self, path: str, *arguments: Any, **options: Any) -> None:
         super().__init__(path, *arguments, **options)

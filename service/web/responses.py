@@ -130,9 +130,9 @@ class LastEventResponse(Struct, rename="camel", gc=False):
     timestamp: Timestamp
 
     @classmethod
-    def of(cls, last: LastEvent | EventLedger) -> "LastEventResponse":
+    def of(cls, last_change: LastEvent | EventLedger) -> "LastEventResponse":
         """Return the last change that a row of the ledger records."""
-        return cls(last.last_event, last.actor, last.recorded_at)
+        return cls(last_change.last_event, last_change.actor, last_change.recorded_at)
 
 
 class WatchedEventResponse(EventResponse, rename="camel", gc=False, kw_only=True):
@@ -141,12 +141,14 @@ class WatchedEventResponse(EventResponse, rename="camel", gc=False, kw_only=True
     last_event: LastEventResponse
 
     @classmethod
-    def of_change(cls, event: Event, last: LastEvent | EventLedger) -> "WatchedEventResponse":
+    def of_change(
+        cls, event: Event, last_change: LastEvent | EventLedger
+    ) -> "WatchedEventResponse":
         """Return an event with the last change to it."""
         response = EventResponse.of(event)
         return cls(
             *(getattr(response, name) for name in EventResponse.__struct_fields__),
-            last_event=LastEventResponse.of(last),
+            last_event=LastEventResponse.of(last_change),
         )
 
 
@@ -288,7 +290,7 @@ class EventPage(Struct, gc=False):
 class TicketPageMeta(Struct, kw_only=True, gc=False):
     """The position of a page of tickets; send `next` as `after` to get the next page."""
 
-    # Counted only for a request without `after`.
+    # `total`, `page` and `pages` are unset for a request with `after`: its tickets are not counted.
     total: Count | UnsetType = UNSET
     page: Count | UnsetType = UNSET
     limit: Count

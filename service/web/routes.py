@@ -99,7 +99,7 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
         "PATCH": Endpoint(
             events.update_event,
             cache_control="no-store",
-            body=events.CHANGED_FIELDS,
+            body=events.UPDATE_FIELDS,
             partial=True,
             headers=[IF_MATCH],
             for_organizer=True,

@@ -36,8 +36,8 @@ class EncodedEvent(NamedTuple):
     def of_the_past(cls, event: EventResponse) -> "EncodedEvent":
         """Return an event at a past moment, encoded.
 
-        Its version and times are those of the moment, but its name and date are those of now, so
-        only the whole body identifies it.
+        Its version, counts and updatedAt are those of that moment. Its name, date and terms of sale
+        are the current ones and can still change, so the ETag is a hash of the whole body.
         """
         body = encode(event)
         return cls(body, f'"{hashlib.sha256(body).hexdigest()[:32]}"')

@@ -29,9 +29,9 @@ from service.web.responses import WatchedEventResponse, encode
 
 log = logging.getLogger(__name__)
 
-# Neither of these lines has a blank line after it: some clients take every blank line for the end
-# of a message, also of one without data. They belong to the block of the next message.
-#
+# RETRY and KEEP_ALIVE are not followed by a blank line: a blank line ends a message, and some
+# clients would deliver a message without data. A client reads them as part of the next message.
+
 # How long a browser waits before it reconnects.
 RETRY = f"retry: {limits.STREAM_RETRY_MILLISECONDS}\n".encode()
 # A comment, so that proxies do not close a quiet connection.
@@ -45,9 +45,9 @@ class Message(NamedTuple):
     encoded: bytes
 
     @classmethod
-    def of(cls, event: Event, last: LastEvent | EventLedger) -> "Message":
+    def of(cls, event: Event, last_change: LastEvent | EventLedger) -> "Message":
         """Return the message with an event and the last change to it."""
-        data = encode(WatchedEventResponse.of_change(event, last))
+        data = encode(WatchedEventResponse.of_change(event, last_change))
         return cls(event.version, b"id: %d\ndata: %s\n\n" % (event.version, data))
 
 
@@ -55,9 +55,8 @@ class Message(NamedTuple):
 class Watcher:
     """A client that watches an event."""
 
-    # Only newer versions than this are put. It begins as the highest possible number, so that none
-    # is put until the stream's first messages are chosen. Then it is the version that they bring
-    # the client to, and after that the version that was put last.
+    # The newest version that the client has or is about to be sent; only newer ones are put. Until
+    # the stream's first messages are chosen, it is the highest possible number: none is put.
     version: int = limits.MAX_BIGINT
     # When a message was put last, in the event loop's time.
     put_at: float = 0.0
@@ -71,7 +70,7 @@ class Watcher:
 
     @property
     def has_unsent_message(self) -> bool:
-        """Whether a message waits to be sent, which a keep-alive must not replace."""
+        """Whether a message waits to be sent; a keep-alive must not replace it."""
         return bool(self._message)
 
     def wake(self) -> None:
@@ -92,12 +91,13 @@ class Watcher:
 class WatchedEvent:
     """The watchers of an event, and the message with the newest version that was polled."""
 
-    # A queue: those whose last message is the oldest come first. A dict, for its fast removal.
+    # A queue: the watchers whose last message is the oldest come first. It is a dict because any
+    # watcher can be removed from a dict quickly.
     watchers: dict[Watcher, None] = field(default_factory=dict)
     newest: Message | None = None
 
     def put(self, watcher: Watcher, message: bytes, now: float) -> None:
-        """Set the next message to one watcher, who is then the last in the queue."""
+        """Set the next message of a watcher, and move the watcher to the end of the queue."""
         watcher.put(message, now)
         del self.watchers[watcher]
         self.watchers[watcher] = None
@@ -150,15 +150,15 @@ class Watchers:
 
     async def _poll(self) -> None:
         try:
-            await self._find_news()
+            await self._update_newest()
         finally:
             # Also if the query has failed: streams that get no keep-alive are closed by proxies.
             now = asyncio.get_running_loop().time()
             for watched in self._watched_events.values():
                 _notify(watched, now)
 
-    async def _find_news(self) -> None:
-        """Query the newest versions of all watched events."""
+    async def _update_newest(self) -> None:
+        """Query the watched events that have changed, and set their newest messages."""
         if not self._watched_events:
             return
         self.polls += 1
@@ -166,10 +166,10 @@ class Watchers:
             event_id: watched.newest.version if watched.newest else 0
             for event_id, watched in self._watched_events.items()
         }
-        for event, last in await self._queries.list_news(known_versions):
-            # Its last watcher may have gone during the query.
+        for event, last_change in await self._queries.list_news(known_versions):
+            # The event's last watcher may have gone during the query.
             if watched := self._watched_events.get(event.id):
-                watched.newest = Message.of(event, last)
+                watched.newest = Message.of(event, last_change)
 
 
 def _notify(watched: WatchedEvent, now: float) -> None:
@@ -177,27 +177,29 @@ def _notify(watched: WatchedEvent, now: float) -> None:
     quota, gap = len(watched.watchers), limits.STREAM_GAP_SECONDS
     if quota > limits.STREAM_CROWD:
         gap = limits.STREAM_CROWD_GAP_SECONDS
-        # Notify only a part of a crowd at each poll: other requests would wait for all of it. Those
-        # who have waited longest come first, so that slow polls leave nobody out.
+        # Notifying a whole crowd at once would delay other requests, so each poll notifies a part
+        # of it. The watchers that have waited longest come first: even if polls are slow, every
+        # watcher has its turn.
         quota = math.ceil(quota * limits.STREAM_POLL_SECONDS / gap)
     for watcher in list(watched.watchers):
-        has_waited = now - watcher.put_at
-        if has_waited < gap:
-            break  # so have all behind it
-        is_due_for_anything = has_waited >= limits.STREAM_KEEP_ALIVE_SECONDS
+        waited_seconds = now - watcher.put_at
+        if waited_seconds < gap:
+            break  # those behind it in the queue have not waited longer
+        needs_keep_alive = waited_seconds >= limits.STREAM_KEEP_ALIVE_SECONDS
         if watched.newest and watcher.version < watched.newest.version:
-            if quota > 0 or is_due_for_anything:
+            if quota > 0 or needs_keep_alive:
                 quota -= 1
                 watcher.version = watched.newest.version
                 watched.put(watcher, watched.newest.encoded, now)
-        elif is_due_for_anything and not watcher.has_unsent_message:
+        elif needs_keep_alive and not watcher.has_unsent_message:
             watched.put(watcher, KEEP_ALIVE, now)
 
 
 class EventStream(Response):
     """A stream to one watcher: its first messages, then new ones, until it disconnects.
 
-    Closing ``watching`` removes the watcher.
+    ``watching`` is the context that added the watcher. The stream closes it at its end, which
+    removes the watcher.
     """
 
     media_type = "text/event-stream"

@@ -50,7 +50,7 @@ EVENT_FIELDS = {
     "totalTickets": integer(1, limits.MAX_INTEGER, example=100),
     **TERMS,
 }
-CHANGED_FIELDS = {**EVENT_FIELDS, "revision": optional(integer(1, limits.MAX_BIGINT, example=1))}
+UPDATE_FIELDS = {**EVENT_FIELDS, "revision": optional(integer(1, limits.MAX_BIGINT, example=1))}
 LIST_QUERY = {
     "page": query_integer(1, limits.MAX_INTEGER, default=1),
     "limit": query_integer(1, limits.MAX_PAGE_SIZE, default=10),

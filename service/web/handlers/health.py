@@ -34,8 +34,8 @@ async def check_health(call: Call) -> Response | Refusal:
         return respond(response, 503)
     known = migration_names()
     pending = [name for name in known if name not in applied]
-    # A newer version has migrated the database. This one may serve on: a migration that forbids it
-    # is applied only when no service is connected.
+    # A newer version of the service has applied these. This version may continue to serve: a
+    # migration that it cannot work with is applied only when no service is connected.
     ahead = [name for name in applied if name not in known]
     is_ready = not pending and not call.service.shutdown_delay.has_begun
     response = HealthResponse(

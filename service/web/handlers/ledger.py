@@ -56,8 +56,9 @@ async def stream_event(call: Call) -> Response | Refusal:
     """Stream an event: its current state, then every change.
 
     Server-Sent Events; the `id` of a message is the event's version. To resume, send the last one
-    in `Last-Event-ID`, or without that header in `lastEventId`: the stream begins with the versions
-    missed. Versions may be skipped while the event changes quickly, but never the newest.
+    in the header `Last-Event-ID`, or in `lastEventId` if the client cannot send that header: the
+    stream begins with the versions missed. Versions may be skipped while the event changes quickly,
+    but never the newest.
     """
     watchers = call.service.watchers
     if watchers.closed or watchers.count >= limits.MAX_WATCHERS:
@@ -77,8 +78,9 @@ async def _list_first_messages(call: Call, watcher: Watcher, event: Event) -> li
     """Return the messages that a stream begins with; let the watcher get only later versions.
 
     A client that sends the version it knows in Last-Event-ID gets each version since then, if there
-    are at most MAX_REPLAYED_VERSIONS. Any other client gets the current state. The query counts
-    only without the header: a browser reconnects with the URL of its first request.
+    are at most MAX_REPLAYED_VERSIONS. Any other client gets the current state. The parameter
+    lastEventId is used only without the header: a browser that reconnects sends the header, and its
+    URL still has the parameter of its first request.
     """
     header = call.headers[LAST_EVENT_ID.name]
     text = (call.query["lastEventId"] if header is None else header) or ""

@@ -74,9 +74,9 @@ async def cancel_reservation(call: Call) -> Response | Refusal:
 
 
 async def extend_reservation(call: Call) -> Response | Refusal:
-    """Extend the holds of a reservation by another hold's length from now.
+    """Extend the holds of a reservation: they last a whole hold length again, from now.
 
-    Every held ticket is held for longer, or none; never for longer than the maximum of the event.
+    Extends all held tickets or none. No hold is extended beyond the maximum of the event.
     """
     owner: str = call.body["userFingerprint"]
     outcome = await call.service.write_path.submit(

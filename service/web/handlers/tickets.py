@@ -56,11 +56,12 @@ REFUND_FIELDS = {"resale": OPTIONAL_BOOLEAN}
 LIST_QUERY = {
     "status": choice(*get_args(AllocationStatus)),
     "page": query_integer(1, limits.MAX_INTEGER).with_description(
-        "The number of a page. Changes between two pages can shift tickets. Not with `after`."
+        "The number of a page. If tickets are added or change their status between two requests, "
+        "a page can repeat or miss some. Not with `after`."
     ),
     "limit": query_integer(1, limits.MAX_TICKET_PAGE_SIZE, default=10),
     "after": UUID.with_description(
-        "List what follows this ticket: the `next` of the page before. Not with `page`."
+        "List the tickets after this one: send the `next` of the page before. Not with `page`."
     ),
 }
 PAGE_AND_AFTER = BAD_REQUEST.with_details([BadField("after", "must not be sent with page")])
@@ -82,7 +83,7 @@ async def reserve_tickets(call: Call) -> Response | Refusal:
 
     The tickets are held until `expiresAt` for the owner of the fingerprint. `Location` is the path
     of the reservation. With an `Idempotency-Key` the request may be sent again: it reserves once,
-    and each replay returns the same tickets, as they are then.
+    and each replay returns the same tickets in their current state.
     """
     owner: str = call.body["userFingerprint"]
     key: str = call.headers[IDEMPOTENCY_KEY.name] or ""
@@ -101,10 +102,10 @@ async def reserve_tickets(call: Call) -> Response | Refusal:
 
 
 def _refuse_reservation(outcome: Outcome) -> Refusal:
-    refusal, why = CANNOT_RESERVE[outcome.code], outcome.detail
-    match outcome.code, why:
+    refusal, detail = CANNOT_RESERVE[outcome.code], outcome.detail
+    match outcome.code, detail:
         case "sale_not_open", ReservationRefusal(_, datetime() as opens_at, float() as opens_in):
-            # One second more for half of them, so that not all come at once.
+            # Half of the clients wait one second longer, so that not all retry at once.
             seconds = math.ceil(opens_in) + random.randint(0, 1)  # noqa: S311
             headers = {"Retry-After": str(min(seconds, limits.MAX_RETRY_AFTER_SECONDS))}
             return refusal.with_details(SaleOpens(opens_at), headers)
@@ -131,8 +132,8 @@ async def find_ticket(call: Call) -> Response | Refusal:
 async def list_user_tickets(call: Call) -> Response | Refusal:
     """List the caller's own tickets for all events, newest first.
 
-    The owner is the fingerprint in the header. `status` selects tickets as they are shown: a hold
-    whose time is up is `expired`. A page after the last is empty.
+    The owner is the fingerprint in the header. `status` is compared with the status in the
+    response: a hold whose time is up is `expired`. A page after the last is empty.
     """
     owner: str = call.headers[OWNER.name]
     status, page, limit, after = _list_query(call)
@@ -150,8 +151,8 @@ async def list_user_tickets(call: Call) -> Response | Refusal:
 async def list_event_tickets(call: Call) -> Response | Refusal:
     """List an event's tickets, newest first, without their fingerprints.
 
-    `status` selects tickets as they are shown: a hold whose time is up is `expired`. A page after
-    the last is empty.
+    `status` is compared with the status in the response: a hold whose time is up is `expired`. A
+    page after the last is empty.
     """
     status, page, limit, after = _list_query(call)
     queries = call.service.list_queries
@@ -206,7 +207,11 @@ async def refund_ticket(call: Call) -> Response | Refusal:
 
 
 def refuse_refund(outcome: Outcome, refusals: Mapping[str, Refusal]) -> Refusal:
-    """Return the refusal of a refund, with the allocated tickets if the event would have none."""
+    """Return the refusal of a refund.
+
+    If the refund would leave the event without tickets, the refusal has the number of allocated
+    tickets in its details.
+    """
     if outcome.code == "capacity_below_allocated" and isinstance(outcome.detail, int):
         return NO_TICKET_LEFT.with_details(Allocated(outcome.detail))
     return refusals[outcome.code]
@@ -225,7 +230,11 @@ def _respond_page(
     page: int | None,
     limit: int,
 ) -> Response:
-    """Return a page with its number; without one, the first page and the cursor of the next."""
+    """Return a page of tickets, counted.
+
+    ``page`` is None if the request has no page number: it gets the first page, with the cursor of
+    the next one.
+    """
     next_after: Uuid | UnsetType | None = UNSET
     if page is None:
         next_after = tickets[-1].id if total > limit else None
@@ -237,9 +246,10 @@ def _respond_page(
 def _respond_following(
     tickets: Sequence[TicketAllocation] | None, fingerprint: str | None, limit: int
 ) -> Response | Refusal:
-    """Return the tickets that follow a cursor; None: the cursor is not in the list.
+    """Return a page of the tickets that follow a cursor.
 
-    One more ticket than the limit shows that there is another page.
+    ``tickets`` is None if the cursor is not in the list. One more ticket than the limit shows that
+    there is another page.
     """
     if tickets is None:
         return NOT_IN_LIST
