@@ -1,4 +1,5 @@
 """The database: connections, the statements of ``sql/``, queries, pipelines, migrations, grants.
 
-Imports only the flat modules; knows nothing of HTTP and never imports ``write_path`` or ``web``.
+This package imports only the modules directly in ``service``. It never imports ``write_path`` or
+``web``: it does not depend on HTTP.
 """

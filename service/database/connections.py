@@ -105,11 +105,11 @@ PLAN_OPTIONS = (
 # Citus needs the parameters to choose the node, so a generic plan fails: "could not create
 # distributed plan".
 PLAN_OPTIONS_ON_CITUS = "-c enable_seqscan=off -c enable_mergejoin=off -c jit=off"
-# How PostgreSQL detects a client that vanished without closing the connection, as libpq's
-# parameters in ``conninfo`` do for a vanished server. Without them it waits two hours for the rest
-# of a batch of which only a part arrived, and the batch's events stay locked. The last one is for
-# data that is not acknowledged: TCP probes a connection only while it is idle. On a Unix socket
-# they have no effect.
+# With these, PostgreSQL detects within seconds that a client vanished without closing the
+# connection; libpq's parameters in ``conninfo`` do the same for a vanished server. By default, a
+# server that has received only a part of a batch waits two hours for the rest, and the batch's
+# events stay locked. tcp_user_timeout covers a connection with unacknowledged data, which
+# keep-alive does not probe. On a Unix socket they have no effect.
 KEEPALIVE_OPTIONS = (
     "-c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=2"
     " -c tcp_user_timeout=5000"
@@ -129,7 +129,8 @@ def conninfo(
     waits 5 s for an acknowledgment and probes idle connections.
 
     Args:
-        dsn: the DSN as set by the user; what it sets is kept.
+        dsn: the DSN as set by the user. Its parameters are kept, and so are its options, except
+            those that the service sets itself.
         options: further options of libpq, such as ``-c jit=off``.
         statement_seconds: the statement_timeout outside of batches; 0 for none.
         behind_pooler: whether the DSN is that of a pooler. A pooler accepts no options, so each
@@ -155,7 +156,8 @@ def conninfo(
     }
     added = {name: value for name, value in defaults.items() if name not in given}
     if not behind_pooler:
-        # The user's own options stay, such as a search_path. The last of two values counts.
+        # If an option occurs twice, PostgreSQL uses the last value: the user's options, such as
+        # search_path, override KEEPALIVE_OPTIONS, and are overridden by ``options``.
         added["options"] = f"{KEEPALIVE_OPTIONS} {given.get('options') or ''} {options}"
     return make_conninfo(dsn, **added)
 
@@ -168,19 +170,20 @@ class Pool(AsyncConnectionPool):
     finds. A request waits only POOL_SECONDS for a connection, so after a restart of the server the
     next requests would be refused as BUSY.
 
-    It gives up a connection that is in use for more than GIVE_UP_SECONDS. TCP does not notice that
-    no response will come if something in between, such as a pooler, still acknowledges what comes.
+    It gives up a connection that is in use for more than GIVE_UP_SECONDS, that is, it closes it.
+    TCP alone does not notice every lost server: a pooler in between acknowledges what the service
+    sends, even if no response will ever come.
 
     Attributes:
-        is_waiting_for_standby: whether the server is known to be waiting for a standby, so that
-            connections must not be given up.
+        is_waiting_for_standby: asks the server whether a commit waits for a standby. While one
+            does, no connection is given up. None: do not ask.
     """
 
     is_waiting_for_standby: Callable[[], Awaitable[bool]] | None = None
 
     def __init__(self, conninfo: str, **options: Any) -> None:
         super().__init__(conninfo, **options)
-        # For each connection in use, what gives it up.
+        # For each connection in use, the timer that gives it up.
         self._timers: dict[psycopg.AsyncConnection, asyncio.TimerHandle] = {}
         self._giving_up: set[asyncio.Task[None]] = set()
 
@@ -253,7 +256,7 @@ def _was_closed_by_server(connection: psycopg.AsyncConnection) -> bool:
 def _end(connection: psycopg.AsyncConnection) -> None:
     """End a connection as the server would, so that whoever waits for a response gets an error.
 
-    Cancelling the waiting task instead would ask the server to cancel the statement, and wait.
+    Canceling the waiting task instead would ask the server to cancel the statement, and wait.
     """
     with (
         contextlib.suppress(OSError),  # the network has ended it already
@@ -355,4 +358,4 @@ def loggable_dsn(dsn: str) -> str:
     parts = conninfo_to_dict(dsn)
     host = parts.get("host") or "the local socket"
     port = f":{parts['port']}" if parts.get("port") else ""
-    return f"{host}{port}, database {parts.get('dbname') or parts.get('user') or 'by default'}"
+    return f"{host}{port}, database {parts.get('dbname') or parts.get('user') or '(default)'}"

@@ -16,8 +16,8 @@ def grant(dsn: str, statements: Statements, role: str) -> list[str]:
         The statements that were run.
 
     Raises:
-        TooManyRights: the role owns the tables or is a superuser: nothing was changed. Or it has
-            other rights through another role or PUBLIC: the statements were run.
+        TooManyRights: either the role owns the tables or is a superuser, and nothing was changed;
+            or the statements were run, and it still has rights through another role or PUBLIC.
         psycopg.Error: there is no such role, or the user of the DSN cannot grant these rights.
     """
     parameters = {"role": role}

@@ -23,7 +23,8 @@ from service.settings import resource
 
 # How long to wait while another process is migrating.
 WAIT_SECONDS = 60
-# The line in the header of a migration that changes what the version before it relies on.
+# The header line of a migration on which the previous version's services would not work correctly:
+# they must be stopped first.
 _NEEDS_STOP = re.compile(r"^-- Runs while the version before it serves: no\b", re.MULTILINE)
 # The first migration of version 0.1. Version 0.2 replaced all of them with others.
 FIRST_MIGRATION_OF_0_1 = "0001_events"
@@ -84,8 +85,8 @@ def migrate(dsn: str, statements: Statements, *, force: bool = False) -> Sequenc
         force: whether to apply also those that break the services which are connected.
 
     Raises:
-        BehindPooler: the DSN is that of a pooler, whose connection to the server would keep the
-            advisory lock.
+        BehindPooler: the DSN is that of a pooler. It keeps its connections to the server open, and
+            one of them would keep the advisory lock after this process has ended.
         CreatedBefore02: the database was created before version 0.2.
         MigrationsLocked: another process has been migrating for WAIT_SECONDS.
         ServicesConnected: a pending migration would break them; nothing is applied.
@@ -102,7 +103,7 @@ def migrate(dsn: str, statements: Statements, *, force: bool = False) -> Sequenc
             )
         _lock(connection, statements)
         applied = _applied_migrations(connection, statements)  # raises CreatedBefore02
-        if applied and not force:
+        if applied and not force:  # no service can run on a database without migrations
             _refuse_if_connected(connection, statements, services, applied)
         backend = get_backend(yoyo_url(dsn))
         with backend:
@@ -132,7 +133,7 @@ def _refuse_if_connected(
         connection: to the database.
         statements: the statements.
         services: the application_name of the services.
-        applied: the migrations that are applied; there are some, or no service could run.
+        applied: the names of the migrations that are applied.
     """
     query = statements["list_service_connections"].query
     connections = len(connection.execute(query, {"name": services}).fetchall())
@@ -144,8 +145,9 @@ def _refuse_if_connected(
     ]
     if connections and breaking:
         raise ServicesConnected(
-            f"the version before {breaking[0]} must not serve on it, and {connections} "
-            "connection(s) of services are open: stop the services, or run holdfast migrate --force"
+            f"migration {breaking[0]} would break the services of the version before it, and "
+            f"{connections} connection(s) of services are open: stop the services, or run holdfast "
+            "migrate --force"
         )
 
 

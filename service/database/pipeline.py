@@ -81,8 +81,8 @@ class Pipeline:
     def __init__(self, statements: Sequence[Statement], *, unprepared: bool = False) -> None:
         self._statements = statements
         self._unprepared = unprepared
-        # For each connection that is prepared: the warnings in its current transaction that a
-        # standby did not confirm the commit.
+        # The connections that are prepared, each with the warnings of its current transaction. A
+        # warning says that the standby did not confirm the commit.
         self._warnings: WeakKeyDictionary[AsyncConnection, list[Diagnostic]] = WeakKeyDictionary()
 
     async def run(
@@ -141,7 +141,8 @@ class Pipeline:
         warnings: list[Diagnostic] = []
 
         def collect_warning(notice: Diagnostic) -> None:
-            # The text of the warning depends on the server's language.
+            # The warning is recognized by the function in PostgreSQL's source that reports it: its
+            # text depends on the server's language.
             if notice.source_function == "SyncRepWaitForLSN":
                 warnings.append(notice)
 

@@ -92,13 +92,20 @@ class Queries:
                 "skip": skip,
             },
         )
-        # As in _read_tickets: without events there is one row with only the total.
+        # Each row begins with the total. For an empty page there is one row without an event.
         return [Event(*row[1:]) for row in rows if row[1]], rows[0][0]
 
     async def create_event(
         self, name: str, date: datetime, total_tickets: int, terms: str
     ) -> Event | Refusal:
-        """Create an event with the terms of its sale, a JSON object by SQL's names; return it."""
+        """Create an event and return it.
+
+        Args:
+            name: the name.
+            date: when it takes place.
+            total_tickets: how many tickets it has.
+            terms: the terms of its sale, as a JSON object with the names of the columns.
+        """
         try:
             rows = await self._execute(
                 self._create_event,
@@ -140,7 +147,8 @@ class Queries:
 
         Args:
             user_fingerprint: the user.
-            status: the status in responses, where an expired hold is expired; '' for all.
+            status: the status as in responses, where a hold whose time is up is expired, even if it
+                is still stored as reserved; '' for all.
             page_size: the maximum number of tickets.
             skip: how many tickets to skip.
         """
@@ -161,7 +169,10 @@ class Queries:
     async def list_user_tickets_after(
         self, user_fingerprint: str, status: str, after: Uuid, page_size: int
     ) -> list[TicketAllocation] | None:
-        """Return the tickets that follow ``after`` in a user's list; None if it is not in it."""
+        """Return the tickets that follow ``after`` in a user's list.
+
+        None if ``after`` is not a ticket of the user.
+        """
         owner = {"user_fingerprint": user_fingerprint, "status": status}
         page = {"after": after, "page_size": page_size}
         rows = await self._execute(self._list_user_tickets_after, owner | page)
@@ -170,7 +181,10 @@ class Queries:
     async def list_event_tickets_after(
         self, event_id: Uuid, status: str, after: Uuid, page_size: int
     ) -> list[TicketAllocation] | None:
-        """Return the tickets that follow ``after`` in an event's list; None if it is not in it."""
+        """Return the tickets that follow ``after`` in an event's list.
+
+        None if ``after`` is not a ticket of the event.
+        """
         event = {"event_id": event_id, "status": status}
         page = {"after": after, "page_size": page_size}
         rows = await self._execute(self._list_event_tickets_after, event | page)
@@ -182,12 +196,15 @@ class Queries:
         return [EventLedger(*row) for row in await self._execute(self._list_ledger, parameters)]
 
     async def find_ledger_at(self, event_id: Uuid, at: datetime) -> EventLedger | None:
-        """Return the last row of an event's ledger at a time; None before the first row."""
+        """Return the row of an event's ledger that was the last one at the given time.
+
+        None if the ledger had no row yet.
+        """
         rows = await self._execute(self._find_ledger_at, {"event_id": event_id, "at": at})
         return EventLedger(*rows[0]) if rows else None
 
     async def list_news(self, known: Mapping[Uuid, int]) -> list[tuple[Event, LastEvent]]:
-        """Return the events whose version is not the known one, each with its last change."""
+        """Return the events that are newer than their known version, each with its last change."""
         parameters = {"event_ids": list(known), "versions": list(known.values())}
         rows = await self._execute(self._list_news, parameters)
         width = len(Event.__struct_fields__)
@@ -240,7 +257,7 @@ class Queries:
 
         Raises:
             NotReplicated: a write is committed, but not confirmed by the standby.
-            TimeoutError: there was no response in time. The statement is not cancelled: its own
+            TimeoutError: there was no response in time. The statement is not canceled: its own
                 timeout ends it, and a server that does not respond would not respond to a cancel
                 request, either. Its connection is closed after GIVE_UP_SECONDS (``Pool``).
         """
@@ -274,7 +291,8 @@ class Queries:
 def _read_tickets(rows: Sequence[Row]) -> list[TicketAllocation]:
     """Return the tickets of a page.
 
-    Each row begins with a value of the whole page. Without tickets there is one row with only that.
+    The first column is the same in each row: the total, or ``after``. The others are a ticket. For
+    an empty page there is one row without a ticket.
     """
     return [TicketAllocation(*row[1:]) for row in rows if row[1]]
 

@@ -29,13 +29,16 @@ class Server(NamedTuple):
     synchronous_commit: str
     is_standby: bool
     encoding: str
-    has_standbys: bool
+    has_standbys: bool  # synchronous ones: synchronous_standby_names is set
     connections: int  # how many all clients together may open
     clock: float  # Unix time in seconds
     date_style: str
     is_citus: bool
-    knows_all_letters: bool  # their upper and lower case, whatever the database's locale
-    lost_client_seconds: int  # until the server detects a client that vanished; 0: it cannot
+    # Whether a search finds all letters in upper and lower case, whatever the database's locale.
+    knows_all_letters: bool
+    # How long the server takes to detect a client that vanished; 0 for a Unix socket, whose client
+    # cannot vanish.
+    lost_client_seconds: int
 
 
 def check_database(

@@ -1,8 +1,8 @@
 """The write path: changes to tickets, batched into transactions, and the sweeper of expired holds.
 
-A change passes through ``path``, ``lanes`` or ``shared_lane``, ``batches`` and ``transaction``, in
-this order.
+``path`` puts a change into a lane: the ``shared_lane``, or its event's own (``lanes``). The lane
+takes a batch from its queue (``batches``), and carries it out in one ``transaction``.
 
-This package imports ``database`` and the flat modules. It never imports ``web``: it does not depend
-on HTTP.
+This package imports ``database`` and the modules directly in ``service``. It never imports ``web``:
+it does not depend on HTTP.
 """

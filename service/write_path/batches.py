@@ -31,33 +31,33 @@ class QueuedChange:
             self.result.set_result(result)
 
 
-class Deadline:
-    """Refuses each change of a batch that is not resolved by its own deadline.
+class RefusalTimer:
+    """Refuses each change of a batch at that change's own deadline, unless it is resolved by then.
 
     Args:
         batch: the changes.
-        when: returns the deadline of a change, one of its two.
+        deadline_of: returns the deadline of a change: its ``send_before`` or ``respond_before``.
         refusal: the result of a change that is not resolved by then.
     """
 
     def __init__(
         self,
         batch: Sequence[QueuedChange],
-        when: Callable[[QueuedChange], float],
+        deadline_of: Callable[[QueuedChange], float],
         refusal: Refusal,
     ) -> None:
-        self._pending = deque(sorted(batch, key=when))
-        self._when = when
+        self._pending = deque(sorted(batch, key=deadline_of))
+        self._deadline_of = deadline_of
         self._refusal = refusal
         self._timer: asyncio.TimerHandle | None = None
         self._refuse_overdue()
 
     def _refuse_overdue(self) -> None:
         loop = asyncio.get_running_loop()
-        while self._pending and self._when(self._pending[0]) <= loop.time():
+        while self._pending and self._deadline_of(self._pending[0]) <= loop.time():
             self._pending.popleft().resolve(self._refusal)
         if self._pending:
-            self._timer = loop.call_at(self._when(self._pending[0]), self._refuse_overdue)
+            self._timer = loop.call_at(self._deadline_of(self._pending[0]), self._refuse_overdue)
 
     def cancel(self) -> None:
         """Stop: no further change is refused."""
@@ -95,10 +95,10 @@ def take_batch(queue: deque[QueuedChange]) -> list[QueuedChange]:
 
 
 def needs_reservations(batch: Sequence[QueuedChange]) -> bool:
-    """Whether a batch has a change of a ticket and a change of a reservation of different kinds.
+    """Whether ``keep_order`` needs the reservations of the tickets of a batch.
 
-    The ticket may belong to that reservation, which only the database knows, and then the two
-    changes must not share a transaction (``keep_order``).
+    It does if the batch changes a ticket and a reservation in different ways, such as to pay and to
+    cancel: the ticket may belong to the reservation, which only the database knows.
     """
     of_tickets = {type(queued.change) for queued in batch if queued.change.ticket_id}
     of_reservations = {type(queued.change) for queued in batch if queued.change.reservation_id}
@@ -110,9 +110,9 @@ def keep_order(
 ) -> tuple[list[QueuedChange], list[QueuedChange]]:
     """Split a batch so that of two changes of the same tickets the earlier one is decided first.
 
-    A transaction carries out its changes kind by kind. So two changes of different kinds never
-    share one if they are about the same ticket, the same reservation, or a ticket and its
-    reservation. The later one is set aside, and so is every change after it that is about the same.
+    A transaction carries out its changes kind by kind. So two changes of different kinds conflict
+    if they are about the same ticket, the same reservation, or a ticket and its reservation. The
+    later one is set aside, and so is every later change of the same ticket or reservation.
 
     Args:
         batch: the changes, in the order of their arrival.
@@ -127,31 +127,32 @@ def keep_order(
     # The kinds of the earlier changes; None stands for one that is set aside. A change of a ticket
     # is recorded under ("ticket", its id) and ("ticket of", its reservation), and a change of a
     # reservation under ("reservation", its id).
-    seen: defaultdict[tuple[str, Uuid], set[type[Change] | None]] = defaultdict(set)
+    earlier_kinds: defaultdict[tuple[str, Uuid], set[type[Change] | None]] = defaultdict(set)
     for queued in batch:
         change = queued.change
         kind: type[Change] | None = type(change)
         if change.ticket_id:
             reservation = reservations.get(change.ticket_id, Uuid(""))
-            subject, overlapping = ("ticket", change.ticket_id), ("reservation", reservation)
-            also = ("ticket of", reservation)
+            key, conflicting_key = ("ticket", change.ticket_id), ("reservation", reservation)
+            second_key = ("ticket of", reservation)
         elif change.reservation_id:
-            subject = also = ("reservation", change.reservation_id)
-            overlapping = ("ticket of", change.reservation_id)
+            key = second_key = ("reservation", change.reservation_id)
+            conflicting_key = ("ticket of", change.reservation_id)
         else:
             kept.append(queued)
             continue
-        if (seen[subject] | seen[overlapping]) - {kind}:  # any of another kind, or set aside
+        # One of another kind, or one that is set aside.
+        if (earlier_kinds[key] | earlier_kinds[conflicting_key]) - {kind}:
             aside.append(queued)
             kind = None
         else:
             kept.append(queued)
-        seen[subject].add(kind)
-        seen[also].add(kind)
+        earlier_kinds[key].add(kind)
+        earlier_kinds[second_key].add(kind)
     return kept, aside
 
 
-def refuse_overdue(batch: Sequence[QueuedChange]) -> list[QueuedChange]:
+def drop_overdue(batch: Sequence[QueuedChange]) -> list[QueuedChange]:
     """Refuse the changes that are too late to be sent, and return the others."""
     now = asyncio.get_running_loop().time()
     resolve_all([queued for queued in batch if queued.send_before <= now], BUSY)

@@ -51,33 +51,37 @@ class Outcome(Struct, frozen=True, gc=False):
 
     code: OutcomeCode
     tickets: tuple[TicketAllocation, ...] = ()
-    # More about a refusal: the number of tickets that are allocated, the current revision, the
-    # ticket that decided the outcome, the columns with contradictory terms, or why tickets are not
-    # reserved.
+    # More about a refusal. Which of these it is depends on the kind of the change and on the code:
+    # - int: the number of allocated tickets (refund, update), or the event's revision (update)
+    # - Uuid: the ticket that decided the outcome (cancel, pay, extend)
+    # - list: the columns with contradictory terms (update)
+    # - ReservationRefusal: why no tickets were reserved (reserve)
     detail: "int | Uuid | list[str] | ReservationRefusal | None" = None
-    # How many of the tickets this change moved; earlier changes may have moved the others.
+    # How many of the tickets this change itself has changed. The others may have been changed
+    # before, by an earlier request.
     tickets_moved: int = 0
     # The event after an update.
     event: Event | None = None
 
 
 class ReservationRefusal(NamedTuple):
-    """What ``reserve_tickets`` says about a refusal."""
+    """The columns of ``reserve_tickets`` that say why a reservation was refused."""
 
     available_tickets: int | None  # None if there is no such event
-    # When the sale opens, or closed.
+    # For sale_not_open the time when the sale opens, for sale_closed the time when it closed.
     sale_turns_at: datetime | None
-    opens_in: float | None  # in seconds
-    # max_tickets_per_person, and the tickets that the person holds and has purchased.
+    opens_in: float | None  # for sale_not_open, in seconds
+    # For limit_reached three numbers: max_tickets_per_person, how many tickets the person holds,
+    # and how many the person has purchased.
     person: tuple[int, int, int] | None
 
 
 def read_outcomes(rows: Iterable[Row], leading_columns: int = 2) -> Iterator[tuple[int, Outcome]]:
-    """Read the rows of a statement.
+    """Read the rows that a statement returned for its changes.
 
     Each row has two to four leading columns: the number of the change (from 1), the outcome, the
-    detail and the number of tickets moved. The columns of a ticket follow; they are null if there
-    is no ticket. A change of several tickets has one row for each of them.
+    detail and ``tickets_moved``. The columns of a ticket follow; they are null if there is no
+    ticket. A change of several tickets has one row for each of them.
 
     Args:
         rows: the rows, in the order of their changes.
@@ -143,7 +147,7 @@ class Change(Struct, frozen=True, gc=False):
 
     @property
     def max_tickets(self) -> int:
-        """How many tickets it moves at most; bounds the size of a batch."""
+        """How many tickets it changes at most; bounds the size of a batch."""
         return max(1, self.tickets_needed)
 
     @classmethod
@@ -193,7 +197,7 @@ class Refund(Change, frozen=True, gc=False, kw_only=True):
     # One of these two is set. It determines the event, which never changes.
     ticket_id: Uuid | None = None
     reservation_id: Uuid | None = None
-    # Whether the tickets are available again; if not, the event has so many fewer.
+    # Whether the tickets become available again; if not, the event's total shrinks by them.
     resale: bool = True
     max_tickets: int = 1  # for a reservation, the most tickets that one may have
 
@@ -234,9 +238,10 @@ class Update(Change, frozen=True, gc=False):
     runs_alone = True
     has_own_lane = True  # it may need many transactions
     event_id: Uuid
-    # The parameter ``changes`` of the statement.
+    # The parameter ``changes`` of the statement, as JSON.
     changes: str
-    # The states that the event must be in; None for any. See ``match_event``.
+    # The event must be in one of these states; None for any. A state is a version, a number of
+    # available tickets, updated_at and a sale status (``match_event``).
     states: tuple[tuple[int, int, datetime, str], ...] | None = None
 
     @classmethod
@@ -247,15 +252,15 @@ class Update(Change, frozen=True, gc=False):
 
     @classmethod
     def read_outcomes(cls, rows: Iterable[Row]) -> Iterator[tuple[int, Outcome]]:
-        """Read the one row: outcome, detail and bad."""
+        """Read the only row: its columns are outcome, detail and bad."""
         for code, detail, bad_columns in rows:
             yield 0, Outcome(code, detail=bad_columns or detail)
 
     def continued(self, revision: int) -> "Update":
-        """Return this update for after more holds have expired.
+        """Return the update to submit again after ``more_to_expire``.
 
-        The event was in one of the states; from then on its revision must stay the same, because
-        the expiry itself has changed the state.
+        It needs no states: the event was in one of them in the first transaction, and has left it
+        because holds have expired. Instead, its revision must still be the given one.
         """
         changes = {**msgspec.json.decode(self.changes), "revision": revision}
         return Update(self.event_id, msgspec.json.encode(changes).decode())
@@ -299,15 +304,19 @@ class Reserve(Change, frozen=True, gc=False):
 
     @classmethod
     def read_outcomes(cls, rows: Iterable[Row]) -> Iterator[tuple[int, Outcome]]:
-        """Read the rows: after request and outcome those of ReservationRefusal, and a ticket."""
-        for request, group in groupby(rows, key=itemgetter(0)):
-            rows_of_request = list(group)
-            _, outcome, *columns = rows_of_request[0]
+        """Read the rows.
+
+        Their columns are the number of the change, the outcome, the four of ReservationRefusal, and
+        those of a ticket.
+        """
+        for number, group in groupby(rows, key=itemgetter(0)):
+            rows_of_change = list(group)
+            _, outcome, *columns = rows_of_change[0]
             if outcome in ("granted", "replayed"):
-                tickets = tuple(TicketAllocation(*row[6:]) for row in rows_of_request if row[6])
-                yield request - 1, Outcome(outcome, tickets, tickets_moved=len(tickets))
+                tickets = tuple(TicketAllocation(*row[6:]) for row in rows_of_change if row[6])
+                yield number - 1, Outcome(outcome, tickets, tickets_moved=len(tickets))
             else:
-                yield request - 1, Outcome(outcome, detail=ReservationRefusal(*columns[:4]))
+                yield number - 1, Outcome(outcome, detail=ReservationRefusal(*columns[:4]))
 
 
 class Expire(Change, frozen=True, gc=False):

@@ -1,7 +1,7 @@
 """Lanes: each is a queue of changes and the task that carries them out in batches.
 
 A lane has one transaction under way at a time, with one exception: if PostgreSQL has not responded
-by the deadline, a second task carries out the next batches while the first still waits.
+within DEADLINE_SECONDS, a second task carries out the next batches while the first still waits.
 
 All events share one lane (``shared_lane``), and an event that is locked or whose changes fail has
 one of its own.
@@ -32,11 +32,11 @@ from service.logs import REQUEST_ID
 from service.refusals import BUSY, INTERNAL_SERVER_ERROR, OUTCOME_UNKNOWN
 from service.rows import Uuid
 from service.write_path.batches import (
-    Deadline,
     QueuedChange,
+    RefusalTimer,
+    drop_overdue,
     keep_order,
     needs_reservations,
-    refuse_overdue,
     resolve_all,
     take_batch,
 )
@@ -157,7 +157,7 @@ class Lane:
         reservations: Mapping[Uuid, Uuid] | None = {}
         if needs_reservations(batch):
             reservations = await self._find_reservations_of(batch)
-            batch = refuse_overdue(batch)
+            batch = drop_overdue(batch)
         if reservations is None:
             batch, aside = batch[:1], batch[1:]  # one change alone is always in order
         else:
@@ -185,20 +185,21 @@ class Lane:
     def _lock_seconds(self, batch: Sequence[QueuedChange]) -> float:
         """Return PostgreSQL's lock_timeout for a batch.
 
-        Changes that were queued while an earlier batch waited for a stuck event only wait for the
-        rest of LOCK_SECONDS, so that no client waits for two batches to learn that it is BUSY.
+        It is LOCK_SECONDS, or after a lock timeout less: the oldest change of the batch has waited
+        in the queue meanwhile, and that time counts. So no client waits for two whole lock timeouts
+        before it gets BUSY.
         """
         if not self._is_stuck:
             return limits.LOCK_SECONDS
-        oldest = min(queued.send_before for queued in batch) - limits.QUEUE_SECONDS
-        waited = asyncio.get_running_loop().time() - oldest
+        queued_at = min(queued.send_before for queued in batch) - limits.QUEUE_SECONDS
+        waited = asyncio.get_running_loop().time() - queued_at
         return max(limits.SHARED_LOCK_SECONDS, limits.LOCK_SECONDS - waited)
 
     async def _carry_out(self, batch: Sequence[QueuedChange], tries: int = 1) -> None:
         """Run one transaction and resolve every change, even if the transaction fails."""
-        # A transaction that was sent is never canceled, because it may be committing. If it still
-        # runs at the deadline, its changes are refused as OUTCOME_UNKNOWN.
-        deadline = Deadline(batch, attrgetter("respond_before"), OUTCOME_UNKNOWN)
+        # A transaction that was sent is never canceled, because it may be committing. A change that
+        # has no outcome at its deadline is refused as OUTCOME_UNKNOWN.
+        timer = RefusalTimer(batch, attrgetter("respond_before"), OUTCOME_UNKNOWN)
         try:
             async with self._pool.connection() as connection:
                 changes = [queued.change for queued in batch]
@@ -209,7 +210,7 @@ class Lane:
         except (*NOT_CONNECTED, NotSent):
             resolve_all(batch, BUSY)
         except psycopg.Error as error:
-            deadline.cancel()  # the transaction has ended; a retry has its own deadline
+            timer.cancel()  # the transaction has ended; a retry starts a timer of its own
             await self._handle_failure(batch, error, tries)
         else:
             self._is_stuck = False
@@ -217,7 +218,7 @@ class Lane:
             for queued, outcome in zip(batch, outcomes, strict=True):
                 queued.resolve(outcome)
         finally:
-            deadline.cancel()
+            timer.cancel()
 
     async def _handle_failure(
         self, batch: Sequence[QueuedChange], error: psycopg.Error, tries: int
@@ -235,13 +236,13 @@ class Lane:
         elif outcome := _outcome_of_error(batch, error):
             resolve_all(batch, outcome)
         elif error.sqlstate in _RETRIED and tries < limits.BATCH_TRIES:
-            if retried := refuse_overdue(batch):
+            if retried := drop_overdue(batch):
                 await self._carry_out(retried, tries + 1)
         else:
             await self._handle_rejection(batch, error)
 
     async def _handle_rejection(self, batch: Sequence[QueuedChange], error: psycopg.Error) -> None:
-        """Resolve or split a batch that PostgreSQL has rolled back, and would again."""
+        """Resolve or split a batch that PostgreSQL has rolled back, when a retry would not help."""
         if is_lock_timeout(error):
             # All changes of the batch need the lock of the same event, so halves would fail too.
             # (It may also be one ticket that somebody has locked in psql.)
@@ -259,16 +260,16 @@ class Lane:
     async def _carry_out_halves(self, batch: Sequence[QueuedChange]) -> None:
         half = len(batch) // 2
         # The second half is not sent yet. It is refused if the first takes too long.
-        deadline = Deadline(batch[half:], attrgetter("send_before"), BUSY)
-        if first := refuse_overdue(batch[:half]):
+        timer = RefusalTimer(batch[half:], attrgetter("send_before"), BUSY)
+        if first := drop_overdue(batch[:half]):
             await self._carry_out(first)
-        deadline.cancel()
-        if second := refuse_overdue(batch[half:]):
+        timer.cancel()
+        if second := drop_overdue(batch[half:]):
             await self._carry_out(second)
 
 
 class EventLanes:
-    """The events that have a lane of their own, with their lanes; true if there is any.
+    """The lanes of the events that have one of their own; true in a condition if there are any.
 
     A lane is created when the first change is put into it, and removed when it is idle.
 
@@ -319,7 +320,10 @@ class EventLanes:
 
 
 def _outcome_of_error(batch: Sequence[QueuedChange], error: psycopg.Error) -> Outcome | None:
-    """Return the outcome of an update, which runs alone, that an error refuses; else None."""
+    """Return the outcome of an update that was refused by raising an error; None for other errors.
+
+    An update runs alone, so it is the only change of its batch.
+    """
     if isinstance(batch[0].change, Update):
         if error.sqlstate == _STATE_DIFFERS:
             return Outcome("precondition_failed")

@@ -5,10 +5,11 @@ Changes that arrive while a transaction is under way are queued, and go into the
 makes batches of hundreds, each of which locks an event's row once.
 
 A lane is a queue with one transaction under way at a time (``lanes``). All events share one lane
-(``shared_lane``); if a batch of it fails, its changes move to lanes of their own events. If a batch
-of an event's own lane fails, a lock timeout refuses all of its changes; after another error the
-batch is split in halves until only the changes that cannot be carried out fail. So an event that is
-locked delays no other event, and a change that fails makes no other change fail.
+(``shared_lane``). If a batch of the shared lane fails, its changes move to lanes of their own
+events. If a batch of an event's own lane fails with a lock timeout, all of its changes are refused;
+after another error it is split in halves, until only the changes that cannot be carried out fail.
+So an event that is locked delays no other event, and a change that fails makes no other change
+fail.
 """
 
 import asyncio
@@ -81,8 +82,9 @@ class WritePath:
                 result = await queued.result
                 if isinstance(result, Refusal) or result.code != "more_to_expire":
                     return result
-                # Go to the end of the queue: each such transaction expires SWEEP_TICKETS holds, and
-                # buyers need not wait until all have expired.
+                # The change needs more expired holds, and one transaction expires SWEEP_TICKETS.
+                # Queue it again behind the buyers' changes, so that they need not wait until all
+                # holds have expired.
                 if isinstance(change, Update) and isinstance(result.detail, int):
                     change = change.continued(result.detail)
         finally:

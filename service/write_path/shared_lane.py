@@ -5,8 +5,8 @@ PostgreSQL rejects, must not hold up the others. So when a batch fails, its chan
 their events: after a lock timeout only the changes of locked events, after another error all.
 
 A change of a ticket or of a reservation does not name its event. While any event has a lane of its
-own, one query for each batch finds these events, and the changes follow to the lanes of theirs. So
-no change overtakes an earlier one of the same ticket that was moved.
+own, each batch first queries the events of such changes, and a change whose event has a lane moves
+there. So no change overtakes an earlier change of the same ticket that has moved.
 """
 
 import logging
@@ -22,7 +22,7 @@ from service.database.connections import UNAVAILABLE
 from service.database.queries import Queries
 from service.refusals import BUSY
 from service.rows import Uuid
-from service.write_path.batches import QueuedChange, refuse_overdue
+from service.write_path.batches import QueuedChange, drop_overdue
 from service.write_path.lanes import EventLanes, Lane
 from service.write_path.transaction import Transactions, is_lock_timeout
 
@@ -55,7 +55,7 @@ class SharedLane(Lane):
         self._event_lanes = event_lanes
 
     def _lock_seconds(self, _: Sequence[QueuedChange]) -> float:
-        """Return PostgreSQL's lock_timeout: short, because a locked event can move to a lane."""
+        """Return PostgreSQL's lock_timeout: short, because changes can move to events' lanes."""
         return limits.SHARED_LOCK_SECONDS
 
     async def _select(self, batch: list[QueuedChange]) -> list[QueuedChange]:
@@ -71,7 +71,10 @@ class SharedLane(Lane):
         return await super()._select(batch)
 
     async def _handle_rejection(self, batch: Sequence[QueuedChange], error: psycopg.Error) -> None:
-        """Move changes to the lanes of their events: those of locked events, or all of them."""
+        """Move changes to their events' lanes.
+
+        After a lock timeout move those of the locked events, after another error all of them.
+        """
         changes = await self._find_events(batch)
         unlocked: set[Uuid] = set()
         if is_lock_timeout(error):
@@ -84,12 +87,14 @@ class SharedLane(Lane):
         staying: list[QueuedChange] = []
         for queued, event in changes:
             if event is None:
-                queued.resolve(BUSY)  # there is no such ticket or reservation: a retry will say so
+                # There is no such ticket or reservation, and so no lane to move to. The client's
+                # retry, in another batch, is refused as not found.
+                queued.resolve(BUSY)
             elif event in unlocked:
                 staying.append(queued)
             else:
                 self._event_lanes.get(event).add(queued)
-        self._put_back(refuse_overdue(staying))
+        self._put_back(drop_overdue(staying))
 
     async def _find_events(
         self, batch: Sequence[QueuedChange]
@@ -124,7 +129,7 @@ class SharedLane(Lane):
                 or events.get(queued.change.ticket_id)
                 or events.get(queued.change.reservation_id),
             )
-            for queued in refuse_overdue(batch)
+            for queued in drop_overdue(batch)
         ]
 
     async def _find_unlocked(self, events: set[Uuid]) -> set[Uuid]:

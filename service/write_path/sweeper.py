@@ -1,8 +1,8 @@
 """The sweeper: expires holds in events for which no requests arrive.
 
 Every batch first expires the holds that are due in its own events, so no request depends on the
-sweeper. It keeps the counts and the ledger of all other events up to date. It submits its changes
-to the write path, as handlers do, and never writes by itself.
+sweeper. The sweeper keeps the counts and the ledger of all other events up to date. It submits its
+changes to the write path, as handlers do, and never writes by itself.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 async def sweep(queries: Queries, write_path: WritePath) -> None:
-    """Expire holds until canceled, with a pause whenever nothing is due."""
+    """Expire holds until canceled, with a pause whenever nothing has expired."""
     while True:
         has_expired = False
         try:

@@ -60,6 +60,8 @@ class Transactions:
         *,
         behind_pooler: bool = False,
     ) -> None:
+        # One hold's length has two parameters: reserve_tickets takes an interval, and
+        # extend_reservations seconds.
         self._holds = {
             "hold": f"{hold_seconds} s",
             "hold_seconds": hold_seconds,
@@ -138,7 +140,7 @@ class Transactions:
 def _update_metrics(
     changes: Sequence[Change], outcomes: Sequence[Outcome], rows: Mapping[str, list[Row]]
 ) -> None:
-    """Count the tickets that a committed batch moved, and record its wait for locks."""
+    """Count the tickets by the status that a committed batch gave them; record its lock wait."""
     moved: Counter[str] = Counter()
     for change, outcome in zip(changes, outcomes, strict=True):
         if outcome.code == "granted" and change.new_status:
@@ -170,5 +172,6 @@ def _collect_outcomes(
     if updated := rows.get("find_events"):
         outcomes[0] = replace(outcomes[0], event=Event(*updated[0]))  # an update runs alone
         if outcomes[0].code == "more_to_expire" and not rows["expire_tickets"]:
-            outcomes[0] = Outcome("busy")  # somebody has locked these tickets in psql
+            # Holds are due, but none could expire: somebody has locked their rows in psql.
+            outcomes[0] = Outcome("busy")
     return [outcomes[n] for n in range(len(changes))]  # a KeyError if a statement left one out

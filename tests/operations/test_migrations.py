@@ -217,9 +217,9 @@ def test_migrate_refuses_what_the_connected_services_cannot_bear(
     before = applied(database)
     error = error_line(holdfast("migrate", DATABASE_URL=database.dsn))
     assert re.fullmatch(
-        r"holdfast: the version before 0008_event_ledger must not serve on it, and [1-9]\d* "
-        r"connection\(s\) of services are open: stop the services, or run holdfast migrate "
-        r"--force\n",
+        r"holdfast: migration 0008_event_ledger would break the services of the version before "
+        r"it, and [1-9]\d* connection\(s\) of services are open: stop the services, or run "
+        r"holdfast migrate --force\n",
         error,
     )
     assert applied(database) == before == NAMES[:7]
