@@ -64,7 +64,7 @@ def create_app(
     """
     statements = load_statements(settings.sql_dir)
     behind_pooler = environment.is_behind_pooler
-    description = encode(describe(ROUTES, settings))
+    openapi = encode(describe(ROUTES, settings))
     request_log = RequestLog(
         is_enabled=settings.log_level in ("debug", "info"),
         as_json=settings.log_format == "json",
@@ -85,7 +85,7 @@ def create_app(
         pools = {pool.name: pool for pool in (reads, writes, watching, lists, audits)}
         async with reads, writes, watching, lists, audits:
             lookup_queries = make_queries(reads)
-            # The pools whose connections commit.
+            # Only these pools have connections that commit, and so may wait for a standby.
             reads.is_waiting_for_standby = lookup_queries.is_waiting_for_standby
             writes.is_waiting_for_standby = lookup_queries.is_waiting_for_standby
             watch_queries = make_queries(watching)
@@ -109,7 +109,7 @@ def create_app(
             ]
             shutdown_delay = ShutdownDelay()
             shutdown_delay.catch_sigterm()
-            # The garbage collector never searches the objects that exist by now.
+            # Exclude the objects that exist now from every later garbage collection.
             gc.freeze()
             gc.set_threshold(*limits.GC_THRESHOLDS)
             try:
@@ -126,7 +126,7 @@ def create_app(
                     Hosts(settings.accepted_hosts),
                     request_log,
                     shutdown_delay,
-                    description,
+                    openapi,
                 )
                 yield {"service": app.state.service}
             finally:

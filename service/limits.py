@@ -4,6 +4,9 @@ A request gets its response within DEADLINE_SECONDS. A change may be queued for 
 that time before its batch is sent to PostgreSQL. There, each statement may take STATEMENT_SECONDS,
 of which it may wait LOCK_SECONDS for an event's lock. A change that was sent and has no outcome by
 the deadline is refused as OUTCOME_UNKNOWN.
+
+A lane is a queue of changes, whose batches run one after another (``write_path.lanes``). Events
+share one lane, but an event that is locked or whose changes fail has its own.
 """
 
 # Changes
@@ -31,7 +34,8 @@ MAX_DELAYED_REFUSALS = 10_000
 # The most changes, and tickets, in one transaction. It finishes well within STATEMENT_SECONDS.
 MAX_BATCH_CHANGES = 500
 MAX_BATCH_TICKETS = 5000
-# How often a batch is tried when PostgreSQL asks for a retry (SQLSTATE 40001, 40P01, CIINF).
+# How often a batch is tried when PostgreSQL asks for a retry (SQLSTATE 40001, 40P01, or CIINF
+# of Citus).
 BATCH_TRIES = 3
 # How long an event whose lock timed out keeps its own lane after the lane is empty.
 STUCK_LANE_SECONDS = 10.0
@@ -62,7 +66,7 @@ GIVE_UP_SECONDS = 8.0
 RECONNECT_SECONDS = 3
 # A larger difference between PostgreSQL's clock and the clock of this machine logs a warning.
 MAX_CLOCK_SKEW_SECONDS = 2.0
-# A server that takes longer to detect a client that vanished logs a warning, too.
+# A warning is also logged if PostgreSQL takes longer than this to detect a lost client.
 MAX_LOST_CLIENT_SECONDS = 60
 
 # Reads
@@ -103,8 +107,9 @@ TCP_USER_TIMEOUT_SECONDS = 20
 
 # Counted in NFC.
 MAX_EVENT_NAME = 255
-# The longest spelling of such a name: a character is up to four in upper case and decomposed. No
-# longer text is normalized, because that takes time by the square of the length.
+# The most characters in which a client may send such a name: in upper case and decomposed, one
+# character becomes up to four. A longer text is refused before it is normalized, because the time
+# for that grows with the square of the length.
 MAX_NAME_SPELLING = 4 * MAX_EVENT_NAME
 MAX_FINGERPRINT = 512
 MAX_KEY = 255
@@ -148,8 +153,8 @@ MAX_WATCHERS = 10_000
 SWEEP_INTERVAL_SECONDS = 1.0
 # How many events the sweeper finds with one query.
 SWEEP_EVENTS = 100
-# How many holds one batch expires, in all its events together. If its changes need more tickets in
-# an event, it expires more there.
+# How many holds one batch expires, in all its events together. Each event has an equal share, or
+# as many as the tickets that the batch's changes need in it, if these are more.
 SWEEP_TICKETS = 1000
 # How long `holdfast forget` waits for the lock of an event, and for each statement.
 FORGET_LOCK_SECONDS = 30

@@ -1,4 +1,4 @@
-"""The output of the log: writes to stderr without ever waiting for whoever reads it.
+"""The output of the log: writes to stderr without ever waiting for its reader.
 
 A pipe or a socket whose reader has stopped is full after some hundreds of lines. A write would then
 stop the whole process. Lines that cannot be written at once are dropped and counted instead.
@@ -28,7 +28,10 @@ class LogOutput:
         self._write = _writer(descriptor)
 
     def write(self, lines: bytes) -> None:
-        """Write complete lines; lines of at most PIPE_BUF bytes are written whole or not at all."""
+        """Write complete lines.
+
+        If all of them together have at most PIPE_BUF bytes, all are written or none.
+        """
         written = 0
         try:
             while written < len(lines):
@@ -48,7 +51,11 @@ def stderr_output() -> LogOutput:
 
 @functools.cache
 def _output(descriptor: int, *_: int) -> LogOutput:
-    """Return one output for each file that was opened with this descriptor."""
+    """Return the output of a descriptor, the same for each call.
+
+    The further arguments are the device and the inode of its file. They are only part of the
+    cache's key: after the descriptor is redirected to another file, it gets a new output.
+    """
     return LogOutput(descriptor)
 
 
@@ -69,14 +76,14 @@ def _writer(descriptor: int) -> Callable[[bytes], int]:
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):
         return lambda data: os.write(descriptor, data)
-    if stat.S_ISSOCK(mode):  # as systemd's journal
+    if stat.S_ISSOCK(mode):  # such as that of systemd's journal
         connection = socket.socket(fileno=os.dup(descriptor))
         return lambda data: connection.send(data, socket.MSG_DONTWAIT)
     try:
         # A second, non-blocking opening of the same pipe or terminal.
         path = f"/proc/self/fd/{descriptor}"
         opened = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
-    except OSError:  # another account's, or there is no /proc
+    except OSError:  # the file belongs to another account, or there is no /proc
         return lambda data: _write_if_ready(descriptor, data)
     return lambda data: os.write(opened, data)
 

@@ -1,8 +1,8 @@
 """The logs, on stderr: a line for each request, and the messages of the service.
 
-Lines are text or, with LOG_FORMAT=json, JSON. The line of a request contains the route, the id in
-its path and its request ID, and nothing else from the client, because a fingerprint may be
-anywhere in a request.
+Lines are text or, with LOG_FORMAT=json, JSON. Of what a client sends, the line of its request
+contains only the method, the route, the id in the path and the request ID, because a fingerprint
+may be anywhere else.
 """
 
 import asyncio

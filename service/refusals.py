@@ -60,17 +60,18 @@ class Revision(Struct, gc=False):
 
 
 class HeldUntil(Struct, rename="camel", gc=False):
-    """When the first hold of a reservation ends."""
+    """When the hold of a reservation ends; of several, the one that ends first."""
 
     expires_at: datetime
 
 
 class InTheWay(Struct, rename="camel", gc=False):
-    """The ticket of a reservation that caused the refusal of a request about the reservation."""
+    """The ticket because of which a request for its whole reservation was refused."""
 
     ticket_id: Id
 
 
+# What a refusal can contain besides its code and text; most refusals contain none of it.
 Details = (
     list[BadField]
     | Available
@@ -165,7 +166,11 @@ EVENT_CHANGED = Refusal(
 
 
 def contradictory_terms(bad_columns: Iterable[str]) -> Refusal:
-    """Return the refusal of terms of sale that contradict each other, from SQL's ``bad``."""
+    """Return the refusal of terms of sale that contradict each other.
+
+    Args:
+        bad_columns: the columns of these terms, from the column ``bad`` of the statement.
+    """
     return BAD_REQUEST.with_details(
         [detail for column in bad_columns for detail in _CONTRADICTIONS[column]]
     )

@@ -41,14 +41,17 @@ class Check(Struct, frozen=True, gc=False):
     """The result of one of the audit's checks, for one event."""
 
     event_id: Uuid
-    name: str
+    name: str  # of the event
     rule: str
     expected: int | None
     found: int | None
 
 
 class EventRow(Struct, frozen=True, gc=False):
-    """A row of ``events``. A term of sale that is None sets nothing."""
+    """A row of ``events``.
+
+    If a term of sale is None, there is no such limit, or the service's setting applies.
+    """
 
     id: Uuid
     name: str
@@ -105,7 +108,8 @@ class TicketAllocation(Struct, frozen=True, gc=False):
 class EventPrivate(Struct, frozen=True, gc=False):
     """A row of ``event_private``.
 
-    The ledger's actors, and the reservation ids of idempotency keys, are derived from the secret.
+    Two things are derived from the secret: the ledger's actors, and the id of a reservation that
+    was made with an idempotency key.
     """
 
     event_id: Uuid
@@ -118,9 +122,11 @@ class EventLedger(Struct, frozen=True, gc=False):
     event_id: Uuid
     version: int
     recorded_at: datetime
+    # The event's counts in this version.
     total_tickets: int
     allocated_tickets: int
     purchased_tickets: int
+    # How many tickets changed to this status since the version before.
     reserved: int
     purchased: int
     expired: int

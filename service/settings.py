@@ -50,7 +50,7 @@ class Settings:
     max_tickets_per_request: int
     organizer_token: str | None  # if set, the organizer's routes require it
     cors_origins: tuple[str, ...]  # websites that may call the service; "*": all
-    allowed_hosts: tuple[str, ...]  # names in the header Host; "*": any; empty: by default
+    allowed_hosts: tuple[str, ...]  # names in the header Host; "*": any; empty: see accepted_hosts
     log_format: str  # "text" or "json"
     log_level: str
     batch_across_events: bool  # whether one transaction may contain changes of several events
@@ -61,8 +61,9 @@ class Settings:
     def accepted_hosts(self) -> tuple[str, ...]:
         """The names in the header Host that the service accepts; "*" for any.
 
-        Without a token anyone who reaches the service is an organizer. On a loopback address these
-        should be the programs of this machine, and not the pages in its browsers.
+        Without a token, anyone who reaches the service is an organizer. On a loopback address only
+        the programs of this machine should be organizers, and not the web pages in its browsers
+        (DNS rebinding). So only the names of loopback addresses are accepted then.
         """
         if self.allowed_hosts:
             return self.allowed_hosts
@@ -132,8 +133,8 @@ def _database_url(text: str) -> str | None:
     """Return the URL for libpq; yoyo's scheme ``postgresql+psycopg`` is accepted too."""
     if not text:
         return None
-    scheme, found, rest = text.partition("://")
-    if not found or scheme not in ("postgresql", "postgres", "postgresql+psycopg"):
+    scheme, separator, rest = text.partition("://")
+    if not separator or scheme not in ("postgresql", "postgres", "postgresql+psycopg"):
         # The message does not repeat the value, which may contain a password.
         raise SettingsError(
             "DATABASE_URL is invalid: expected a URL that begins with postgresql://"

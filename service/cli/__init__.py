@@ -1,5 +1,5 @@
 """The command line: the parser and its help, the commands, and the demo.
 
-Imports ``serving``, ``database``, ``embedded`` and the flat modules; only ``__main__`` imports
-it.
+Imports ``serving``, ``database``, ``embedded`` and the flat modules, which are those directly in
+``service``; only ``__main__`` imports it.
 """

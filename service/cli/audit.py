@@ -30,7 +30,7 @@ class Audit:
     """The progress and the result of an audit."""
 
     events: int = 0  # checked so far
-    remaining: int = 0
+    remaining: int = 0  # events still to check
     failed: list[Check] = field(default_factory=list)  # ordered by event
 
 
@@ -51,7 +51,7 @@ def audit(dsn: str, statements: Statements) -> Iterator[Audit]:
             checks = connection.execute(statements["check_events"].query, batch).fetchall()
             result.failed += [Check(*row) for row in checks]
             result.events += len(events)
-            # The second column counts all events from this batch on.
+            # A row is an id and the number of events that were left, those of this batch included.
             after, result.remaining = events[-1][0], events[0][1] - len(events)
             yield result
 

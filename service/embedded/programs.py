@@ -36,8 +36,9 @@ class Programs:
     PostgreSQL refuses to run as root, so root runs it as ``postgres`` or ``nobody``.
     """
 
-    top: Path  # contains the programs and all files that they need
-    folder: Path  # contains the programs
+    # Contains ``folder`` and all files that the programs need, such as site-packages for a wheel.
+    top: Path
+    folder: Path  # bin, which contains only the programs
     version: str  # such as "18.4"
     account: pwd.struct_passwd | None  # None: the current user
 
@@ -86,8 +87,8 @@ class Programs:
     def first_inaccessible(self, folder: Path) -> Path | None:
         """Return the topmost folder on a path that the account cannot enter.
 
-        Only the permissions for others count, since the account owns none of these folders.
-        Folders that do not exist yet are created accessible.
+        Only the permissions for others count, since the account owns none of these folders. A
+        folder that does not exist is skipped: ``EmbeddedPostgres`` creates it accessible.
         """
         if self.account is None:
             return None

@@ -17,7 +17,7 @@ from service.cli.demo.client import Client, Response
 # The most concurrent reservations of one event; other people wait. On a slow machine, payments
 # would otherwise queue behind reservations until the holds expire.
 MAX_RESERVING = 12
-RATE_SAMPLES = 5  # the rate is that between the first and the last of so many samples
+RATE_SAMPLES = 5  # the rate is calculated from the oldest and the newest of the last 5 samples
 
 # What people do with their tickets, and the percentage of each.
 BEHAVIORS = {
@@ -27,13 +27,14 @@ BEHAVIORS = {
     "cancel": 12,
     "let expire": 23,
 }
-# How many tickets of an event one person may have: what people reserve at once, and no more.
+# The limit for one person in each event. Nobody reserves more at once, so only those who ask for
+# more exceed it.
 MAX_TICKETS_PER_PERSON = 2
 
 
 @dataclass
 class Event:
-    """An event: its last known state, and what the responses told the crowd."""
+    """An event: its last known state, and the responses that the crowd got, counted."""
 
     name: str
     total: int
@@ -42,10 +43,12 @@ class Event:
     available: int = 0
     reserved: int = 0
     purchased: int = 0
-    # Tickets reserved, purchased and cancelled; requests refused, refused for the limit, replayed,
-    # and "other": those with an unexpected response.
-    responses: Counter[str] = field(default_factory=Counter)
-    # Times, and how many tickets had been reserved.
+    # Tickets that are "reserved", "purchased" and "cancelled" according to the responses.
+    confirmed_tickets: Counter[str] = field(default_factory=Counter)
+    # Requests by their response: "refused" (not enough tickets), "over the limit", "replayed" and
+    # "other" (unexpected).
+    requests: Counter[str] = field(default_factory=Counter)
+    # For the rate: the time, and how many tickets had been reserved by then.
     samples: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=RATE_SAMPLES))
 
     @property
@@ -77,7 +80,7 @@ class Event:
         self.available = event["availableTickets"]
         self.reserved = event["reservedTickets"]
         self.purchased = event["purchasedTickets"]
-        self.samples.append((asyncio.get_running_loop().time(), self.responses["reserved"]))
+        self.samples.append((asyncio.get_running_loop().time(), self.confirmed_tickets["reserved"]))
 
     async def sum_ledger(self, client: Client) -> Counter[str]:
         """Return how many tickets the event's ledger has of each kind of change."""
@@ -103,11 +106,11 @@ class Person:
     delay_seconds: float  # between the reservation and the next request; shorter than a hold
 
 
-def create_person(event: str, number: int, hold_seconds: int) -> Person:
+def create_person(event_name: str, number: int, hold_seconds: int) -> Person:
     """Return the person with a number, who is the same in every run."""
-    chance = random.Random(f"{event} {number}")  # noqa: S311 -- for variety, not for secrets
+    chance = random.Random(f"{event_name} {number}")  # noqa: S311 -- for variety, not for secrets
     return Person(
-        fingerprint=f"{event.replace(' ', '-')}-{number}",
+        fingerprint=f"{event_name.replace(' ', '-')}-{number}",
         quantity=chance.choice((1, 1, 2)),
         behavior=chance.choices(list(BEHAVIORS), list(BEHAVIORS.values()))[0],
         delay_seconds=chance.uniform(0.1, 0.6) * hold_seconds,
@@ -115,7 +118,14 @@ def create_person(event: str, number: int, hold_seconds: int) -> Person:
 
 
 class Crowd:
-    """All people who want tickets of some events."""
+    """All people who want tickets of some events.
+
+    Args:
+        client: sends their requests.
+        events: the events, already created.
+        seconds: about how long people arrive; they arrive until the events are sold out.
+        hold_seconds: how long the service holds a reservation.
+    """
 
     def __init__(
         self, client: Client, events: Sequence[Event], seconds: float, hold_seconds: int
@@ -123,13 +133,13 @@ class Crowd:
         self._client = client
         self._events = events
         self._hold_seconds = hold_seconds
-        # After so many seconds everybody pays: tickets of a hold that expires later might not find
-        # another buyer.
+        # People who arrive after so many seconds all pay: if they canceled or let a hold expire,
+        # its tickets might not find another buyer.
         self._all_pay_after = seconds * 0.7
-        self._timeout = seconds * 3 + 30
+        self._timeout_seconds = seconds * 3 + 30
 
     async def run(self) -> None:
-        """Buy until all events are sold out; return when the last person is done."""
+        """Buy until all events are sold out or time out; return when the last person is done."""
         async with asyncio.TaskGroup() as group:
             for event in self._events:
                 group.create_task(self._sell_out(event, group))
@@ -141,7 +151,7 @@ class Crowd:
         for number in count():
             await asyncio.sleep(start + number / event.people_per_second - loop.time())
             elapsed = loop.time() - start
-            if event.is_sold_out or elapsed > self._timeout:
+            if event.is_sold_out or elapsed > self._timeout_seconds:
                 return
             person = create_person(event.name, number, self._hold_seconds)
             await reserving.acquire()
@@ -158,10 +168,10 @@ class Crowd:
             reserving.release()
         if reservation_id is None:
             return
-        event.responses["reserved"] += person.quantity
+        event.confirmed_tickets["reserved"] += person.quantity
         if person.behavior == "repeat and pay":
             is_replay = await self._reserve(event, person) == reservation_id
-            event.responses["replayed" if is_replay else "other"] += 1
+            event.requests["replayed" if is_replay else "other"] += 1
         if person.behavior == "ask for more and pay":
             await self._ask_for_more(event, person)
         await asyncio.sleep(person.delay_seconds)
@@ -186,7 +196,7 @@ class Crowd:
         if response.status == HTTPStatus.CREATED:
             return str(response.body[0]["reservationId"])
         is_refusal = response.code in ("TICKETS_SOLD_OUT", "NOT_ENOUGH_TICKETS")
-        event.responses["refused" if is_refusal else "other"] += 1
+        event.requests["refused" if is_refusal else "other"] += 1
         return None
 
     async def _ask_for_more(self, event: Event, person: Person) -> None:
@@ -194,13 +204,13 @@ class Crowd:
         body = {"quantity": MAX_TICKETS_PER_PERSON, "userFingerprint": person.fingerprint}
         response = await self._client.send("POST", f"/events/{event.id}/tickets", body)
         is_over = response.code == "LIMIT_REACHED"
-        event.responses["over the limit" if is_over else "other"] += 1
+        event.requests["over the limit" if is_over else "other"] += 1
 
 
 def _count(event: Event, person: Person, response: Response, kind: str) -> None:
     """Count the response to a payment or a cancellation."""
     # An earlier try may have succeeded, although its response was lost.
     if response.status == HTTPStatus.OK or response.code == f"ALREADY_{kind.upper()}":
-        event.responses[kind] += person.quantity
+        event.confirmed_tickets[kind] += person.quantity
     elif response.code != "HOLD_EXPIRED":  # expected when the machine is slow
-        event.responses["other"] += 1
+        event.requests["other"] += 1

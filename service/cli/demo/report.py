@@ -60,20 +60,20 @@ class Screen:
     def update(self, events: Sequence[Event], elapsed: float, seconds: float) -> None:
         """Show the events' state when ``elapsed`` of the demo's ``seconds`` have passed."""
         if self._live is not None:
-            self._live.update(table(events, self._console.width), refresh=True)
+            self._live.update(build_table(events, self._console.width), refresh=True)
         elif elapsed >= self._next_line:
             self._next_line += LINE_SECONDS
             self._console.print(summary_line(events, elapsed), soft_wrap=True)
         if not self._picture_has_table and elapsed >= seconds * PICTURE_TABLE_AT:
             self._picture_has_table = True
             self._picture.print(
-                f"\nafter {elapsed:.0f} s", table(events, PICTURE_COLUMNS), sep="\n"
+                f"\nafter {elapsed:.0f} s", build_table(events, PICTURE_COLUMNS), sep="\n"
             )
 
     def print_table(self, events: Sequence[Event]) -> None:
         """Print the events' final state."""
         for console in (self._console, self._picture):
-            console.print(table(events, console.width, is_final=True))
+            console.print(build_table(events, console.width, is_final=True))
 
     def print_audit(self, result: Audit) -> None:
         """Print the result of the audit."""
@@ -88,24 +88,24 @@ class Screen:
         file.write_text(re.sub(r"\s*@font-face \{.*?\}", "", svg, flags=re.DOTALL))
 
 
-def table(events: Sequence[Event], columns: int, *, is_final: bool = False) -> Table:
+def build_table(events: Sequence[Event], columns: int, *, is_final: bool = False) -> Table:
     """Return a table with a row for each event; the final one has no rates."""
     has_bars = columns >= MIN_COLUMNS_FOR_BARS
-    rows = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    rows.add_column("event", no_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("event", no_wrap=True)
     if has_bars:
         legend = (("paid ", "green"), ("held ", "yellow"), ("available", "dim"))
-        rows.add_column(Text.assemble(*legend))
+        table.add_column(Text.assemble(*legend))
     for name in ("tickets", "available", "reserved", "purchased", "refused"):
-        rows.add_column(name, justify="right")
+        table.add_column(name, justify="right")
     if not is_final:
-        rows.add_column("tickets/s", justify="right")
+        table.add_column("tickets/s", justify="right")
     for event in events:
         counts = [event.total, event.available, event.reserved, event.purchased]
-        counts += [event.responses["refused"], *([] if is_final else [round(event.rate)])]
+        counts += [event.requests["refused"], *([] if is_final else [round(event.rate)])]
         cells = [f"{number:,}" for number in counts]
-        rows.add_row(event.name, *([_bar(event)] if has_bars else []), *cells)
-    return rows
+        table.add_row(event.name, *([_bar(event)] if has_bars else []), *cells)
+    return table
 
 
 def _bar(event: Event) -> Text:
@@ -124,7 +124,7 @@ def summary_line(events: Sequence[Event], elapsed: float) -> str:
         f"{elapsed:3.0f} s: {sum(event.available for event in events):,} available, "
         f"{sum(event.reserved for event in events):,} reserved, "
         f"{sum(event.purchased for event in events):,} purchased, "
-        f"{sum(event.responses['refused'] for event in events):,} refused, "
+        f"{sum(event.requests['refused'] for event in events):,} refused, "
         f"{sum(event.rate for event in events):,.0f} tickets/s"
     )
 
@@ -132,14 +132,14 @@ def summary_line(events: Sequence[Event], elapsed: float) -> str:
 def success_lines(events: Sequence[Event], ledger: Counter[str]) -> list[str]:
     """Return what to print after a sale without errors."""
     tickets = sum(event.total for event in events)
-    responses = sum((event.responses for event in events), Counter[str]())
+    requests = sum((event.requests for event in events), Counter[str]())
     return [
         f"Sold exactly {tickets:,} of {tickets:,} tickets; "
-        f"{responses['refused']:,} requests refused.",
+        f"{requests['refused']:,} requests refused.",
         f"{ledger['expired']:,} tickets expired and {ledger['cancelled']:,} were cancelled: "
         "all were sold again.",
-        f"{responses['replayed']:,} requests were repeated with their keys, and reserved once.",
-        f"{responses['over the limit']:,} people asked for more than their limit, and got no more.",
+        f"{requests['replayed']:,} requests were repeated with their keys, and reserved once.",
+        f"{requests['over the limit']:,} people asked for more than their limit, and got no more.",
         "The responses match the ledger. PostgreSQL and its data are removed.",
         "Next: run holdfast serve and open http://localhost:8000/docs",
     ]
@@ -147,19 +147,20 @@ def success_lines(events: Sequence[Event], ledger: Counter[str]) -> list[str]:
 
 def error_lines(events: Sequence[Event], ledger: Counter[str], result: Audit) -> list[str]:
     """Return the errors of a sale, one per line."""
-    responses = sum((event.responses for event in events), Counter[str]())
+    confirmed = sum((event.confirmed_tickets for event in events), Counter[str]())
+    requests = sum((event.requests for event in events), Counter[str]())
     errors = [
         f"{event.name}: {event.purchased:,} of {event.total:,} tickets were sold"
         for event in events
         if not event.is_sold_out
     ]
     errors += [
-        f"tickets {kind}: {responses[kind]:,} by the responses, {ledger[kind]:,} by the ledger"
+        f"tickets {kind}: {confirmed[kind]:,} by the responses, {ledger[kind]:,} by the ledger"
         for kind in ("reserved", "purchased", "cancelled")
-        if responses[kind] != ledger[kind]
+        if confirmed[kind] != ledger[kind]
     ]
-    if responses["other"]:
-        errors.append(f"{responses['other']:,} responses were unexpected")
+    if requests["other"]:
+        errors.append(f"{requests['other']:,} responses were unexpected")
     if result.failed:
         errors.append("the audit found errors")
     return errors
