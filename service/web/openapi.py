@@ -142,7 +142,7 @@ class _Description:
                 "headers": {
                     name: {
                         "description": text,
-                        "required": name != "Idempotency-Replayed",
+                        "required": name not in ("Idempotency-Replayed", "Retry-After"),
                         "schema": {"type": "string"},
                     }
                     for name, text in HEADERS.items()

@@ -365,7 +365,7 @@ def test_a_keep_alive_replaces_no_message_of_a_slow_watcher(
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
         slow.settimeout(WAIT_SECONDS)
         slow.connect(("127.0.0.1", int(service.url.rpartition(":")[2])))
-        slow.sendall(f"GET /events/{event}/stream HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        slow.sendall(f"GET /events/{event}/stream HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         wait_until(lambda: watchers.count == 1)
         for _ in range(150):
             client.hold(event)

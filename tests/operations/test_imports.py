@@ -10,7 +10,7 @@ import pytest
 from service.settings import PACKAGE
 
 # The flat modules that every package may import, except embedded, which imports only one.
-SHARED = {"limits", "logs", "metrics", "refusals", "rows", "settings", "temporary"}
+SHARED = {"limits", "log_output", "logs", "metrics", "refusals", "rows", "settings", "temporary"}
 
 # What each package and each other flat module may import of the service besides itself.
 MAY_IMPORT = {

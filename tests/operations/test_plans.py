@@ -386,7 +386,13 @@ CURES = {
             "tickets.status = 'reserved' and expires_at <= statement",
         ),
     ],
-    "reserve_tickets": [("events.id = any(:'event_ids'::uuid[])\n        and events", "events")],
+    "reserve_tickets": [
+        (
+            "        and tickets.user_fingerprint = any("
+            "array(select limited.user_fingerprint from limited))\n",
+            "",
+        )
+    ],
     # An exists is a hash of the whole table to the planner, where that is empty.
     "reserve_tickets ": [
         (
