@@ -121,8 +121,11 @@ def term(reader: Reader) -> Reader:
     def read(value: Any) -> Any:
         return None if value is None else reader.read(value)
 
-    schema = {**reader.schema, "type": [reader.schema["type"], "null"]}
-    return Reader(read, schema, is_optional=True)
+    if "anyOf" in reader.schema:
+        alternatives = {"anyOf": [*reader.schema["anyOf"], {"type": "null"}]}
+    else:
+        alternatives = {"type": [reader.schema["type"], "null"]}
+    return Reader(read, {**reader.schema, **alternatives}, is_optional=True)
 
 
 def query_integer(minimum: int, maximum: int, default: int | None = None) -> Reader:
@@ -285,7 +288,7 @@ TIMESTAMP = Reader(
 MOMENT = Reader(
     lambda value: value if value == "now" else _read_timestamp(value),
     {
-        "type": "string",
+        "anyOf": [{"type": "string", "format": "date-time"}, {"type": "string", "const": "now"}],
         "description": 'A time with its offset, years 1 to 9999, or "now".',
         "examples": ["2029-12-01T10:00:00Z"],
     },
