@@ -386,15 +386,8 @@ CURES = {
             "tickets.status = 'reserved' and expires_at <= statement",
         ),
     ],
-    "reserve_tickets": [
-        (
-            "        and tickets.user_fingerprint = any("
-            "array(select limited.user_fingerprint from limited))\n",
-            "",
-        )
-    ],
     # An exists is a hash of the whole table to the planner, where that is empty.
-    "reserve_tickets ": [
+    "reserve_tickets": [
         (
             "reservation_id in (select replayed.reservation_id from replayed)",
             "exists (select from ticket_allocations as earlier "
