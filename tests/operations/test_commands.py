@@ -198,5 +198,5 @@ def test_serve_refuses_unsafe_replication_and_warns_of_few_connections(data_dir:
         database.psql(f"create role {SERVICE_ROLE} login")
         assert holdfast("grant", SERVICE_ROLE, database_url=dsn).returncode == 0
     with EmbeddedPostgres(folder), run_service(Database(dsn), workers=2):
-        warning = "max_connections allows 17 connections, and 2 worker(s) may need 22"
+        warning = "max_connections allows 17 connections, and 2 worker(s) may need 24"
         assert warning in RUN_LOG.read()

@@ -69,7 +69,7 @@ def changes(events: Sequence[Uuid], batch: Sequence[Request]) -> list[Reserve]:
 
 
 @settings(
-    max_examples=40,
+    max_examples=20,
     deadline=None,
     derandomize=True,
     database=None,
