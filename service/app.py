@@ -40,7 +40,7 @@ class State(TypedDict):
 async def _update_gauges(
     write_path: WritePath, watchers: Watchers, pools: Mapping[str, AsyncConnectionPool]
 ) -> None:
-    """Update the gauges of the metrics until canceled."""
+    """Keep the gauges of the metrics current until canceled."""
     while True:
         metrics.PENDING_CHANGES.set(write_path.pending_changes)
         metrics.DELAYED_REFUSALS.set(write_path.delayed_refusals)

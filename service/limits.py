@@ -118,8 +118,8 @@ MAX_REQUEST_ID = 128
 MAX_PAGE_SIZE = 100
 MAX_TICKET_PAGE_SIZE = 1000
 MAX_LEDGER_PAGE_SIZE = 1000
-# How long a hold may last at most: a year.
-MAX_HOLD_SECONDS = 31_536_000
+# The most that a setting or a term of sale may set for a hold: a year.
+LONGEST_HOLD_SECONDS = 31_536_000
 # The longest Retry-After of a sale that has not opened.
 MAX_RETRY_AFTER_SECONDS = 3600
 # The largest values of PostgreSQL's integer and bigint.

@@ -36,10 +36,8 @@ class LogOutput:
         try:
             while written < len(lines):
                 written += self._write(lines[written:])
-        except BlockingIOError:
+        except OSError:  # it would have to wait (BlockingIOError), or the reader is gone
             metrics.LOG_LINES_DROPPED.inc(lines[written:].count(b"\n"))
-        except OSError:
-            metrics.LOG_LINES_DROPPED.inc(lines[written:].count(b"\n"))  # the reader is gone
 
 
 def stderr_output() -> LogOutput:

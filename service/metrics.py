@@ -111,7 +111,7 @@ if _FOLDER_VARIABLE not in os.environ:
 for change in ("reserved", "purchased", "expired", "user_cancelled", "refunded"):
     TICKETS.labels(change)
 BATCHES_FAILED.labels("lost")
-for pool_name in ("reads", "writes", "watching", "lists"):
+for pool_name in ("reads", "writes", "watching", "lists", "audits"):
     CONNECTIONS_GIVEN_UP.labels(pool_name)
 
 

@@ -96,7 +96,7 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         except ValueError as error:
             raise SettingsError(f"{name}={text} is invalid: {error}") from None
 
-    hold_seconds = read("HOLD_SECONDS", _integer(1, limits.MAX_HOLD_SECONDS), 900)
+    hold_seconds = read("HOLD_SECONDS", _integer(1, limits.LONGEST_HOLD_SECONDS), 900)
     return Settings(
         database_url=_database_url(environ.get("DATABASE_URL", "").strip()),
         data_dir=read("DATA_DIR", lambda text: Path(text).expanduser().resolve(), _state_dir()),
@@ -106,8 +106,8 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         hold_seconds=hold_seconds,
         max_hold_seconds=read(
             "MAX_HOLD_SECONDS",
-            _integer(hold_seconds, limits.MAX_HOLD_SECONDS),
-            min(2 * hold_seconds, limits.MAX_HOLD_SECONDS),
+            _integer(hold_seconds, limits.LONGEST_HOLD_SECONDS),
+            min(2 * hold_seconds, limits.LONGEST_HOLD_SECONDS),
         ),
         max_tickets_per_request=read("MAX_TICKETS_PER_REQUEST", _integer(1, 1000), 10),
         organizer_token=_token(environ.get("ORGANIZER_TOKEN", "").strip()),

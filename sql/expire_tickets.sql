@@ -10,9 +10,10 @@
 --                               many expire, so that an available ticket is never called sold out
 --   ticket_ids       uuid[]     as given to lock_events, as is the next one
 --   reservation_ids  uuid[]
---   most             integer    how many may expire beyond that, in all events of the batch
---                               together: each has an equal share, the earliest holds first. With
---                               no limit the statement could take longer than it may
+--   most             integer    how many expire in all events of the batch together: each event
+--                               has an equal share, or its quantity if that is more, the earliest
+--                               holds first. Without it the statement could take longer than it
+--                               may
 --
 -- returns: event_id and tickets, how many expired, for each event that had any
 --

@@ -254,7 +254,7 @@ def _was_closed_by_server(connection: psycopg.AsyncConnection) -> bool:
 
 
 def _end(connection: psycopg.AsyncConnection) -> None:
-    """End a connection as the server would, so that whoever waits for a response gets an error.
+    """End a connection as the server would, so that the waiting task gets an error.
 
     Canceling the waiting task instead would ask the server to cancel the statement, and wait.
     """

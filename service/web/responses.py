@@ -30,10 +30,10 @@ encode = msgspec.json.Encoder().encode
 
 Timestamp = Annotated[datetime, Meta(tz=True)]
 Count = Annotated[int, Meta(ge=0)]
-HoldLength = Annotated[int, Meta(ge=1, le=limits.MAX_HOLD_SECONDS)]
+HoldLength = Annotated[int, Meta(ge=1, le=limits.LONGEST_HOLD_SECONDS)]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_ETAG = re.compile(r'"(\d{1,18})-(\d{1,9})-([0-9a-f]{1,16})-(upcoming|open|closed)"', re.ASCII)
+_ETAG = re.compile(r'"(\d{1,18})-(\d{1,10})-([0-9a-f]{1,16})-(upcoming|open|closed)"', re.ASCII)
 
 
 class EventResponse(Struct, rename="camel", gc=False):
@@ -115,6 +115,8 @@ class EventState(NamedTuple):
         if match is None:
             return None
         version, available, microseconds, sale_status = match.groups()
+        if int(available) > limits.MAX_INTEGER:
+            return None
         try:
             updated_at = _EPOCH + timedelta(microseconds=int(microseconds, 16))
         except OverflowError:

@@ -25,7 +25,7 @@ def test_an_unchanged_or_past_event_may_be_stored(client: Client) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        # A cache may store a 404, a 405 and a 410 on its own, unless it is told not to.
+        # A cache may store a 404, a 405 and a 410 on its own, without this header.
         ("GET", f"/events/{UNKNOWN}", 404),
         ("GET", f"/events/tickets/{UNKNOWN}", 404),
         ("GET", "/nowhere", 404),

@@ -24,7 +24,7 @@ from tests.support.streams import watch_event
 from tests.support.waiting import at_once, wait_until
 
 STATEMENTS = load_statements(resource("sql"))
-POOLS = ("reads", "writes", "watching", "lists")
+POOLS = ("reads", "writes", "watching", "lists", "audits")
 
 
 @pytest.fixture
@@ -111,6 +111,7 @@ def send_everything(service: RunningService, event: str) -> set[int]:
             lambda: client.get("/tickets", headers={"X-User-Fingerprint": "alice"}),
             lambda: client.get(f"/events/{event}"),
             lambda: client.list_ledger(event, after=1),
+            lambda: client.check_event(event),
             lambda: client.get("/health"),
         ]
         return {response.status_code for response in at_once(*calls * 4)}

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from service import limits
 from tests.support.client import Client, code
 from tests.support.database import Database
 from tests.support.services import RunningService, Starter
@@ -386,6 +387,32 @@ def test_if_match_is_compared_with_the_current_etag(client: Client, database: Da
     lapsed = client.get(f"/events/{event}").headers["ETag"]
     assert update(lapsed, name="After the hold").status_code == 200
     assert client.find_event(event)["allocatedTickets"] == 0
+
+
+def test_if_match_names_the_state_of_the_largest_event(client: Client) -> None:
+    event = client.create_event(tickets=2_147_483_647)
+    etag = client.get(f"/events/{event}").headers["ETag"]
+    for if_match, status in (('"1-9999999999-1-open"', 412), (etag, 200)):
+        response = client.patch(
+            f"/events/{event}", json={"name": "New"}, headers={"If-Match": if_match}
+        )
+        assert response.status_code == status, response.text
+
+
+def test_if_match_holds_while_a_change_takes_several_transactions(
+    client: Client, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The expiry of the first transaction changes the ETag that the request names."""
+    monkeypatch.setattr(limits, "SWEEP_TICKETS", 2)
+    event = client.create_event(tickets=10)
+    for ticket in client.hold(event, 9):
+        database.expire_hold(ticket)
+    etag = client.get(f"/events/{event}").headers["ETag"]
+    shrink = {"json": {"totalTickets": 1}, "headers": {"If-Match": etag}}
+    updated = client.request("PATCH", f"/events/{event}", **shrink)
+    assert (updated.status_code, updated.json()["totalTickets"]) == (200, 1)
+    assert len(database.psql("select version from event_ledger where last_event = 'expired'")) > 1
+    assert code(client.request("PATCH", f"/events/{event}", **shrink))[0] == 412
 
 
 def test_two_organizers_with_one_etag_do_not_overwrite_each_other(client: Client) -> None:

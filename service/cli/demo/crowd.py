@@ -75,7 +75,7 @@ class Event:
         self.id = (await client.fetch("POST", "/events", body))["id"]
 
     async def update(self, client: Client) -> None:
-        """Update the state from the service."""
+        """Read the state from the service."""
         event = await client.fetch("GET", f"/events/{self.id}")
         self.available = event["availableTickets"]
         self.reserved = event["reservedTickets"]

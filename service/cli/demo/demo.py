@@ -33,7 +33,7 @@ from service.temporary import TMP, TemporaryFolder, remove_abandoned_folders
 # For each event: its tickets for each second of --seconds (a demo of 20 s has 20 * 20 = 400), and
 # how many people arrive per second.
 EVENTS = {"Opening night": (20, 100), "Matinee": (20, 40), "Last night": (17, 20)}
-MAX_HOLD_SECONDS = 3
+DEMO_HOLD_SECONDS = 3
 UPDATE_SECONDS = 0.25
 START_SECONDS = 60
 STOP_SECONDS = 30
@@ -52,7 +52,7 @@ def demo(seconds: int, sql_dir: Path, picture: Path | None) -> bool:
         CommandFailed, EmbeddedError, BrokenStatement: with a message of one line.
         KeyboardInterrupt: at Ctrl-C, after everything is removed.
     """
-    hold_seconds = max(1, min(MAX_HOLD_SECONDS, seconds // 6))
+    hold_seconds = max(1, min(DEMO_HOLD_SECONDS, seconds // 6))
     events = [Event(name, tickets * seconds, rate) for name, (tickets, rate) in EVENTS.items()]
     screen = Screen(has_picture=picture is not None)
     with _service(hold_seconds, sql_dir, screen) as (url, data_dir):

@@ -40,8 +40,8 @@ from service.write_path.changes import Update
 TERMS = {
     "saleOpensAt": term(MOMENT),
     "saleClosesAt": term(MOMENT),
-    "holdSeconds": term(integer(1, limits.MAX_HOLD_SECONDS, example=900)),
-    "maxHoldSeconds": term(integer(1, limits.MAX_HOLD_SECONDS, example=1800)),
+    "holdSeconds": term(integer(1, limits.LONGEST_HOLD_SECONDS, example=900)),
+    "maxHoldSeconds": term(integer(1, limits.LONGEST_HOLD_SECONDS, example=1800)),
     "maxTicketsPerPerson": term(integer(1, limits.MAX_INTEGER, example=4)),
 }
 EVENT_FIELDS = {
@@ -84,7 +84,8 @@ async def list_events(call: Call) -> Response | Refusal:
     """List events by date, in pages.
 
     `from` is inclusive, `to` exclusive. `q` is a part of the name, in upper or lower case.
-    `available=true` leaves out events without available tickets. A page after the last is empty.
+    `available=true` leaves out events that are not on sale or have no available tickets. A page
+    after the last is empty.
     """
     page, limit = call.query["page"], call.query["limit"]
     events, total = await call.service.list_queries.list_events(

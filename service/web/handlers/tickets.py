@@ -19,7 +19,6 @@ from service.refusals import (
     CANNOT_REFUND,
     CANNOT_RESERVE,
     EVENT_NOT_FOUND,
-    NO_TICKET_LEFT,
     TICKET_NOT_FOUND,
     Allocated,
     Available,
@@ -201,9 +200,12 @@ async def refund_ticket(call: Call) -> Response | Refusal:
     outcome = await call.service.write_path.submit(
         Refund(ticket_id=call.id, resale=call.body.get("resale", True))
     )
-    if isinstance(outcome, Outcome) and outcome.code != "granted":
+    if isinstance(outcome, Refusal):
+        return outcome
+    if outcome.code != "granted":
         return refuse_refund(outcome, CANNOT_REFUND)
-    return _respond(outcome, CANNOT_REFUND, None)
+    (ticket,) = outcome.tickets
+    return respond(TicketResponse.of(ticket, None))
 
 
 def refuse_refund(outcome: Outcome, refusals: Mapping[str, Refusal]) -> Refusal:
@@ -212,9 +214,10 @@ def refuse_refund(outcome: Outcome, refusals: Mapping[str, Refusal]) -> Refusal:
     If the refund would leave the event without tickets, the refusal has the number of allocated
     tickets in its details.
     """
+    refusal = refusals[outcome.code]
     if outcome.code == "capacity_below_allocated" and isinstance(outcome.detail, int):
-        return NO_TICKET_LEFT.with_details(Allocated(outcome.detail))
-    return refusals[outcome.code]
+        return refusal.with_details(Allocated(outcome.detail))
+    return refusal
 
 
 def _list_query(call: Call) -> tuple[str, int | None, int, Uuid | None]:
@@ -259,7 +262,7 @@ def _respond_following(
 
 
 def _respond(
-    outcome: Outcome | Refusal, refusals: Mapping[str, Refusal], owner: str | None
+    outcome: Outcome | Refusal, refusals: Mapping[str, Refusal], owner: str
 ) -> Response | Refusal:
     if isinstance(outcome, Refusal):
         return outcome
