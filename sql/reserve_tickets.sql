@@ -154,16 +154,24 @@ people as (
         limited.max_tickets_per_person,
         -- The first place is that of the available tickets.
         (1 + row_number() over (partition by limited.event_id))::integer as place,
-        count(*) filter (where tickets.status = 'reserved')::integer as held,
-        count(*) filter (where tickets.status = 'purchased')::integer as purchased
+        had.held,
+        had.purchased
     from limited
-    left join ticket_allocations as tickets
-        on limited.event_id = tickets.event_id
-        and limited.user_fingerprint = tickets.user_fingerprint
-        and tickets.user_fingerprint = any(array(select limited.user_fingerprint from limited))
-        and tickets.status in ('reserved', 'purchased')
-        and status_at(tickets.status, tickets.expires_at, statement_timestamp()) <> 'expired'
-    group by limited.event_id, limited.user_fingerprint, limited.max_tickets_per_person
+    cross join lateral (
+        select
+            count(*) filter (where tickets.status = 'reserved')::integer as held,
+            count(*) filter (where tickets.status = 'purchased')::integer as purchased
+        from ticket_allocations as tickets
+        where
+            tickets.user_fingerprint = limited.user_fingerprint
+            -- `is true` keeps the planner from the indexes of events and of statuses, by which it
+            -- would read all that an event, or anybody, has.
+            and (tickets.event_id = limited.event_id) is true
+            and (
+                status_at(tickets.status, tickets.expires_at, statement_timestamp())
+                in ('reserved', 'purchased')
+            ) is true
+    ) as had
 ),
 
 allowances as (

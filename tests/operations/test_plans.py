@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,11 @@ def parameters(database: Database, name: str) -> dict[str, str]:
             f"select id from ticket_allocations where user_fingerprint = '{USERS[0]}'"
         )
     if name in ("reserve_tickets", "find_replays"):
-        values["user_fingerprints"] = ["alice", "bob"]
+        # The second event has a limit.
+        values["event_ids"] = [events[0], events[1], events[1]]
+        values["quantities"] = [1, 2, 1]
+        values["user_fingerprints"] = ["alice", "bob", "carol"]
+        values["idempotency_keys"] = ["k", "", ""]
     return {key: literal(values[key]) for key in STATEMENTS[name].types}
 
 
@@ -263,12 +268,22 @@ insert into ticket_allocations (event_id, user_fingerprint, status)
 select id, name, 'purchased' from events;
 """
 
+# A shop that sends one fingerprint for everybody: by the statistics, each person has all tickets.
+ONE_PERSON = """
+insert into events (name, date, total_tickets, allocated_tickets, purchased_tickets)
+select 'one-' || n, '2030-01-01', 10000, 10000, 10000 from generate_series(1, 2) as n;
+
+insert into ticket_allocations (event_id, user_fingerprint, status)
+select id, 'shop', 'purchased' from events cross join generate_series(1, 10000) as n;
+"""
+
 BEFORE = {
     "empty tables": "",
     "the night before": SEASONS,
     "the midst of a sale": HOT_EVENT,
     "all held": ALL_HELD,
     "100,000 events": MANY_EVENTS,
+    "one person": ONE_PERSON,
 }
 # What a newcomer may do to the schema: the planner reckons with wider rows.
 WIDER = {
@@ -328,7 +343,9 @@ def test_a_plan_made_before_the_sale_reads_only_the_rows_it_needs(
     states: States, before: str, wider: str
 ) -> None:
     """As in a service that starts before the sale and plans once: nobody has analysed since."""
-    for name, node in rows_read(states, STATEMENTS, HOT, before, wider):
+    # Lists are planned for each request, and would be planned badly only for the one person.
+    names = [name for name in HOT if before != "one person" or not name.startswith("list_")]
+    for name, node in rows_read(states, STATEMENTS, names, before, wider):
         assert gone_through(node) <= ROWS, (name, json.dumps(node))
 
 
@@ -374,58 +391,89 @@ def run_planned(
     return plan
 
 
+@dataclass(frozen=True)
+class Cure:
+    """Parts of a statement that keep the planner from reading too much, in one state at least."""
+
+    statement: str
+    before: str
+    # Each part, and what would stand there without the cure.
+    parts: Sequence[tuple[str, str]]
+
+
 CURES = {
-    "expire_tickets": [
-        ("tickets.held_event_id = batch", "tickets.event_id = batch"),
-        (
-            "tickets.held_until <= statement",
-            "tickets.status = 'reserved' and expires_at <= statement",
-        ),
-        ("order by tickets.held_until", "order by tickets.expires_at"),
-    ],
-    "find_events": [
-        ("tickets.held_event_id = events.id", "tickets.event_id = events.id"),
-        (
-            "tickets.held_until <= statement",
-            "tickets.status = 'reserved' and expires_at <= statement",
-        ),
-    ],
-    # What people have is read only of people in the batch.
-    "reserve_tickets": [
-        (
-            "        and tickets.user_fingerprint = any("
-            "array(select limited.user_fingerprint from limited))\n",
-            "",
-        )
-    ],
+    "due holds": Cure(
+        "expire_tickets",
+        "the night before",
+        [
+            ("tickets.held_event_id = batch", "tickets.event_id = batch"),
+            (
+                "tickets.held_until <= statement",
+                "tickets.status = 'reserved' and expires_at <= statement",
+            ),
+            ("order by tickets.held_until", "order by tickets.expires_at"),
+        ],
+    ),
+    "due holds of an event": Cure(
+        "find_events",
+        "the night before",
+        [
+            ("tickets.held_event_id = events.id", "tickets.event_id = events.id"),
+            (
+                "tickets.held_until <= statement",
+                "tickets.status = 'reserved' and expires_at <= statement",
+            ),
+        ],
+    ),
+    # What a person has is found by the person, and not by the event or the status.
+    "a person's tickets": Cure(
+        "reserve_tickets",
+        "one person",
+        [
+            (
+                "(tickets.event_id = limited.event_id) is true",
+                "tickets.event_id = limited.event_id",
+            ),
+            (
+                """(
+                status_at(tickets.status, tickets.expires_at, statement_timestamp())
+                in ('reserved', 'purchased')
+            ) is true""",
+                """tickets.status in ('reserved', 'purchased')
+            and status_at(tickets.status, tickets.expires_at, statement_timestamp()) <> 'expired'
+            """,
+            ),
+        ],
+    ),
     # An exists is a hash of the whole table to the planner, where that is empty.
-    "reserve_tickets ": [
-        (
-            "reservation_id in (select replayed.reservation_id from replayed)",
-            "exists (select from ticket_allocations as earlier "
-            "where earlier.reservation_id = requests.reservation_id)",
-        )
-    ],
+    "replays": Cure(
+        "reserve_tickets",
+        "empty tables",
+        [
+            (
+                "reservation_id in (select replayed.reservation_id from replayed)",
+                "exists (select from ticket_allocations as earlier "
+                "where earlier.reservation_id = requests.reservation_id)",
+            )
+        ],
+    ),
 }
 
 
-@pytest.mark.parametrize("cures", CURES)
+@pytest.mark.parametrize("cure", CURES.values(), ids=list(CURES))
 def test_without_its_cure_a_statement_reads_rows_that_it_does_not_need(
-    states: States, cures: str, tmp_path: Path
+    states: States, cure: Cure, tmp_path: Path
 ) -> None:
     shutil.copytree(resource("sql"), tmp_path, dirs_exist_ok=True)
-    name = cures.strip()
-    file = tmp_path / f"{name}.sql"
-    for cure, instead in CURES[cures]:
-        assert cure in file.read_text(), f"{name} does not have: {cure}"
-        file.write_text(file.read_text().replace(cure, instead))
+    file = tmp_path / f"{cure.statement}.sql"
+    for part, instead in cure.parts:
+        assert part in file.read_text(), f"{cure.statement} does not have: {part}"
+        file.write_text(file.read_text().replace(part, instead))
     statements = load_statements(tmp_path)
     assert any(
         gone_through(node) > ROWS
-        for before in BEFORE
-        for wider in WIDER
-        for _, node in rows_read(states, statements, [name], before, wider)
-    ), f"{name} reads no more without its cure: is the cure still needed?"
+        for _, node in rows_read(states, statements, [cure.statement], cure.before, "as migrated")
+    ), f"{cure.statement} reads no more without its cure: is the cure still needed?"
 
 
 def gone_through(node: dict[str, Any]) -> float:
