@@ -34,6 +34,9 @@ MAX_DELAYED_REFUSALS = 10_000
 # The most changes, and tickets, in one transaction. It finishes well within STATEMENT_SECONDS.
 MAX_BATCH_CHANGES = 500
 MAX_BATCH_TICKETS = 5000
+# How many changes of one ticket or reservation wait for the next batch because they must not share
+# one with an earlier change.
+MAX_CHANGES_ASIDE = 20
 # How often a batch is tried when PostgreSQL asks for a retry (SQLSTATE 40001, 40P01, or CIINF
 # of Citus).
 BATCH_TRIES = 3

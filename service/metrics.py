@@ -43,6 +43,12 @@ REFUSALS = Counter("holdfast_refusals", "Refused requests by code.", ["code"], r
 TICKETS = Counter(
     "holdfast_tickets", "Tickets moved, by their new status.", ["change"], registry=REGISTRY
 )
+LATE_PAYMENTS = Counter(
+    "holdfast_late_payments",
+    "Payments with ifExpired for an expired hold; saved: its tickets were reacquired.",
+    ["outcome"],
+    registry=REGISTRY,
+)
 BATCH_REQUESTS = Histogram(
     "holdfast_batch_requests",
     "Requests in one transaction.",
@@ -110,6 +116,8 @@ if _FOLDER_VARIABLE not in os.environ:
 # Create these series with the value 0, so that Prometheus sees the first occurrence as an increase.
 for change in ("reserved", "purchased", "expired", "user_cancelled", "refunded"):
     TICKETS.labels(change)
+for outcome in ("saved", "too_late"):
+    LATE_PAYMENTS.labels(outcome)
 BATCHES_FAILED.labels("lost")
 for pool_name in ("reads", "writes", "watching", "lists", "audits"):
     CONNECTIONS_GIVEN_UP.labels(pool_name)

@@ -230,6 +230,11 @@ CANNOT_PAY = {
     **{code: Refusal(409, code.upper(), "Invalid allocation status") for code in _NOT_RESERVED},
     "busy": BUSY,
 }
+# For a payment that may reacquire expired tickets.
+CANNOT_REACQUIRE = CANNOT_PAY | {
+    "hold_expired": replace(HOLD_EXPIRED, example_details=Available(0)),
+    "limit_reached": LIMIT_REACHED,
+}
 CANNOT_CANCEL = CANNOT_PAY | {
     code: Refusal(409, code.upper(), "Can only cancel reserved tickets") for code in _NOT_RESERVED
 }
@@ -238,6 +243,10 @@ CANNOT_PAY_RESERVATION = {
     code: refusal if refusal is BUSY else replace(refusal, example_details=_IN_THE_WAY)
     for code, refusal in CANNOT_PAY.items()
 } | {"not_found": RESERVATION_NOT_FOUND}
+# Its refusals name the ticket, except those that have other details.
+CANNOT_REACQUIRE_RESERVATION = CANNOT_PAY_RESERVATION | {
+    code: CANNOT_REACQUIRE[code] for code in ("hold_expired", "limit_reached")
+}
 CANNOT_CANCEL_RESERVATION = {
     code: refusal if refusal is BUSY else replace(refusal, example_details=_IN_THE_WAY)
     for code, refusal in CANNOT_CANCEL.items()
@@ -251,6 +260,17 @@ HOLD_AT_MAXIMUM = Refusal(
 CANNOT_EXTEND_RESERVATION = CANNOT_PAY_RESERVATION | {"hold_at_maximum": HOLD_AT_MAXIMUM}
 CANNOT_FIND_RESERVATION = {
     code: CANNOT_PAY_RESERVATION[code] for code in ("not_found", "wrong_fingerprint")
+}
+CANNOT_TRANSFER = {
+    "not_found": TICKET_NOT_FOUND,
+    "wrong_fingerprint": WRONG_FINGERPRINT,
+    "hold_expired": HOLD_EXPIRED,
+    **{
+        code: Refusal(409, code.upper(), "Can only transfer reserved or purchased tickets")
+        for code in ("already_cancelled", "already_refunded")
+    },
+    "limit_reached": LIMIT_REACHED,
+    "busy": BUSY,
 }
 CANNOT_REFUND = {
     "not_found": TICKET_NOT_FOUND,

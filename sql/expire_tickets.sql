@@ -8,8 +8,8 @@
 --   event_ids        uuid[]     as given to lock_events
 --   quantities       integer[]  for each of them, how many tickets the batch asks for: at least as
 --                               many expire, so that an available ticket is never called sold out
---   ticket_ids       uuid[]     as given to lock_events, as is the next one
---   reservation_ids  uuid[]
+--   ticket_ids       uuid[]     as given to lock_events, as is the next one; these tickets expire
+--   reservation_ids  uuid[]     in any case, if they are due
 --   most             integer    how many expire in all events of the batch together: each event
 --                               has an equal share, or its quantity if that is more, the earliest
 --                               holds first. Without it the statement could take longer than it
@@ -27,30 +27,40 @@
 -- holdfast psql -v event_ids='{018f0000-0000-7000-8000-000000000001}' -v quantities='{2}' \
 --   -v ticket_ids='{}' -v reservation_ids='{}' -v most=1000 -f sql/expire_tickets.sql
 
-with changes as (
+with asked_tickets as (
+    select
+        tickets.id,
+        tickets.event_id,
+        tickets.status
+    from ticket_allocations as tickets
+    where tickets.id = any(:'ticket_ids'::uuid[])
+    union all
+    select
+        tickets.id,
+        tickets.event_id,
+        tickets.status
+    from ticket_allocations as tickets
+    where tickets.reservation_id = any(:'reservation_ids'::uuid[])
+),
+
+changes as (
     select
         asked.event_id,
         asked.quantity
     from unnest(:'event_ids'::uuid[], :'quantities'::integer[]) as asked (event_id, quantity)
     union all
+    -- Who asks for an expired ticket may want to reacquire it.
     select
-        tickets.event_id,
-        0 as quantity
-    from ticket_allocations as tickets
-    where tickets.id = any(:'ticket_ids'::uuid[])
-    union all
-    select
-        tickets.event_id,
-        0 as quantity
-    from ticket_allocations as tickets
-    where tickets.reservation_id = any(:'reservation_ids'::uuid[])
+        asked_tickets.event_id,
+        (asked_tickets.status = 'expired')::integer as quantity
+    from asked_tickets
 ),
 
 -- Each event with how many of its holds may expire.
 batch_events as (
     select
         event_id,
-        greatest(max(quantity), :'most'::integer / count(*) over ()) as most
+        greatest(sum(quantity), :'most'::integer / count(*) over ()) as most
     from changes
     group by event_id
 ),
@@ -70,11 +80,26 @@ due as (
     ) as holds
 ),
 
+-- Holds that the batch is about expire in any case, however many others are due.
+asked_due as (
+    select tickets.id
+    from ticket_allocations as tickets
+    where
+        tickets.id = any(array(select asked_tickets.id from asked_tickets))
+        and (tickets.held_until <= statement_timestamp()) is true
+    for update skip locked
+),
+
 expired as (
     update ticket_allocations as tickets
     set status = 'expired'
     -- An array and not a join: each ticket is looked up by its id, however many are due.
-    where tickets.id = any(array(select due.id from due))
+    where
+        tickets.id = any(array(
+            select due.id from due
+            union
+            select asked_due.id from asked_due
+        ))
     returning tickets.event_id
 ),
 

@@ -24,7 +24,7 @@ union all
 select named.relation || '.' || named.attribute || ': update' as excess_right
 from (
     values
-    ('ticket_allocations', 'user_fingerprint'),
+    ('ticket_allocations', 'reservation_id'),
     ('ticket_allocations', 'event_id'),
     ('event_private', 'secret'),
     ('event_ledger', 'version')

@@ -32,7 +32,7 @@ with used (relation, privilege, columns) as (
         'ticket_allocations', 'insert',
         '{id, event_id, user_fingerprint, expires_at, reservation_id, position}'
     ),
-    ('ticket_allocations', 'update', '{status, expires_at}'),
+    ('ticket_allocations', 'update', '{status, expires_at, user_fingerprint}'),
     ('event_private', 'select', null),
     ('event_private', 'insert', '{event_id}'),
     ('event_ledger', 'select', null),

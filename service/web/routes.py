@@ -10,11 +10,12 @@ from service.refusals import (
     CANNOT_CANCEL_RESERVATION,
     CANNOT_EXTEND_RESERVATION,
     CANNOT_FIND_RESERVATION,
-    CANNOT_PAY,
-    CANNOT_PAY_RESERVATION,
+    CANNOT_REACQUIRE,
+    CANNOT_REACQUIRE_RESERVATION,
     CANNOT_REFUND,
     CANNOT_REFUND_RESERVATION,
     CANNOT_RESERVE,
+    CANNOT_TRANSFER,
     CANNOT_UPDATE,
     EVENT_EXISTS,
     EVENT_NOT_FOUND,
@@ -150,9 +151,9 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
         "POST": Endpoint(
             tickets.pay_ticket,
             cache_control="no-store",
-            body=tickets.OWNER_FIELDS,
+            body=tickets.PAYMENT_FIELDS,
             successes=[Success(200, TicketResponse)],
-            refusals=[*CANNOT_PAY.values(), *WRITE_REFUSALS],
+            refusals=[*CANNOT_REACQUIRE.values(), *WRITE_REFUSALS],
         ),
         "DELETE": Endpoint(
             tickets.cancel_ticket,
@@ -160,6 +161,15 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
             headers=[OWNER],
             successes=[Success(200, TicketResponse)],
             refusals=[*CANNOT_CANCEL.values(), *WRITE_REFUSALS],
+        ),
+    },
+    "/events/tickets/{ticketId}/transfer": {
+        "POST": Endpoint(
+            tickets.transfer_ticket,
+            cache_control="no-store",
+            body=tickets.TRANSFER_FIELDS,
+            successes=[Success(200, TicketResponse)],
+            refusals=[*CANNOT_TRANSFER.values(), *WRITE_REFUSALS],
         ),
     },
     "/events/tickets/{ticketId}/refund": {
@@ -193,9 +203,9 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
         "POST": Endpoint(
             reservations.pay_reservation,
             cache_control="no-store",
-            body=tickets.OWNER_FIELDS,
+            body=tickets.PAYMENT_FIELDS,
             successes=[Success(200, ReservationResponse)],
-            refusals=[*CANNOT_PAY_RESERVATION.values(), *WRITE_REFUSALS],
+            refusals=[*CANNOT_REACQUIRE_RESERVATION.values(), *WRITE_REFUSALS],
         ),
     },
     "/reservations/{reservationId}/refund": {

@@ -5,7 +5,7 @@ as BUSY. If it was sent and has no outcome by the second, it is refused as OUTCO
 """
 
 import asyncio
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +13,9 @@ from service import limits
 from service.refusals import BUSY, Refusal
 from service.rows import Uuid
 from service.write_path.changes import Change, Outcome, Reserve
+
+# What changes are about: a ticket, a reservation, a part of a reservation, or an idempotency key.
+Subject = tuple[str, ...]
 
 
 @dataclass(slots=True, eq=False)
@@ -71,7 +74,6 @@ def take_batch(queue: deque[QueuedChange]) -> list[QueuedChange]:
     Changes that are too late to be sent are refused instead.
     """
     batch: list[QueuedChange] = []
-    quantities: dict[tuple[Uuid, str, str], int] = {}
     now = asyncio.get_running_loop().time()
     tickets = 0
     while queue and len(batch) < limits.MAX_BATCH_CHANGES:
@@ -84,12 +86,6 @@ def take_batch(queue: deque[QueuedChange]) -> list[QueuedChange]:
         tickets += change.max_tickets
         if batch and tickets > limits.MAX_BATCH_TICKETS:
             break
-        if isinstance(change, Reserve) and change.idempotency_key:
-            # A key that is used again with another quantity waits for the next batch: its outcome
-            # depends on the outcome of the first use.
-            key = (change.event_id, change.user_fingerprint, change.idempotency_key)
-            if quantities.setdefault(key, change.quantity) != change.quantity:
-                break
         batch.append(queue.popleft())
     return batch
 
@@ -98,11 +94,16 @@ def needs_reservations(batch: Sequence[QueuedChange]) -> bool:
     """Whether ``keep_order`` needs the reservations of the tickets of a batch.
 
     It does if the batch changes a ticket and a reservation in different ways, such as to pay and to
-    cancel: the ticket may belong to the reservation, which only the database knows.
+    cancel: the ticket may belong to the reservation, which only the database knows. The same holds
+    for two changes of one kind that may not share a ticket.
     """
     of_tickets = {type(queued.change) for queued in batch if queued.change.ticket_id}
     of_reservations = {type(queued.change) for queued in batch if queued.change.reservation_id}
-    return any(kind != other for kind in of_tickets for other in of_reservations)
+    return any(
+        kind != other or not kind.may_share_ticket
+        for kind in of_tickets
+        for other in of_reservations
+    )
 
 
 def keep_order(
@@ -111,8 +112,11 @@ def keep_order(
     """Split a batch so that of two changes of the same tickets the earlier one is decided first.
 
     A transaction carries out its changes kind by kind. So two changes of different kinds conflict
-    if they are about the same ticket, the same reservation, or a ticket and its reservation. The
-    later one is set aside, and so is every later change of the same ticket or reservation.
+    if they are about the same ticket, the same reservation, or a ticket and its reservation; so do
+    two of the same kind if that kind may not share a ticket, and two reservations that use one
+    idempotency key for different quantities. The later one is set aside, and so is every later
+    change with the same subject. Of one subject, MAX_CHANGES_ASIDE are set aside and further ones
+    refused as BUSY: else one client could fill every batch with changes of one ticket.
 
     Args:
         batch: the changes, in the order of their arrival.
@@ -124,32 +128,49 @@ def keep_order(
     """
     kept: list[QueuedChange] = []
     aside: list[QueuedChange] = []
-    # The kinds of the earlier changes; None stands for one that is set aside. A change of a ticket
-    # is recorded under ("ticket", its id) and ("ticket of", its reservation), and a change of a
-    # reservation under ("reservation", its id).
-    earlier_kinds: defaultdict[tuple[str, Uuid], set[type[Change] | None]] = defaultdict(set)
+    # For each subject, what the earlier changes of it do: their kinds, or the quantities of an
+    # idempotency key. None stands for a change that is set aside.
+    earlier: defaultdict[Subject, set[type[Change] | int | None]] = defaultdict(set)
+    waiting: Counter[Subject] = Counter()
     for queued in batch:
         change = queued.change
-        kind: type[Change] | None = type(change)
-        if change.ticket_id:
-            reservation = reservations.get(change.ticket_id, Uuid(""))
-            key, conflicting_key = ("ticket", change.ticket_id), ("reservation", reservation)
-            second_key = ("ticket of", reservation)
-        elif change.reservation_id:
-            key = second_key = ("reservation", change.reservation_id)
-            conflicting_key = ("ticket of", change.reservation_id)
-        else:
+        subject, conflicting, recorded = _subjects(change, reservations)
+        if subject is None:
             kept.append(queued)
             continue
-        # One of another kind, or one that is set aside.
-        if (earlier_kinds[key] | earlier_kinds[conflicting_key]) - {kind}:
-            aside.append(queued)
-            kind = None
-        else:
+        action = change.quantity if isinstance(change, Reserve) else type(change)
+        harmless = {action} if change.may_share_ticket else set()
+        if not (earlier[subject] | earlier[conflicting]) - harmless:
             kept.append(queued)
-        earlier_kinds[key].add(kind)
-        earlier_kinds[second_key].add(kind)
+            earlier[subject].add(action)
+            earlier[recorded].add(action)
+        elif waiting[subject] < limits.MAX_CHANGES_ASIDE:
+            aside.append(queued)
+            waiting[subject] += 1
+            earlier[subject].add(None)
+            earlier[recorded].add(None)
+        else:
+            queued.resolve(BUSY)
     return kept, aside
+
+
+def _subjects(
+    change: Change, reservations: Mapping[Uuid, Uuid]
+) -> tuple[Subject | None, Subject, Subject]:
+    """Return what a change is about, with what it conflicts besides, and what else it stands for.
+
+    The subject is None if the change can conflict with no other.
+    """
+    if change.ticket_id:
+        reservation = reservations.get(change.ticket_id, "")
+        return ("ticket", change.ticket_id), ("reservation", reservation), ("part", reservation)
+    if change.reservation_id:
+        subject = ("reservation", change.reservation_id)
+        return subject, ("part", change.reservation_id), subject
+    if isinstance(change, Reserve) and change.idempotency_key:
+        key = ("key", change.event_id, change.user_fingerprint, change.idempotency_key)
+        return key, key, key
+    return None, (), ()
 
 
 def drop_overdue(batch: Sequence[QueuedChange]) -> list[QueuedChange]:

@@ -51,17 +51,19 @@ class Outcome(Struct, frozen=True, gc=False):
 
     code: OutcomeCode
     tickets: tuple[TicketAllocation, ...] = ()
-    # More about a refusal. Which of these it is depends on the kind of the change and on the code:
-    # - int: the number of allocated tickets (refund, update), or the event's revision (update)
-    # - Uuid: the ticket that decided the outcome (cancel, pay, extend)
-    # - list: the columns with contradictory terms (update)
-    # - ReservationRefusal: why no tickets were reserved (reserve)
-    detail: "int | Uuid | list[str] | ReservationRefusal | None" = None
+    # More about a refusal.
+    detail: "Detail" = None
     # How many of the tickets this change itself has changed. The others may have been changed
     # before, by an earlier request.
     tickets_moved: int = 0
+    # How many of these had expired and were reacquired.
+    tickets_reacquired: int = 0
     # The event after an update.
     event: Event | None = None
+
+
+# max_tickets_per_person, how many tickets the person holds, and how many the person has purchased.
+Person = tuple[int, int, int]
 
 
 class ReservationRefusal(NamedTuple):
@@ -71,9 +73,25 @@ class ReservationRefusal(NamedTuple):
     # For sale_not_open the time when the sale opens, for sale_closed the time when it closed.
     sale_turns_at: datetime | None
     opens_in: float | None  # for sale_not_open, in seconds
-    # For limit_reached three numbers: max_tickets_per_person, how many tickets the person holds,
-    # and how many the person has purchased.
-    person: tuple[int, int, int] | None
+    person: Person | None  # for limit_reached
+
+
+class LatePaymentRefusal(NamedTuple):
+    """The columns of ``reacquire_tickets`` that say why a late payment was refused."""
+
+    deciding_ticket_id: Uuid | None
+    available_tickets: int | None
+    person: Person | None  # for limit_reached
+
+
+# More about a refusal. Which of these it is depends on the kind of the change and on the code:
+# - int: the number of allocated tickets (refund, update), or the event's revision (update)
+# - Uuid: the ticket that decided the outcome (cancel, pay, extend)
+# - list: the columns with contradictory terms (update)
+# - ReservationRefusal: why no tickets were reserved (reserve)
+# - LatePaymentRefusal: why no tickets were reacquired (reacquire)
+# - Person: the new owner (transfer)
+Detail = int | Uuid | list[str] | ReservationRefusal | LatePaymentRefusal | Person | None
 
 
 def read_outcomes(rows: Iterable[Row], leading_columns: int = 2) -> Iterator[tuple[int, Outcome]]:
@@ -118,6 +136,8 @@ class Change(Struct, frozen=True, gc=False):
     new_status: ClassVar[str] = ""
     # How many leading columns the statement returns; see read_outcomes.
     leading_columns: ClassVar[int] = 2
+    # Whether a batch may contain several changes of this kind for the same ticket.
+    may_share_ticket: ClassVar[bool] = True
     # Whether its batch contains no other change, so that its failure fails no other change.
     runs_alone: ClassVar[bool] = False
     # Whether it goes to its event's own lane, so that its work delays no other event.
@@ -216,6 +236,59 @@ class Pay(ChangeByOwner, frozen=True, gc=False):
 
     statement = "pay_tickets"
     new_status = "purchased"
+
+
+class Reacquire(ChangeByOwner, frozen=True, gc=False):
+    """The owner pays for tickets although their holds may have expired."""
+
+    statement = "reacquire_tickets"
+    new_status = "purchased"
+    may_share_ticket = False
+
+    @classmethod
+    def read_outcomes(cls, rows: Iterable[Row]) -> Iterator[tuple[int, Outcome]]:
+        """Read the rows.
+
+        Their columns are the number of the change, the outcome, the deciding ticket, how many
+        tickets were paid for and how many of these reacquired, how many were available, the person,
+        and those of a ticket.
+        """
+        for number, group in groupby(rows, key=itemgetter(0)):
+            rows_of_change = list(group)
+            _, outcome, deciding_ticket_id, moved, reacquired, available, person, *_ = (
+                rows_of_change[0]
+            )
+            tickets = tuple(TicketAllocation(*row[7:]) for row in rows_of_change if row[7])
+            yield (
+                number - 1,
+                Outcome(
+                    outcome,
+                    tickets,
+                    LatePaymentRefusal(deciding_ticket_id, available, person),
+                    tickets_moved=moved or 0,
+                    tickets_reacquired=reacquired or 0,
+                ),
+            )
+
+
+class Transfer(Change, frozen=True, gc=False, kw_only=True):
+    """The owner gives a ticket to a new owner."""
+
+    statement = "transfer_tickets"
+    leading_columns = 3  # with person
+    may_share_ticket = False
+    ticket_id: Uuid
+    user_fingerprint: str
+    new_user_fingerprint: str
+
+    @classmethod
+    def parameters(cls, changes: Sequence[Self]) -> dict[str, Any]:
+        """Return the tickets, their owners and their new owners."""
+        return {
+            "ticket_ids": [change.ticket_id for change in changes],
+            "user_fingerprints": [change.user_fingerprint for change in changes],
+            "new_user_fingerprints": [change.new_user_fingerprint for change in changes],
+        }
 
 
 class Extend(ChangeByOwner, frozen=True, gc=False):
@@ -331,4 +404,13 @@ class Expire(Change, frozen=True, gc=False):
 
 # The order of the statements in a batch: changes that release tickets come before reservations,
 # so that no reservation is refused while a ticket is being released.
-KINDS_IN_ORDER: tuple[type[Change], ...] = (Cancel, Refund, Pay, Extend, Update, Reserve)
+KINDS_IN_ORDER: tuple[type[Change], ...] = (
+    Cancel,
+    Refund,
+    Pay,
+    Reacquire,
+    Transfer,
+    Extend,
+    Update,
+    Reserve,
+)

@@ -23,6 +23,7 @@ from service.write_path.changes import (
     Change,
     Expire,
     Outcome,
+    Reacquire,
     Reserve,
     Row,
     Update,
@@ -145,6 +146,8 @@ def _update_metrics(
     for change, outcome in zip(changes, outcomes, strict=True):
         if outcome.code == "granted" and change.new_status:
             moved[change.new_status] += outcome.tickets_moved
+        if isinstance(change, Reacquire):
+            _count_late_payment(outcome)
     moved["expired"] += sum(tickets for _, tickets in rows["expire_tickets"])
     for new_status, tickets in moved.items():
         if tickets:
@@ -152,6 +155,14 @@ def _update_metrics(
     metrics.LOCK_WAIT_SECONDS.observe(
         max((waited for _, waited in rows["lock_events"]), default=0.0)
     )
+
+
+def _count_late_payment(outcome: Outcome) -> None:
+    """Count a payment that came after its hold had expired by how it ended."""
+    if outcome.tickets_reacquired:
+        metrics.LATE_PAYMENTS.labels("saved").inc()
+    elif outcome.code in ("hold_expired", "limit_reached"):
+        metrics.LATE_PAYMENTS.labels("too_late").inc()
 
 
 def _collect_outcomes(

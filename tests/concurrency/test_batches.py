@@ -313,17 +313,15 @@ def test_a_batch_limits_the_tickets_of_its_reservations() -> None:
     assert asyncio.run(take_batches()) == [limit, limit, 12 - 2 * limit]
 
 
-def test_one_key_with_two_quantities_needs_two_batches() -> None:
+def test_an_update_is_a_batch_of_its_own() -> None:
     async def take_batches() -> list[int]:
         now = asyncio.get_running_loop().time()
         event = Uuid("018f0000-0000-7000-8000-000000000001")
         queue = deque(
             QueuedChange(change, asyncio.get_running_loop().create_future(), now + 9, now + 9)
             for change in [
-                reserve(event, 2, key="k"),
-                reserve(event, 2, key="k"),
-                reserve(event, 1, user="bob", key="k"),
-                reserve(event, 1, key="k"),
+                reserve(event, 2),
+                reserve(event, 1, user="bob"),
                 Update(event, "{}"),
                 Pay(ticket_id=event, user_fingerprint="alice"),
             ]
@@ -333,8 +331,7 @@ def test_one_key_with_two_quantities_needs_two_batches() -> None:
             sizes.append(len(take_batch(queue)))
         return sizes
 
-    # The second quantity waits for the outcome of the first; an update is a batch of its own.
-    assert asyncio.run(take_batches()) == [3, 1, 1, 1]
+    assert asyncio.run(take_batches()) == [2, 1, 1]
 
 
 def test_events_are_locked_in_the_order_of_their_ids(database: Database) -> None:

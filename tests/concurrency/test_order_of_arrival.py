@@ -11,9 +11,18 @@ from httpx2 import Response
 from hypothesis import given
 
 from service import limits
+from service.refusals import BUSY
 from service.rows import Uuid
 from service.write_path.batches import QueuedChange, keep_order, needs_reservations
-from service.write_path.changes import Cancel, Change, Pay, Refund, Reserve
+from service.write_path.changes import (
+    Cancel,
+    Change,
+    Pay,
+    Reacquire,
+    Refund,
+    Reserve,
+    Transfer,
+)
 from tests.support.client import Client
 from tests.support.database import Database
 from tests.support.services import RunningService
@@ -67,17 +76,27 @@ TICKETS = {Uuid(f"t{n}"): Uuid(f"r{n // 2}") for n in range(4)}
 changes = st.one_of(
     st.builds(
         lambda kind, ticket: kind(ticket_id=ticket, user_fingerprint="alice"),
-        st.sampled_from([Pay, Cancel]),
+        st.sampled_from([Pay, Cancel, Reacquire]),
         st.sampled_from(list(TICKETS)),
     ),
     st.builds(
         lambda kind, whole: kind(reservation_id=whole, user_fingerprint="alice"),
-        st.sampled_from([Pay, Cancel]),
+        st.sampled_from([Pay, Cancel, Reacquire]),
         st.sampled_from([Uuid("r0"), Uuid("r1")]),
     ),
     st.builds(lambda ticket: Refund(ticket_id=ticket), st.sampled_from(list(TICKETS))),
     st.builds(lambda whole: Refund(reservation_id=whole), st.sampled_from(["r0", "r1"])),
-    st.just(Reserve(Uuid("e"), 1, "alice", "")),
+    st.builds(
+        lambda ticket: Transfer(
+            ticket_id=ticket, user_fingerprint="alice", new_user_fingerprint="bob"
+        ),
+        st.sampled_from(list(TICKETS)),
+    ),
+    st.builds(
+        lambda quantity, key: Reserve(Uuid("e"), quantity, "alice", key),
+        st.integers(1, 2),
+        st.sampled_from(["", "k", "l"]),
+    ),
 )
 
 
@@ -86,6 +105,16 @@ def tickets_of(change: Change) -> set[Uuid]:
     if change.reservation_id:
         return {ticket for ticket, whole in TICKETS.items() if whole == change.reservation_id}
     return {change.ticket_id} if change.ticket_id else set()
+
+
+def conflict(earlier: Change, later: Change) -> bool:
+    """Whether two changes must not share a batch."""
+    if isinstance(earlier, Reserve) and isinstance(later, Reserve):
+        same_key = earlier.idempotency_key == later.idempotency_key != ""
+        return same_key and earlier.quantity != later.quantity
+    if not tickets_of(earlier) & tickets_of(later):
+        return False
+    return type(earlier) is not type(later) or isinstance(later, Reacquire | Transfer)
 
 
 @given(st.lists(changes, max_size=12))
@@ -105,19 +134,31 @@ def test_no_order_of_arrival_is_turned_around_by_batches(arrived: list[Change]) 
             batch_of[order[id(queued)]] = batches
         waiting, batches = aside, batches + 1
     for number, change in enumerate(arrived):
-        rivals = [
-            other
-            for other in range(number)
-            if type(arrived[other]) is not type(change)
-            and tickets_of(arrived[other]) & tickets_of(change)
-        ]
-        # A change of another kind that came first is decided in an earlier batch.
+        rivals = [other for other in range(number) if conflict(arrived[other], change)]
+        # A conflicting change that came first is decided in an earlier batch.
         assert all(batch_of[other] < batch_of[number] for other in rivals)
-        if not rivals and not tickets_of(change):
+        if not rivals and not tickets_of(change) and not getattr(change, "idempotency_key", ""):
             assert batch_of[number] == 0
     for earlier, later in pairwise(range(len(arrived))):
         if type(arrived[earlier]) is type(arrived[later]) and arrived[earlier] == arrived[later]:
             assert batch_of[earlier] <= batch_of[later]
+
+
+def test_changes_of_one_ticket_do_not_fill_every_batch() -> None:
+    loop = asyncio.new_event_loop()
+    ticket = Uuid("t0")
+    hog: list[Change] = [
+        kind(ticket_id=ticket, user_fingerprint="alice")
+        for _ in range(240)
+        for kind in (Pay, Cancel)
+    ]
+    waiting = [QueuedChange(change, loop.create_future(), 0, 0) for change in hog]
+    batch, aside = keep_order(waiting, {})
+    loop.close()
+    assert [queued.change for queued in batch] == hog[:1]
+    assert [queued.change for queued in aside] == hog[1 : 1 + limits.MAX_CHANGES_ASIDE]
+    refused = waiting[1 + limits.MAX_CHANGES_ASIDE :]
+    assert all(queued.result.result() is BUSY for queued in refused)
 
 
 def test_a_change_that_moves_to_the_lane_of_its_event_is_not_overtaken(

@@ -108,6 +108,20 @@ class Ticket:
             is_refunded = self.status == "refunded"
             return Refused(409, "ALREADY_REFUNDED" if is_refunded else "NOT_PURCHASED")
 
+    def transfer(self, user: str, new_user: str) -> Refused | None:
+        """Give it to a new owner, if it is held or purchased."""
+        if user == new_user:
+            return Refused(400, "BAD_REQUEST", ["newUserFingerprint"])
+        with self.event.transaction():
+            if user != self.user:
+                return Refused(403, "WRONG_FINGERPRINT")
+            if self.status_now not in ("reserved", "purchased"):
+                return replace(self.refusal(user) or Refused(500, ""), details=None)
+            if refusal := self.event.refusal_by_limit(1, new_user):
+                return refusal
+            self.user = new_user
+            return None
+
     def response(self, user: str | None) -> dict[str, Any]:
         """Return the JSON of the ticket for a user; only its owner sees the fingerprint."""
         body = {
@@ -145,6 +159,13 @@ class Reservation:
             own = [ticket for ticket in self.tickets if ticket.user == user]
             if not own:
                 return self.tickets[0].refusal(user)
+            if verb == "pay_late":
+                verb = "pay"
+                expired = [ticket for ticket in own if ticket.status_now == "expired"]
+                if refusal := self.event.refusal_of_late_payment(len(expired), user):
+                    return refusal
+                for ticket in expired:
+                    ticket.status, ticket.expires_at = "reserved", None
             held = [ticket for ticket in own if ticket.status_now == "reserved"]
             # An expired ticket blocks a payment, a purchased one a cancellation.
             blocking = {"pay": "expired", "cancel": "purchased"}[verb]
@@ -214,9 +235,13 @@ class Event:
     @contextmanager
     def version_step(self) -> Iterator[None]:
         """Add a version if the block changes anything."""
-        before = self.revision, [ticket.status for ticket in self.tickets]
+
+        def state() -> Any:
+            return self.revision, [(ticket.status, ticket.user) for ticket in self.tickets]
+
+        before = state()
         yield
-        self.version += before != (self.revision, [ticket.status for ticket in self.tickets])
+        self.version += before != state()
 
     def reserve(self, quantity: int, user: str, key: str) -> Reservation | Refused:
         """Reserve all tickets or none; a key that has reserved is replayed, never refused."""
@@ -249,12 +274,25 @@ class Event:
             return Refused(409, "SALE_NOT_OPEN", {"saleOpensAt": AFTER})
         if self.sale_status == "closed":
             return Refused(409, "SALE_CLOSED", {"saleClosesAt": BEFORE})
+        return self.refusal_by_limit(quantity, user)
+
+    def refusal_by_limit(self, quantity: int, user: str) -> Refused | None:
+        """Return why a person cannot have so many tickets more; None if they can."""
         limit = self.terms["maxTicketsPerPerson"]
         own = [ticket.status_now for ticket in self.tickets if ticket.user == user]
         held, purchased = own.count("reserved"), own.count("purchased")
         if limit and held + purchased + quantity > limit:
             details = {"maxTicketsPerPerson": limit, "held": held, "purchased": purchased}
             return Refused(409, "LIMIT_REACHED", details)
+        return None
+
+    def refusal_of_late_payment(self, expired: int, user: str) -> Refused | None:
+        """Return why expired tickets cannot be reacquired; None if they can."""
+        if expired and (refusal := self.refusal_by_limit(expired, user)):
+            return refusal
+        available = self.total - self.allocated
+        if expired > available:
+            return Refused(410, "HOLD_EXPIRED", {"availableTickets": available})
         return None
 
     def update(self, changes: dict[str, Any]) -> Refused | None:
@@ -395,7 +433,7 @@ users = st.sampled_from(["alice", "bob"])
 # '' stands for the owner.
 owner_or_user = st.just("") | users
 keys = st.sampled_from(["", "one", "two"])
-verbs = st.sampled_from(["pay", "cancel"])
+verbs = st.sampled_from(["pay", "pay_late", "cancel"])
 statuses = st.sampled_from(["", "reserved", "expired", "purchased"])
 times = st.sampled_from([None, BEFORE, AFTER])
 hold_lengths = st.sampled_from([None, 60, 600])
@@ -410,9 +448,11 @@ changed_terms = st.fixed_dictionaries(
     },
 ).filter(len)
 ticket_methods = st.sampled_from(
-    ["find_ticket", "pay", "cancel", "refund", "reserve", "list_event_tickets"]
+    ["find_ticket", "pay", "pay_late", "cancel", "refund", "reserve", "list_event_tickets"]
 )
-reservation_methods = st.sampled_from(["find_reservation", "pay_reservation", "cancel_reservation"])
+reservation_methods = st.sampled_from(
+    ["find_reservation", "pay_reservation", "pay_late_reservation", "cancel_reservation"]
+)
 
 
 class TicketOffice(RuleBasedStateMachine):
@@ -529,8 +569,9 @@ class TicketOffice(RuleBasedStateMachine):
         user = self.name(requester) if requester else ticket.user
         response = getattr(self.client, verb)(ticket.id, user)
         refusal = Reservation(ticket.event, [ticket]).change(verb, user)
-        # A refusal about a single ticket has no details.
-        agree(response, replace(refusal, details=None) if refusal else ticket.response(user))
+        if refusal and refusal.details == {"ticketId": ticket.id}:
+            refusal = replace(refusal, details=None)  # the path names the ticket
+        agree(response, refusal or ticket.response(user))
 
     @rule(reservation=reservations, requester=owner_or_user, verb=verbs)
     def a_reservation_is_paid_or_cancelled(
@@ -590,10 +631,12 @@ class TicketOffice(RuleBasedStateMachine):
         # They have not been swept yet.
         self.tickets_are_listed(ticket.event, "alice", status="expired", page=1, limit=9)
 
-    @rule(reservation=reservations)
-    def the_last_ticket_gets_another_owner(self, reservation: Reservation) -> None:
-        reservation.tickets[-1].user = self.name("carol")
-        self.update_with_sql("user_fingerprint", self.name("carol"), reservation.tickets[-1])
+    @rule(ticket=tickets, requester=owner_or_user, new_user=st.sampled_from(["bob", "carol"]))
+    def a_ticket_is_transferred(self, ticket: Ticket, requester: str, new_user: str) -> None:
+        user = self.name(requester) if requester else ticket.user
+        new_user = self.name(new_user)
+        response = self.client.transfer(ticket.id, new_user, user)
+        agree(response, ticket.transfer(user, new_user) or ticket.response(new_user))
 
     def update_with_sql(self, column: str, value: object, ticket: Ticket) -> None:
         sql = f"update ticket_allocations set {column} = %s where id = %s"

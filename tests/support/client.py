@@ -77,9 +77,19 @@ class Client(httpx2.Client):
         headers = {"X-User-Fingerprint": user} if user else {}
         return self.get(f"/events/tickets/{ticket_id}", headers=headers)
 
-    def pay(self, ticket_id: str, user: str = "alice") -> httpx2.Response:
+    def pay(self, ticket_id: str, user: str = "alice", **body: Any) -> httpx2.Response:
         """Pay for a ticket."""
-        return self.post(f"/events/tickets/{ticket_id}/payment", json={"userFingerprint": user})
+        body = {"userFingerprint": user, **body}
+        return self.post(f"/events/tickets/{ticket_id}/payment", json=body)
+
+    def pay_late(self, ticket_id: str, user: str = "alice") -> httpx2.Response:
+        """Pay for a ticket, also if its hold has expired."""
+        return self.pay(ticket_id, user, ifExpired="reacquire")
+
+    def transfer(self, ticket_id: str, new_user: str, user: str = "alice") -> httpx2.Response:
+        """Give a ticket to a new owner."""
+        body = {"userFingerprint": user, "newUserFingerprint": new_user}
+        return self.post(f"/events/tickets/{ticket_id}/transfer", json=body)
 
     def cancel(self, ticket_id: str, user: str = "alice") -> httpx2.Response:
         """Cancel the hold of a ticket."""
@@ -99,9 +109,16 @@ class Client(httpx2.Client):
         headers = {"X-User-Fingerprint": user}
         return self.get(f"/reservations/{reservation_id}", headers=headers)
 
-    def pay_reservation(self, reservation_id: str, user: str = "alice") -> httpx2.Response:
+    def pay_reservation(
+        self, reservation_id: str, user: str = "alice", **body: Any
+    ) -> httpx2.Response:
         """Pay for a whole reservation."""
-        return self.post(f"/reservations/{reservation_id}/payment", json={"userFingerprint": user})
+        body = {"userFingerprint": user, **body}
+        return self.post(f"/reservations/{reservation_id}/payment", json=body)
+
+    def pay_late_reservation(self, reservation_id: str, user: str = "alice") -> httpx2.Response:
+        """Pay for a whole reservation, also if its holds have expired."""
+        return self.pay_reservation(reservation_id, user, ifExpired="reacquire")
 
     def extend_reservation(self, reservation_id: str, user: str = "alice") -> httpx2.Response:
         """Extend the holds of a reservation."""

@@ -8,6 +8,7 @@ from service.refusals import (
     CANNOT_CANCEL_RESERVATION,
     CANNOT_EXTEND_RESERVATION,
     CANNOT_PAY_RESERVATION,
+    CANNOT_REACQUIRE_RESERVATION,
     CANNOT_REFUND_RESERVATION,
     HOLD_AT_MAXIMUM,
     RESERVATION_NOT_FOUND,
@@ -17,9 +18,17 @@ from service.refusals import (
     Refusal,
 )
 from service.web.endpoints import OWNER, Call
-from service.web.handlers.tickets import refuse_refund
+from service.web.handlers.tickets import add_details, refuse_refund
 from service.web.responses import ReservationResponse, respond
-from service.write_path.changes import Cancel, Extend, Outcome, Pay, Refund
+from service.write_path.changes import (
+    Cancel,
+    Extend,
+    LatePaymentRefusal,
+    Outcome,
+    Pay,
+    Reacquire,
+    Refund,
+)
 
 
 async def find_reservation(call: Call) -> Response | Refusal:
@@ -41,18 +50,22 @@ async def pay_reservation(call: Call) -> Response | Refusal:
     """Pay for all held tickets of a reservation; refused if a hold has expired.
 
     Pays for all of them or none, and passes over tickets that were purchased, cancelled or refunded
-    before; the response shows all tickets. `details.ticketId` names the ticket that decided a
-    refusal.
+    before; the response shows all tickets. With `ifExpired` the expired tickets are reacquired, if
+    as many are available, also after the sale has closed. `details.ticketId` names the ticket that
+    decided a refusal.
     """
     owner: str = call.body["userFingerprint"]
+    may_reacquire = call.body.get("ifExpired") == "reacquire"
+    kind = Reacquire if may_reacquire else Pay
+    refusals = CANNOT_REACQUIRE_RESERVATION if may_reacquire else CANNOT_PAY_RESERVATION
     outcome = await call.service.write_path.submit(
-        Pay(
+        kind(
             reservation_id=call.id,
             user_fingerprint=owner,
             max_tickets=call.service.settings.max_tickets_per_request,
         )
     )
-    return _respond(outcome, CANNOT_PAY_RESERVATION, owner)
+    return _respond(outcome, refusals, owner)
 
 
 async def cancel_reservation(call: Call) -> Response | Refusal:
@@ -119,6 +132,10 @@ def _respond(
         return outcome
     if outcome.code == "granted":
         return respond(ReservationResponse.of(outcome.tickets, owner))
-    refusal = refusals[outcome.code]
+    refusal = add_details(refusals[outcome.code], outcome)
     ticket_id = outcome.detail
-    return refusal.with_details(InTheWay(ticket_id)) if isinstance(ticket_id, str) else refusal
+    if isinstance(ticket_id, LatePaymentRefusal):
+        ticket_id = ticket_id.deciding_ticket_id
+    if refusal.details is None and isinstance(ticket_id, str):
+        return refusal.with_details(InTheWay(ticket_id))
+    return refusal

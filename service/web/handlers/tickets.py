@@ -1,4 +1,4 @@
-"""Tickets: reserve, find, list, pay for, cancel and refund."""
+"""Tickets: reserve, find, list, pay for, transfer, cancel and refund."""
 
 import math
 import random
@@ -16,8 +16,10 @@ from service.refusals import (
     BAD_REQUEST,
     CANNOT_CANCEL,
     CANNOT_PAY,
+    CANNOT_REACQUIRE,
     CANNOT_REFUND,
     CANNOT_RESERVE,
+    CANNOT_TRANSFER,
     EVENT_NOT_FOUND,
     TICKET_NOT_FOUND,
     Allocated,
@@ -38,19 +40,30 @@ from service.web.fields import (
     Reader,
     choice,
     integer,
+    optional,
     query_integer,
 )
 from service.web.responses import PageMeta, TicketPage, TicketPageMeta, TicketResponse, respond
 from service.write_path.changes import (
     Cancel,
+    LatePaymentRefusal,
     Outcome,
     Pay,
+    Reacquire,
     Refund,
     ReservationRefusal,
     Reserve,
+    Transfer,
 )
 
 OWNER_FIELDS: dict[str, Reader] = {"userFingerprint": FINGERPRINT}
+PAYMENT_FIELDS = {
+    **OWNER_FIELDS,
+    "ifExpired": optional(choice("reacquire")).with_description(
+        "For a buyer whose money is taken: purchase an expired ticket, too, if one is available."
+    ),
+}
+TRANSFER_FIELDS = {**OWNER_FIELDS, "newUserFingerprint": FINGERPRINT}
 REFUND_FIELDS = {"resale": OPTIONAL_BOOLEAN}
 LIST_QUERY = {
     "status": choice(*get_args(AllocationStatus)),
@@ -64,6 +77,9 @@ LIST_QUERY = {
     ),
 }
 PAGE_AND_AFTER = BAD_REQUEST.with_details([BadField("after", "must not be sent with page")])
+TO_ONESELF = BAD_REQUEST.with_details(
+    [BadField("newUserFingerprint", "must not be the userFingerprint")]
+)
 NOT_IN_LIST = BAD_REQUEST.with_details([BadField("after", "is not a ticket of this list")])
 
 
@@ -170,12 +186,30 @@ async def list_event_tickets(call: Call) -> Response | Refusal:
 async def pay_ticket(call: Call) -> Response | Refusal:
     """Pay for a held ticket.
 
-    Possible until the hold expires. The request may be sent again: a ticket that is paid for is
-    refused with `ALREADY_PURCHASED`. The service itself moves no money.
+    Possible until the hold expires. With `ifExpired` an expired ticket is reacquired, if one is
+    available, also after the sale has closed. The request may be sent again: a ticket that is paid
+    for is refused with `ALREADY_PURCHASED`. The service itself moves no money.
     """
     owner: str = call.body["userFingerprint"]
-    outcome = await call.service.write_path.submit(Pay(ticket_id=call.id, user_fingerprint=owner))
-    return _respond(outcome, CANNOT_PAY, owner)
+    may_reacquire = call.body.get("ifExpired") == "reacquire"
+    kind = Reacquire if may_reacquire else Pay
+    outcome = await call.service.write_path.submit(kind(ticket_id=call.id, user_fingerprint=owner))
+    return _respond(outcome, CANNOT_REACQUIRE if may_reacquire else CANNOT_PAY, owner)
+
+
+async def transfer_ticket(call: Call) -> Response | Refusal:
+    """Give a held or purchased ticket to a new owner.
+
+    A hold ends when it would have ended. The new owner's limit counts. If the request is sent again
+    it is refused with `WRONG_FINGERPRINT`: the ticket belongs to the new owner.
+    """
+    owner, new_owner = call.body["userFingerprint"], call.body["newUserFingerprint"]
+    if owner == new_owner:
+        return TO_ONESELF
+    outcome = await call.service.write_path.submit(
+        Transfer(ticket_id=call.id, user_fingerprint=owner, new_user_fingerprint=new_owner)
+    )
+    return _respond(outcome, CANNOT_TRANSFER, new_owner)
 
 
 async def cancel_ticket(call: Call) -> Response | Refusal:
@@ -206,6 +240,18 @@ async def refund_ticket(call: Call) -> Response | Refusal:
         return refuse_refund(outcome, CANNOT_REFUND)
     (ticket,) = outcome.tickets
     return respond(TicketResponse.of(ticket, None))
+
+
+def add_details(refusal: Refusal, outcome: Outcome) -> Refusal:
+    """Return the refusal of a late payment or a transfer, with the numbers that explain it."""
+    match outcome.code, outcome.detail:
+        case "hold_expired", LatePaymentRefusal(available_tickets=int() as available):
+            return refusal.with_details(Available(available))
+        case "limit_reached", LatePaymentRefusal(person=[limit, held, purchased]):
+            return refusal.with_details(Limit(limit, held, purchased))
+        case "limit_reached", [int() as limit, int() as held, int() as purchased]:
+            return refusal.with_details(Limit(limit, held, purchased))
+    return refusal
 
 
 def refuse_refund(outcome: Outcome, refusals: Mapping[str, Refusal]) -> Refusal:
@@ -267,6 +313,6 @@ def _respond(
     if isinstance(outcome, Refusal):
         return outcome
     if outcome.code != "granted":
-        return refusals[outcome.code]
+        return add_details(refusals[outcome.code], outcome)
     (ticket,) = outcome.tickets
     return respond(TicketResponse.of(ticket, owner))
