@@ -22,7 +22,7 @@ from service.web.openapi import describe
 from service.web.resources import build_application
 from service.web.responses import encode
 from service.web.routes import ROUTES
-from service.web.shared_reads import share_audits, share_events
+from service.web.shared_reads import share_audits, share_entries, share_events
 from service.web.shutdown_delay import ShutdownDelay
 from service.web.state import Service
 from service.web.watching import Watchers
@@ -95,6 +95,7 @@ def create_app(
                     statements,
                     settings.hold_seconds,
                     settings.max_hold_seconds,
+                    settings.max_waiting_entries,
                     behind_pooler=behind_pooler,
                 ),
                 lookup_queries,
@@ -122,6 +123,7 @@ def create_app(
                     share_events(lookup_queries),
                     make_queries(lists),
                     share_audits(make_queries(audits)),
+                    share_entries(lookup_queries),
                     watchers,
                     Hosts(settings.accepted_hosts),
                     request_log,

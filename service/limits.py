@@ -79,6 +79,8 @@ READ_SECONDS = 4.0
 # How long a query that several requests share may take. A request that arrives while one runs
 # waits for it and for the next one, so for up to twice as long.
 SHARED_READ_SECONDS = 2.2
+# Pause between two queries that read waiting lists for all who ask for their place.
+LINE_READ_PAUSE_SECONDS = 0.25
 # How long the queries of the health check may take.
 HEALTH_CHECK_SECONDS = 2.0
 # How many reads may wait for a connection of one pool at once.

@@ -49,6 +49,24 @@ LATE_PAYMENTS = Counter(
     ["outcome"],
     registry=REGISTRY,
 )
+WAITING_TICKETS = Gauge(
+    "holdfast_waiting_tickets",
+    "Tickets that people in the waiting lists of all events want.",
+    registry=REGISTRY,
+    multiprocess_mode="max",
+)
+WAITING_ENTRIES = Counter(
+    "holdfast_waiting_entries",
+    "Entries of waiting lists that joined, left, got an offer, or could not be served.",
+    ["change"],
+    registry=REGISTRY,
+)
+OFFER_WAIT_SECONDS = Histogram(
+    "holdfast_offer_wait_seconds",
+    "Time from joining a waiting list until the offer.",
+    registry=REGISTRY,
+    buckets=(1, 10, 60, 600, 3600, 21_600, 86_400, 604_800),
+)
 BATCH_REQUESTS = Histogram(
     "holdfast_batch_requests",
     "Requests in one transaction.",
@@ -116,6 +134,8 @@ if _FOLDER_VARIABLE not in os.environ:
 # Create these series with the value 0, so that Prometheus sees the first occurrence as an increase.
 for change in ("reserved", "purchased", "expired", "user_cancelled", "refunded"):
     TICKETS.labels(change)
+for change in ("joined", "left", "offered", "unservable"):
+    WAITING_ENTRIES.labels(change)
 for outcome in ("saved", "too_late"):
     LATE_PAYMENTS.labels(outcome)
 BATCHES_FAILED.labels("lost")

@@ -27,6 +27,13 @@ class Available(Struct, rename="camel", gc=False):
     available_tickets: int
 
 
+class Waiting(Struct, rename="camel", gc=False):
+    """The number of tickets that are available, and of those that people in line want."""
+
+    available_tickets: int
+    waiting_tickets: int
+
+
 class Allocated(Struct, rename="camel", gc=False):
     """The number of tickets that are allocated."""
 
@@ -75,6 +82,7 @@ class InTheWay(Struct, rename="camel", gc=False):
 Details = (
     list[BadField]
     | Available
+    | Waiting
     | Allocated
     | SaleOpens
     | SaleCloses
@@ -117,6 +125,7 @@ NOT_FOUND = Refusal(404, "NOT_FOUND", "Not found")
 EVENT_NOT_FOUND = Refusal(404, "NOT_FOUND", "Event not found")
 RESERVATION_NOT_FOUND = Refusal(404, "NOT_FOUND", "Reservation not found")
 TICKET_NOT_FOUND = Refusal(404, "NOT_FOUND", "Ticket allocation not found")
+ENTRY_NOT_FOUND = Refusal(404, "NOT_FOUND", "Waiting list entry not found")
 METHOD_NOT_ALLOWED = Refusal(405, "METHOD_NOT_ALLOWED", "Method not allowed")
 PAYLOAD_TOO_LARGE = Refusal(
     413, "PAYLOAD_TOO_LARGE", f"The body is larger than {limits.MAX_BODY_BYTES} bytes"
@@ -156,6 +165,12 @@ LIMIT_REACHED = Refusal(
     "LIMIT_REACHED",
     "One person may not have so many tickets of this event",
     example_details=Limit(max_tickets_per_person=4, held=2, purchased=1),
+)
+WAITING_LIST_FIRST = Refusal(
+    409,
+    "WAITING_LIST_FIRST",
+    "The tickets are for the people who wait in line: join the waiting list",
+    example_details=Waiting(available_tickets=2, waiting_tickets=5),
 )
 EVENT_CHANGED = Refusal(
     409,
@@ -232,7 +247,7 @@ CANNOT_PAY = {
 }
 # For a payment that may reacquire expired tickets.
 CANNOT_REACQUIRE = CANNOT_PAY | {
-    "hold_expired": replace(HOLD_EXPIRED, example_details=Available(0)),
+    "hold_expired": replace(HOLD_EXPIRED, example_details=Waiting(0, 5)),
     "limit_reached": LIMIT_REACHED,
 }
 CANNOT_CANCEL = CANNOT_PAY | {
@@ -286,8 +301,29 @@ CANNOT_RESERVE = {
     "sale_not_open": SALE_NOT_OPEN,
     "sale_closed": SALE_CLOSED,
     "limit_reached": LIMIT_REACHED,
+    "waiting_list_first": WAITING_LIST_FIRST,
     "not_enough_tickets": NOT_ENOUGH_TICKETS,
     "tickets_sold_out": TICKETS_SOLD_OUT,
+}
+CANNOT_JOIN = {
+    "not_found": EVENT_NOT_FOUND,
+    "already_waiting": Refusal(
+        409, "ALREADY_WAITING", "This person already waits for another number of tickets"
+    ),
+    "sale_not_open": SALE_NOT_OPEN,
+    "sale_closed": SALE_CLOSED,
+    "limit_reached": LIMIT_REACHED,
+    "not_enough_tickets": replace(NOT_ENOUGH_TICKETS, error="The event has fewer tickets"),
+    "waiting_list_full": Refusal(409, "WAITING_LIST_FULL", "The waiting list is full"),
+}
+CANNOT_LEAVE = {
+    "not_found": ENTRY_NOT_FOUND,
+    "wrong_fingerprint": WRONG_FINGERPRINT,
+    "already_left": Refusal(409, "ALREADY_LEFT", "This person has left the waiting list"),
+    "already_purchased": Refusal(
+        409, "ALREADY_PURCHASED", "A ticket of the offer is already purchased"
+    ),
+    "hold_expired": replace(HOLD_EXPIRED, error="The entry or its offer has lapsed"),
 }
 CANNOT_UPDATE = {
     "not_found": EVENT_NOT_FOUND,

@@ -26,7 +26,11 @@ EventChange = Literal[
     "expired",
     "user_cancelled",
     "refunded",
+    "joined",
+    "left",
+    "offered",
 ]
+EntryState = Literal["waiting", "offered", "fulfilled", "lapsed", "left"]
 
 
 class LastEvent(Struct, frozen=True, gc=False):
@@ -68,6 +72,7 @@ class EventRow(Struct, frozen=True, gc=False):
     max_hold_seconds: int | None
     max_tickets_per_person: int | None
     revision: int
+    waiting_tickets: int  # how many tickets those who wait in line want
 
 
 class Event(EventRow, frozen=True, gc=False):
@@ -86,6 +91,7 @@ class Event(EventRow, frozen=True, gc=False):
             total_tickets=entry.total_tickets,
             allocated_tickets=entry.allocated_tickets,
             purchased_tickets=entry.purchased_tickets,
+            waiting_tickets=entry.waiting_tickets,
             version=entry.version,
             updated_at=entry.recorded_at,
         )
@@ -134,3 +140,37 @@ class EventLedger(Struct, frozen=True, gc=False):
     refunded: int
     last_event: EventChange
     actor: str | None
+    waiting_tickets: int  # also one of the event's counts
+
+
+class WaitingEntryRow(Struct, frozen=True, gc=False):
+    """A row of ``waiting_entries``: somebody who waits, or waited, for tickets of an event."""
+
+    id: Uuid
+    event_id: Uuid
+    position: int
+    user_fingerprint: str
+    quantity: int
+    reservation_id: Uuid | None
+    left_at: datetime | None
+    unservable_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+
+
+class WaitingEntry(Struct, frozen=True, gc=False):
+    """An entry of a waiting list as statements return it, with what has become of it."""
+
+    id: Uuid
+    event_id: Uuid
+    user_fingerprint: str
+    quantity: int
+    reservation_id: Uuid | None
+    created_at: datetime
+    updated_at: datetime
+    state: EntryState
+    # How many wait before it, and how many tickets they want; None unless it waits.
+    entries_ahead: int | None
+    tickets_ahead: int | None
+    # Of an open offer, when the first of its holds ends.
+    offer_expires_at: datetime | None

@@ -48,6 +48,7 @@ class Settings:
     hold_seconds: int
     max_hold_seconds: int  # how long a hold may last with all its extensions
     max_tickets_per_request: int
+    max_waiting_entries: int  # how many entries may wait in line for one event
     organizer_token: str | None  # if set, the organizer's routes require it
     cors_origins: tuple[str, ...]  # websites that may call the service; "*": all
     allowed_hosts: tuple[str, ...]  # names in the header Host; "*": any; empty: see accepted_hosts
@@ -110,6 +111,7 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
             min(2 * hold_seconds, limits.LONGEST_HOLD_SECONDS),
         ),
         max_tickets_per_request=read("MAX_TICKETS_PER_REQUEST", _integer(1, 1000), 10),
+        max_waiting_entries=read("MAX_WAITING_ENTRIES", _integer(1, 1_000_000), 100_000),
         organizer_token=_token(environ.get("ORGANIZER_TOKEN", "").strip()),
         cors_origins=read("CORS_ORIGINS", _origins, ()),
         allowed_hosts=read("ALLOWED_HOSTS", _host_names, ()),

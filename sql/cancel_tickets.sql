@@ -151,13 +151,14 @@ changed_events as (
         and events.id = counted.event_id
     returning
         events.id, events.version, events.updated_at, events.total_tickets,
-        events.allocated_tickets, events.purchased_tickets, counted.ticket_count, counted.last_owner
+        events.allocated_tickets, events.purchased_tickets, events.waiting_tickets,
+        counted.ticket_count, counted.last_owner
 ),
 
 recorded as (
     insert into event_ledger (
         event_id, version, recorded_at, total_tickets, allocated_tickets, purchased_tickets,
-        cancelled, last_event, actor
+        waiting_tickets, cancelled, last_event, actor
     )
     select
         changed_events.id as event_id,
@@ -166,6 +167,7 @@ recorded as (
         changed_events.total_tickets,
         changed_events.allocated_tickets,
         changed_events.purchased_tickets,
+        changed_events.waiting_tickets,
         changed_events.ticket_count as cancelled,
         'user_cancelled' as last_event,
         actor_name(secrets.secret, changed_events.last_owner) as actor

@@ -20,6 +20,7 @@ with audited as not materialized (
         total_tickets,
         allocated_tickets,
         purchased_tickets,
+        waiting_tickets,
         version
     from events
     where :'event_ids'::uuid[] = '{}' or id = any(:'event_ids'::uuid[])
@@ -35,6 +36,32 @@ tickets as (
     from ticket_allocations
     where event_id in (select audited.id from audited)
     group by event_id
+),
+
+lines as (
+    select
+        event_id,
+        sum(quantity) filter (where waiting_event_id is not null) as waiting
+    from waiting_entries
+    where event_id in (select audited.id from audited)
+    group by event_id
+),
+
+-- Offers whose reservation is not as large as the entry wanted.
+offers as (
+    select
+        entries.event_id,
+        count(*) as wrong
+    from waiting_entries as entries
+    where
+        entries.event_id in (select audited.id from audited)
+        and entries.reservation_id is not null
+        and entries.quantity <> (
+            select count(*)
+            from ticket_allocations as tickets
+            where tickets.reservation_id = entries.reservation_id
+        )
+    group by entries.event_id
 ),
 
 steps as (
@@ -82,6 +109,8 @@ select
 from audited
 left join tickets on audited.id = tickets.event_id
 left join ledger on audited.id = ledger.event_id
+left join lines on audited.id = lines.event_id
+left join offers on audited.id = offers.event_id
 left join event_private as mine on audited.id = mine.event_id
 left join event_ledger as latest
     on audited.id = latest.event_id and ledger.version = latest.version
@@ -98,6 +127,9 @@ cross join lateral (
     ('purchased = the ledger''s', latest.purchased_tickets, audited.purchased_tickets),
     ('allocated = the ledger''s sum', ledger.allocated, audited.allocated_tickets),
     ('purchased = the ledger''s sum', ledger.purchased, audited.purchased_tickets),
+    ('waiting = its entries', coalesce(lines.waiting, 0), audited.waiting_tickets),
+    ('waiting = the ledger''s', latest.waiting_tickets, audited.waiting_tickets),
+    ('no offer in part', 0, coalesce(offers.wrong, 0)),
     ('no version is missing', ledger.version, ledger.row_count),
     ('each version follows from the last', 0, ledger.wrong),
     ('no version goes back in time', 0, ledger.back),

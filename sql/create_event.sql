@@ -72,7 +72,7 @@ created as (
     returning
         id, name, date, total_tickets, allocated_tickets, created_at, updated_at,
         purchased_tickets, version, sale_opens_at, sale_closes_at, hold_seconds, max_hold_seconds,
-        max_tickets_per_person, revision,
+        max_tickets_per_person, revision, waiting_tickets,
         sale_status_at(sale_opens_at, sale_closes_at, statement_timestamp()) as sale_status
 )
 

@@ -122,13 +122,14 @@ changed_events as (
         and events.id = counted.event_id
     returning
         events.id, events.version, events.updated_at, events.total_tickets,
-        events.allocated_tickets, events.purchased_tickets, counted.tickets
+        events.allocated_tickets, events.purchased_tickets, events.waiting_tickets,
+        counted.tickets
 ),
 
 recorded as (
     insert into event_ledger (
         event_id, version, recorded_at, total_tickets, allocated_tickets, purchased_tickets,
-        expired, last_event
+        waiting_tickets, expired, last_event
     )
     select
         changed_events.id as event_id,
@@ -137,6 +138,7 @@ recorded as (
         changed_events.total_tickets,
         changed_events.allocated_tickets,
         changed_events.purchased_tickets,
+        changed_events.waiting_tickets,
         changed_events.tickets as expired,
         'expired' as last_event
     from changed_events

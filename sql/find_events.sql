@@ -27,6 +27,7 @@ select
     events.max_hold_seconds,
     events.max_tickets_per_person,
     events.revision,
+    events.waiting_tickets,
     sale_status_at(
         events.sale_opens_at, events.sale_closes_at, statement_timestamp()
     ) as sale_status

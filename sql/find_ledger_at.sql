@@ -24,7 +24,8 @@ select
     cancelled,
     refunded,
     last_event,
-    actor
+    actor,
+    waiting_tickets
 from event_ledger
 -- Within an event recorded_at never goes back, so the last by version is the last by time.
 where event_id = :'event_id'::uuid and recorded_at <= :'at'::timestamptz

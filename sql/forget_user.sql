@@ -1,7 +1,7 @@
 -- forget_user
 --
--- Replaces a user's fingerprint on all their tickets of one event. The event is locked already
--- (lock_events), so no other change of these tickets is under way.
+-- Replaces a user's fingerprint on all their tickets of one event, and on their entries in its
+-- waiting list. The event is locked already (lock_events), so no other change of them is under way.
 --
 -- parameters
 --   event_id          uuid
@@ -10,8 +10,8 @@
 --
 -- returns: tickets, how many there were
 --
--- locks: the tickets. The service's own role may not run this: it has no right to change the owner
---   of a ticket.
+-- locks: the tickets and the entries. The service's own role may not run this: it has no right to
+--   change the person of an entry.
 --
 -- never oversells: it changes the owner of tickets, not their status and no count.
 --
@@ -25,6 +25,14 @@ with forgotten as (
         event_id = :'event_id'::uuid
         and user_fingerprint = :'user_fingerprint'::text
     returning id
+),
+
+forgotten_entries as (
+    update waiting_entries
+    set user_fingerprint = :'replacement'::text
+    where
+        event_id = :'event_id'::uuid
+        and user_fingerprint = :'user_fingerprint'::text
 )
 
 select count(*) as tickets

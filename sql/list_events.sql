@@ -6,7 +6,8 @@
 -- parameters
 --   dates        tstzrange  from and to, as '[2030-01-01, 2031-01-01)'; '(,)' for all
 --   q            text       a part of the name, in any case and normal form; '' for all
---   available    boolean    true: only those on sale with a ticket available; false: all
+--   available    boolean    true: only those on sale with a ticket available and nobody waiting;
+--                           false: all
 --   sale_status  text       upcoming, open or closed; '' for all
 --   page_size    integer
 --   skip         bigint     how many to pass over
@@ -35,6 +36,7 @@ with matched as materialized (
             not :'available'::boolean
             or sale_status_at(events.sale_opens_at, events.sale_closes_at, statement_timestamp())
             = 'open'
+            and events.waiting_tickets = 0
             and (
                 events.allocated_tickets < events.total_tickets
                 or exists (
@@ -73,6 +75,7 @@ shown as (
         events.max_hold_seconds,
         events.max_tickets_per_person,
         events.revision,
+        events.waiting_tickets,
         sale_status_at(
             events.sale_opens_at, events.sale_closes_at, statement_timestamp()
         ) as sale_status

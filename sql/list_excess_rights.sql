@@ -11,7 +11,8 @@
 -- holdfast psql -v role=pg_database_owner -f sql/list_excess_rights.sql
 
 with tables (relation) as (
-    values ('events'), ('ticket_allocations'), ('event_private'), ('event_ledger')
+    values ('events'), ('ticket_allocations'), ('event_private'), ('event_ledger'),
+    ('waiting_entries')
 )
 
 select tables.relation || ': ' || refused.privilege as excess_right
@@ -27,7 +28,8 @@ from (
     ('ticket_allocations', 'reservation_id'),
     ('ticket_allocations', 'event_id'),
     ('event_private', 'secret'),
-    ('event_ledger', 'version')
+    ('event_ledger', 'version'),
+    ('waiting_entries', 'user_fingerprint')
 ) as named (relation, attribute)
 where has_column_privilege(:'role'::text, named.relation, named.attribute, 'update')
 

@@ -25,7 +25,8 @@ with used (relation, privilege, columns) as (
     (
         'events', 'update',
         '{name, date, total_tickets, sale_opens_at, sale_closes_at, hold_seconds, max_hold_seconds,
-        max_tickets_per_person, revision, allocated_tickets, purchased_tickets, version}'
+        max_tickets_per_person, revision, allocated_tickets, purchased_tickets, waiting_tickets,
+        version}'
     ),
     ('ticket_allocations', 'select', null),
     (
@@ -39,8 +40,11 @@ with used (relation, privilege, columns) as (
     (
         'event_ledger', 'insert',
         '{event_id, version, recorded_at, total_tickets, allocated_tickets, purchased_tickets,
-        reserved, purchased, expired, cancelled, refunded, last_event, actor}'
+        waiting_tickets, reserved, purchased, expired, cancelled, refunded, last_event, actor}'
     ),
+    ('waiting_entries', 'select', null),
+    ('waiting_entries', 'insert', '{event_id, position, user_fingerprint, quantity}'),
+    ('waiting_entries', 'update', '{reservation_id, left_at, unservable_at}'),
     ('_yoyo_migration', 'select', null)
 ),
 

@@ -25,7 +25,8 @@ select
     cancelled,
     refunded,
     last_event,
-    actor
+    actor,
+    waiting_tickets
 from event_ledger
 where event_id = :'event_id'::uuid and version > :'after'::bigint
 order by version

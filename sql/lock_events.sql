@@ -12,8 +12,10 @@
 --   reservation_ids  uuid[]  reservations, likewise
 --
 -- returns: one row for each event that exists
---   id      in the order of the locks
---   waited  seconds until it was locked
+--   id                 in the order of the locks
+--   waited             seconds until it was locked
+--   has_line           whether people wait in line for its tickets
+--   available_tickets  how many it has, before anything expires
 --
 -- locks: rows of events, for update, in the order of their ids. Every writer, the sweeper included,
 --   begins with this statement, so all lock in the same order and none waits in a circle.
@@ -24,7 +26,10 @@
 --   -v reservation_ids='{}' -f sql/lock_events.sql
 
 with locked as (
-    select events.id
+    select
+        events.id,
+        events.waiting_tickets > 0 as has_line,
+        events.total_tickets - events.allocated_tickets as available_tickets
     from events
     where
         -- An array and not a join: each event is looked up by its id, however many there are.
@@ -45,5 +50,7 @@ with locked as (
 
 select
     id,
-    extract(epoch from clock_timestamp() - statement_timestamp())::double precision as waited
+    extract(epoch from clock_timestamp() - statement_timestamp())::double precision as waited,
+    has_line,
+    available_tickets
 from locked;

@@ -154,13 +154,14 @@ changed_events as (
         and events.id = counted.event_id
     returning
         events.id, events.version, events.updated_at, events.total_tickets,
-        events.allocated_tickets, events.purchased_tickets, counted.ticket_count, counted.last_buyer
+        events.allocated_tickets, events.purchased_tickets, events.waiting_tickets,
+        counted.ticket_count, counted.last_buyer
 ),
 
 recorded as (
     insert into event_ledger (
         event_id, version, recorded_at, total_tickets, allocated_tickets, purchased_tickets,
-        purchased, last_event, actor
+        waiting_tickets, purchased, last_event, actor
     )
     select
         changed_events.id as event_id,
@@ -169,6 +170,7 @@ recorded as (
         changed_events.total_tickets,
         changed_events.allocated_tickets,
         changed_events.purchased_tickets,
+        changed_events.waiting_tickets,
         changed_events.ticket_count as purchased,
         'purchased' as last_event,
         actor_name(secrets.secret, changed_events.last_buyer) as actor

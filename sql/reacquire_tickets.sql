@@ -2,8 +2,8 @@
 --
 -- Pays for tickets although their holds may have expired, for a batch of requests, each about one
 -- ticket or one reservation: for buyers whose money has been taken already. Expired tickets are
--- reacquired, all that a request is about or none, if as many are available. Held tickets are paid
--- for as in pay_tickets.
+-- reacquired, all that a request is about or none, if as many are available and nobody waits in
+-- line. Held tickets are paid for as in pay_tickets.
 --
 -- parameters: one element of each array for a request, in the order of arrival. The service never
 --   puts two requests about the same ticket into one batch
@@ -21,6 +21,7 @@
 --   tickets_moved       how many tickets this request paid for
 --   reacquired          how many of them had expired
 --   available_tickets   how many were available to this request, after those before it
+--   waiting_tickets     how many tickets those who wait in line want
 --   person              integer[]  of limit_reached: max_tickets_per_person, and how many tickets
 --                       the person holds and has purchased
 --   id, …               the ticket, also one that was passed over, as it is now
@@ -127,6 +128,7 @@ batch_events as (
         events.id,
         events.total_tickets - events.allocated_tickets as available,
         events.max_tickets_per_person,
+        events.waiting_tickets,
         secrets.secret
     from events
     inner join event_private as secrets on events.id = secrets.event_id
@@ -185,7 +187,10 @@ placed as (
         people.place,
         people.max_tickets_per_person,
         people.purchased,
-        batch_events.available || coalesce(allowances.allowances, '{}') as opening
+        batch_events.waiting_tickets,
+        batch_events.available || coalesce(allowances.allowances, '{}') as opening,
+        -- While somebody waits in line, nothing is reacquired.
+        case when batch_events.waiting_tickets = 0 then wants.wanted else 0 end as claimed
     from wants
     left join batch_events on wants.event_id = batch_events.id
     left join allowances on wants.event_id = allowances.event_id
@@ -197,7 +202,7 @@ queue as (
     select
         *,
         coalesce(
-            remaining_after(opening, wanted, place) over (
+            remaining_after(opening, claimed, place) over (
                 partition by event_id
                 order by request
                 rows between unbounded preceding and 1 preceding
@@ -214,7 +219,8 @@ decided as (
             when deciding_ticket_id is null then 'not_found'
             when not is_owner then 'wrong_fingerprint'
             when status = 'expired' and wanted > remaining[place] then 'limit_reached'
-            when status = 'expired' and wanted > remaining[1] then 'hold_expired'
+            when status = 'expired' and (wanted > remaining[1] or waiting_tickets > 0)
+                then 'hold_expired'
             when status in ('expired', 'reserved') then 'granted'
             when status = 'purchased' then 'already_purchased'
             when status = 'refunded' then 'already_refunded'
@@ -277,7 +283,8 @@ changed_events as (
         and events.id = counted.event_id
     returning
         events.id, events.version, events.updated_at, events.total_tickets,
-        events.allocated_tickets, events.purchased_tickets, counted.ticket_count,
+        events.allocated_tickets, events.purchased_tickets, events.waiting_tickets,
+        counted.ticket_count,
         counted.reacquired, counted.last_buyer
 ),
 
@@ -285,7 +292,7 @@ changed_events as (
 recorded as (
     insert into event_ledger (
         event_id, version, recorded_at, total_tickets, allocated_tickets, purchased_tickets,
-        reserved, purchased, last_event, actor
+        waiting_tickets, reserved, purchased, last_event, actor
     )
     select
         changed_events.id as event_id,
@@ -294,6 +301,7 @@ recorded as (
         changed_events.total_tickets,
         changed_events.allocated_tickets,
         changed_events.purchased_tickets,
+        changed_events.waiting_tickets,
         changed_events.reacquired as reserved,
         changed_events.ticket_count as purchased,
         'purchased' as last_event,
@@ -318,7 +326,8 @@ outcomes as (
         decided.deciding_ticket_id,
         moved.ticket_count as tickets_moved,
         moved.reacquired,
-        greatest(decided.remaining[1], 0) as available_tickets,
+        decided.remaining[1] as available_tickets,
+        decided.waiting_tickets,
         case
             when decided.outcome = 'limit_reached'
                 then array[
@@ -343,6 +352,7 @@ select
     outcomes.tickets_moved,
     outcomes.reacquired,
     outcomes.available_tickets,
+    outcomes.waiting_tickets,
     outcomes.person,
     judged.id,
     judged.event_id,

@@ -184,13 +184,14 @@ changed_events as (
         and events.id = counted.event_id
     returning
         events.id, events.version, events.updated_at, events.total_tickets,
-        events.allocated_tickets, events.purchased_tickets, counted.ticket_count
+        events.allocated_tickets, events.purchased_tickets, events.waiting_tickets,
+        counted.ticket_count
 ),
 
 recorded as (
     insert into event_ledger (
         event_id, version, recorded_at, total_tickets, allocated_tickets, purchased_tickets,
-        refunded, last_event
+        waiting_tickets, refunded, last_event
     )
     select
         changed_events.id as event_id,
@@ -199,6 +200,7 @@ recorded as (
         changed_events.total_tickets,
         changed_events.allocated_tickets,
         changed_events.purchased_tickets,
+        changed_events.waiting_tickets,
         changed_events.ticket_count as refunded,
         'refunded' as last_event
     from changed_events

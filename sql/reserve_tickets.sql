@@ -14,9 +14,10 @@
 -- returns: one row for each ticket of a request that has tickets, or one row without a ticket
 --   request            from 1, in the order of arrival
 --   outcome            granted, replayed, not_found, sale_not_open, sale_closed, limit_reached,
---                      not_enough_tickets, tickets_sold_out
+--                      waiting_list_first, not_enough_tickets, tickets_sold_out
 --   available_tickets  how many were available to this request, after those before it
 --   sale_turns_at      of sale_not_open and sale_closed: when the sale opens, or closed
+--   waiting_tickets    how many tickets those who wait in line want
 --   opens_in           of sale_not_open: the seconds until then
 --   person             integer[]  of limit_reached: max_tickets_per_person, and how many tickets
 --                      the person holds and has purchased
@@ -41,8 +42,9 @@
 --   available          null  there is no such event
 --                      n     n tickets of the event are available before this batch
 --   wanted             null  the request's key has reserved in an earlier batch: a replay
---                      0     the sale is not open; or the request's key occurs earlier in this
---                            batch: it has whatever the first one gets, and is refused if that is
+--                      0     the sale is not open, or somebody waits in line; or the request's key
+--                            occurs earlier in this batch: it has whatever the first one gets, and
+--                            is refused if that is
 --                      n     the request wants n tickets
 --   opening            {n, …}  what is left before this batch: n available tickets, then how many
 --                              tickets each person of the batch may still have, at their place
@@ -67,6 +69,7 @@ with batch_events as (
             else hold_end(statement_timestamp(), events.hold_seconds)
         end as expires_at,
         events.max_tickets_per_person,
+        events.waiting_tickets,
         secrets.secret
     from events
     inner join event_private as secrets on events.id = secrets.event_id
@@ -93,6 +96,7 @@ requests as (
         batch_events.sale_status,
         batch_events.expires_at,
         batch_events.max_tickets_per_person,
+        batch_events.waiting_tickets,
         case arrivals.idempotency_key
             -- 0 is the reservation; its tickets are numbered from 1.
             when '' then derived_id(seeds.seed, arrivals.request, 0)
@@ -130,7 +134,7 @@ wants as (
         *,
         case
             when reservation_id in (select replayed.reservation_id from replayed) then null
-            when sale_status <> 'open' then 0
+            when sale_status <> 'open' or waiting_tickets > 0 then 0
             when row_number() over (partition by reservation_id order by request) > 1 then 0
             else quantity
         end as wanted
@@ -220,6 +224,7 @@ decided as (
             when sale_status = 'upcoming' then 'sale_not_open'
             when sale_status = 'closed' then 'sale_closed'
             when quantity > remaining[place] then 'limit_reached'
+            when waiting_tickets > 0 then 'waiting_list_first'
             when wanted between 1 and remaining[1] then 'granted'
             when remaining[1] > 0 then 'not_enough_tickets'
             else 'tickets_sold_out'
@@ -272,14 +277,15 @@ changed_events as (
         and events.id = counted.event_id
     returning
         events.id, events.version, events.updated_at, events.total_tickets,
-        events.allocated_tickets, events.purchased_tickets, counted.ticket_count,
+        events.allocated_tickets, events.purchased_tickets, events.waiting_tickets,
+        counted.ticket_count,
         counted.last_buyer
 ),
 
 recorded as (
     insert into event_ledger (
         event_id, version, recorded_at, total_tickets, allocated_tickets, purchased_tickets,
-        reserved, last_event, actor
+        waiting_tickets, reserved, last_event, actor
     )
     select
         changed_events.id as event_id,
@@ -288,6 +294,7 @@ recorded as (
         changed_events.total_tickets,
         changed_events.allocated_tickets,
         changed_events.purchased_tickets,
+        changed_events.waiting_tickets,
         changed_events.ticket_count as reserved,
         'reserved' as last_event,
         actor_name(batch_events.secret, changed_events.last_buyer) as actor
@@ -303,6 +310,7 @@ select
         else decided.outcome
     end as outcome,
     decided.remaining[1] as available_tickets,
+    decided.waiting_tickets,
     case decided.outcome
         when 'sale_not_open' then decided.sale_opens_at
         when 'sale_closed' then decided.sale_closes_at

@@ -227,13 +227,14 @@ changed_events as (
         and events.id = counted.event_id
     returning
         events.id, events.version, events.updated_at, events.total_tickets,
-        events.allocated_tickets, events.purchased_tickets, counted.last_giver
+        events.allocated_tickets, events.purchased_tickets, events.waiting_tickets,
+        counted.last_giver
 ),
 
 recorded as (
     insert into event_ledger (
         event_id, version, recorded_at, total_tickets, allocated_tickets, purchased_tickets,
-        last_event, actor
+        waiting_tickets, last_event, actor
     )
     select
         changed_events.id as event_id,
@@ -242,6 +243,7 @@ recorded as (
         changed_events.total_tickets,
         changed_events.allocated_tickets,
         changed_events.purchased_tickets,
+        changed_events.waiting_tickets,
         'updated' as last_event,
         actor_name(batch_events.secret, changed_events.last_giver) as actor
     from changed_events

@@ -150,14 +150,14 @@ changed_events as (
         )
     returning
         events.id, events.version, events.updated_at, events.total_tickets,
-        events.allocated_tickets, events.purchased_tickets,
+        events.allocated_tickets, events.purchased_tickets, events.waiting_tickets,
         decided.total_tickets <> decided.old_total as is_resized
 ),
 
 recorded as (
     insert into event_ledger (
         event_id, version, recorded_at, total_tickets, allocated_tickets, purchased_tickets,
-        last_event
+        waiting_tickets, last_event
     )
     select
         changed_events.id as event_id,
@@ -166,6 +166,7 @@ recorded as (
         changed_events.total_tickets,
         changed_events.allocated_tickets,
         changed_events.purchased_tickets,
+        changed_events.waiting_tickets,
         case
             when changed_events.is_resized then 'resized'::event_change
             else 'updated'::event_change

@@ -236,7 +236,8 @@ def build_parser() -> Parser:
         """
         holdfast psql
         holdfast psql -c '\\d events'
-        holdfast psql -v event_ids='{}' -v ticket_ids='{}' -f sql/lock_events.sql
+        holdfast psql -v event_ids='{}' -v ticket_ids='{}' \\
+          -v reservation_ids='{}' -f sql/lock_events.sql
         """,
         DATABASE_VARIABLES,
         {

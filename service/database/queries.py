@@ -19,7 +19,7 @@ from service.refusals import (
     Refusal,
     contradictory_terms,
 )
-from service.rows import Check, Event, EventLedger, LastEvent, TicketAllocation, Uuid
+from service.rows import Check, Event, EventLedger, LastEvent, TicketAllocation, Uuid, WaitingEntry
 
 Row = tuple[Any, ...]
 
@@ -52,6 +52,9 @@ class Queries:
         self._check_events = statements["check_events"]
         self._find_unlocked_events = statements["find_unlocked_events"]
         self._list_due_events = statements["list_due_events"]
+        self._list_lines = statements["list_lines"]
+        self._find_waiting_entries = statements["find_waiting_entries"]
+        self._list_waiting_entries = statements["list_waiting_entries"]
         self._check_server = statements["check_server"]
         self._list_applied_migrations = statements["list_applied_migrations"]
         self._count_waiting_commits = statements["count_waiting_commits"]
@@ -226,6 +229,43 @@ class Queries:
     async def list_due_events(self, most: int) -> list[Uuid]:
         """Return up to ``most`` events with holds that are due to expire."""
         return [row[0] for row in await self._execute(self._list_due_events, {"most": most})]
+
+    async def list_lines(self, most: int) -> tuple[int, list[Uuid]]:
+        """Return how many tickets all waiting lists want, and events that may offer some.
+
+        These are up to ``most`` events on sale, with a line and available tickets.
+        """
+        rows = await self._execute(self._list_lines, {"most": most})
+        return rows[0][0], [event_id for _, event_id in rows if event_id]
+
+    async def find_waiting_entries(
+        self, entry_ids: Sequence[Uuid], seconds: float = limits.READ_SECONDS
+    ) -> list[WaitingEntry]:
+        """Return the entries of waiting lists that exist, in no particular order."""
+        rows = await self._execute(
+            self._find_waiting_entries, {"entry_ids": list(entry_ids)}, seconds
+        )
+        return [WaitingEntry(*row) for row in rows]
+
+    async def list_waiting_entries(
+        self, event_id: Uuid, state: str, after: Uuid | None, page_size: int
+    ) -> list[WaitingEntry] | None:
+        """Return entries of an event's waiting list, in the order of the line.
+
+        None if ``after`` is not an entry of the event.
+
+        Args:
+            event_id: the event.
+            state: the state by the clock; '' for all.
+            after: the entry behind which the page begins; None for the first page.
+            page_size: the maximum number of entries.
+        """
+        parameters = {"event_id": event_id, "state": state}
+        page = {"after": after, "page_size": page_size}
+        rows = await self._execute(self._list_waiting_entries, parameters | page)
+        if not rows[0][0]:
+            return None
+        return [WaitingEntry(*row[1:]) for row in rows if row[1]]
 
     async def server_version(self) -> str:
         """Return the version of the server, such as ``18.4``."""

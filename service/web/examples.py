@@ -3,10 +3,13 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from service.rows import Check, Event, EventLedger, TicketAllocation, Uuid
+from service.rows import Check, Event, EventLedger, TicketAllocation, Uuid, WaitingEntry
 from service.web.responses import (
     AuditResponse,
     DatabaseHealth,
+    EntryPage,
+    EntryPageMeta,
+    EntryResponse,
     EventPage,
     EventResponse,
     FingerprintResponse,
@@ -47,6 +50,7 @@ _EVENT = Event(
     max_hold_seconds=None,
     max_tickets_per_person=4,
     revision=1,
+    waiting_tickets=0,
     sale_status="open",
 )
 _TICKET = TicketAllocation(
@@ -74,8 +78,22 @@ _ENTRY = EventLedger(
     refunded=0,
     last_event="reserved",
     actor="3f9a1c07be",
+    waiting_tickets=0,
 )
 _CHECK = Check(_EVENT_ID, "Opening night", "allocated = its tickets", 1, 1)
+_WAITING = WaitingEntry(
+    Uuid("01a20215-b4f7-7d11-8a51-3c6e0f7a9b20"),
+    _EVENT_ID,
+    _OWNER,
+    quantity=2,
+    reservation_id=None,
+    created_at=_RESERVED_AT,
+    updated_at=_RESERVED_AT,
+    state="waiting",
+    entries_ahead=3,
+    tickets_ahead=7,
+    offer_expires_at=None,
+)
 _META = PageMeta.of(total=1, page=1, limit=10)
 
 # An example of each response, by its type.
@@ -97,6 +115,8 @@ EXAMPLES: dict[Any, Any] = {
     HealthResponse: HealthResponse(
         "ok", DatabaseHealth("ok", "18.4"), MigrationsHealth("ok", [], [])
     ),
+    EntryResponse: EntryResponse.of(_WAITING, _OWNER),
+    EntryPage: EntryPage([EntryResponse.of(_WAITING, None)], EntryPageMeta(10, None)),
     LiveResponse: LiveResponse("ok"),
     # A message of a stream.
     WatchedEventResponse: {

@@ -37,7 +37,16 @@ is, except for the stream. A body is `application/json` of at most {limits.MAX_B
 Unknown fields and parameters are refused."""
 
 # In the order of a sale.
-TAGS = ["events", "tickets", "reservations", "ledger", "fingerprints", "health", "docs"]
+TAGS = [
+    "events",
+    "tickets",
+    "reservations",
+    "waiting",
+    "ledger",
+    "fingerprints",
+    "health",
+    "docs",
+]
 
 # Descriptions of the response headers.
 HEADERS = {

@@ -17,6 +17,7 @@ from service.refusals import Refusal
 from service.rows import (
     AllocationStatus,
     Check,
+    EntryState,
     Event,
     EventChange,
     EventLedger,
@@ -24,6 +25,7 @@ from service.rows import (
     LastEvent,
     SaleStatus,
     TicketAllocation,
+    WaitingEntry,
 )
 
 encode = msgspec.json.Encoder().encode
@@ -47,6 +49,7 @@ class EventResponse(Struct, rename="camel", gc=False):
     available_tickets: Count
     reserved_tickets: Count
     purchased_tickets: Count
+    waiting_tickets: Count
     version: Count
     revision: Annotated[int, Meta(ge=1)]
     sale_status: SaleStatus
@@ -70,6 +73,7 @@ class EventResponse(Struct, rename="camel", gc=False):
             event.total_tickets - event.allocated_tickets,
             event.allocated_tickets - event.purchased_tickets,
             event.purchased_tickets,
+            event.waiting_tickets,
             event.version,
             event.revision,
             event.sale_status,
@@ -162,6 +166,7 @@ class LedgerEntryResponse(Struct, rename="camel", gc=False):
     total_tickets: Count
     allocated_tickets: Count
     purchased_tickets: Count
+    waiting_tickets: Count
     reserved: Count
     purchased: Count
     expired: Count
@@ -178,6 +183,7 @@ class LedgerEntryResponse(Struct, rename="camel", gc=False):
             entry.total_tickets,
             entry.allocated_tickets,
             entry.purchased_tickets,
+            entry.waiting_tickets,
             entry.reserved,
             entry.purchased,
             entry.expired,
@@ -327,6 +333,61 @@ class FingerprintResponse(Struct, rename="camel", gc=False):
     """A new random fingerprint."""
 
     user_fingerprint: str
+
+
+class Ahead(Struct, gc=False):
+    """Those who wait before an entry, and the tickets that they want."""
+
+    entries: Count
+    tickets: Count
+
+
+class EntryResponse(Struct, rename="camel", gc=False):
+    """An entry of a waiting list; only its owner sees the fingerprint."""
+
+    id: Id
+    event_id: Id
+    quantity: Annotated[int, Meta(ge=1)]
+    state: EntryState
+    ahead: Ahead | None
+    reservation_id: Id | None
+    offer_expires_at: Timestamp | None
+    created_at: Timestamp
+    updated_at: Timestamp
+    user_fingerprint: str | UnsetType = UNSET
+
+    @classmethod
+    def of(cls, entry: WaitingEntry, fingerprint: str | None) -> "EntryResponse":
+        """Return an entry for a caller who sends a fingerprint, or none."""
+        ahead = None
+        if entry.entries_ahead is not None and entry.tickets_ahead is not None:
+            ahead = Ahead(entry.entries_ahead, entry.tickets_ahead)
+        return cls(
+            entry.id,
+            entry.event_id,
+            entry.quantity,
+            entry.state,
+            ahead,
+            entry.reservation_id,
+            entry.offer_expires_at,
+            entry.created_at,
+            entry.updated_at,
+            UNSET if fingerprint != entry.user_fingerprint else fingerprint,
+        )
+
+
+class EntryPageMeta(Struct, gc=False):
+    """The limit of a page of entries, and the cursor of the next one."""
+
+    limit: Count
+    next: Id | None
+
+
+class EntryPage(Struct, gc=False):
+    """A page of an event's waiting list, in the order of the line."""
+
+    data: list[EntryResponse]
+    meta: EntryPageMeta
 
 
 class LiveResponse(Struct, gc=False):

@@ -10,6 +10,8 @@ from service.refusals import (
     CANNOT_CANCEL_RESERVATION,
     CANNOT_EXTEND_RESERVATION,
     CANNOT_FIND_RESERVATION,
+    CANNOT_JOIN,
+    CANNOT_LEAVE,
     CANNOT_REACQUIRE,
     CANNOT_REACQUIRE_RESERVATION,
     CANNOT_REFUND,
@@ -17,10 +19,12 @@ from service.refusals import (
     CANNOT_RESERVE,
     CANNOT_TRANSFER,
     CANNOT_UPDATE,
+    ENTRY_NOT_FOUND,
     EVENT_EXISTS,
     EVENT_NOT_FOUND,
     TICKET_NOT_FOUND,
     WRITE_REFUSALS,
+    WRONG_FINGERPRINT,
 )
 from service.web.endpoints import (
     IDEMPOTENCY_KEY,
@@ -32,9 +36,20 @@ from service.web.endpoints import (
     Endpoint,
     Success,
 )
-from service.web.handlers import docs, events, fingerprints, health, ledger, reservations, tickets
+from service.web.handlers import (
+    docs,
+    events,
+    fingerprints,
+    health,
+    ledger,
+    reservations,
+    tickets,
+    waiting,
+)
 from service.web.responses import (
     AuditResponse,
+    EntryPage,
+    EntryResponse,
     EventPage,
     EventResponse,
     FingerprintResponse,
@@ -226,6 +241,42 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
             body=tickets.OWNER_FIELDS,
             successes=[Success(200, ReservationResponse)],
             refusals=[*CANNOT_EXTEND_RESERVATION.values(), *WRITE_REFUSALS],
+        ),
+    },
+    "/events/{eventId}/waiting": {
+        "GET": Endpoint(
+            waiting.list_waiting_entries,
+            cache_control="no-store",
+            query=waiting.LIST_QUERY,
+            for_organizer=True,
+            successes=[Success(200, EntryPage)],
+            refusals=[BUSY, EVENT_NOT_FOUND],
+        ),
+        "POST": Endpoint(
+            waiting.join_waiting_list,
+            cache_control="no-store",
+            body=tickets.reservation_fields,
+            successes=[
+                Success(201, EntryResponse, ["Location"]),
+                Success(200, EntryResponse, ["Location"]),
+            ],
+            refusals=[*CANNOT_JOIN.values(), *WRITE_REFUSALS],
+        ),
+    },
+    "/waiting/{entryId}": {
+        "GET": Endpoint(
+            waiting.find_waiting_entry,
+            cache_control="no-store",
+            headers=[OWNER],
+            successes=[Success(200, EntryResponse)],
+            refusals=[BUSY, ENTRY_NOT_FOUND, WRONG_FINGERPRINT],
+        ),
+        "DELETE": Endpoint(
+            waiting.leave_waiting_list,
+            cache_control="no-store",
+            headers=[OWNER],
+            successes=[Success(200, EntryResponse)],
+            refusals=[*CANNOT_LEAVE.values(), *WRITE_REFUSALS],
         ),
     },
     "/tickets": {

@@ -1,4 +1,4 @@
-"""Shared reads: concurrent requests about events share one query.
+"""Shared reads: concurrent requests about events, or waiting entries, share one query.
 
 Requests that arrive while a query is running wait for the next one, which reads all of their
 events at once. A request never joins a query that is already running, because the query's snapshot
@@ -15,7 +15,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from service import limits
 from service.database.queries import Queries
-from service.rows import Uuid
+from service.rows import Uuid, WaitingEntry
 from service.web.responses import AuditResponse, EventResponse, encode
 
 T = TypeVar("T")
@@ -44,26 +44,30 @@ class EncodedEvent(NamedTuple):
 
 
 class SharedReads(Generic[T]):
-    """Reads something about events, for all requests of a process.
+    """Reads something by ids, for all requests of a process.
 
     Args:
-        read: reads it for several events at once; leaves out those that do not exist.
+        read: reads it for several ids at once; leaves out those that do not exist.
+        pause: the seconds after a query in which no other one begins.
     """
 
-    def __init__(self, read: Callable[[list[Uuid]], Awaitable[Mapping[Uuid, T]]]) -> None:
+    def __init__(
+        self, read: Callable[[list[Uuid]], Awaitable[Mapping[Uuid, T]]], pause: float = 0
+    ) -> None:
         self._read = read
+        self._pause = pause
         self._waiting: defaultdict[Uuid, list[asyncio.Future[T | None]]] = defaultdict(list)
         self._running: asyncio.Task[None] | None = None
 
-    async def find(self, event_id: Uuid) -> T | None:
-        """Return what is read of an event; None if it does not exist.
+    async def find(self, id_: Uuid) -> T | None:
+        """Return what is read of an id; None if it does not exist.
 
         Raises:
             What ``read`` raises.
         """
         loop = asyncio.get_running_loop()
         result: asyncio.Future[T | None] = loop.create_future()
-        self._waiting[event_id].append(result)
+        self._waiting[id_].append(result)
         if self._running is None:
             self._running = loop.create_task(self._run())
         return await result
@@ -78,10 +82,12 @@ class SharedReads(Generic[T]):
                     if not result.done():
                         result.set_exception(error)
                 continue
-            for event_id, results in batch.items():
+            for id_, results in batch.items():
                 for result in results:
                     if not result.done():  # its request may have been canceled
-                        result.set_result(found.get(event_id))
+                        result.set_result(found.get(id_))
+            if self._pause:
+                await asyncio.sleep(self._pause)
         self._running = None
 
 
@@ -106,3 +112,16 @@ def share_audits(queries: Queries) -> SharedReads[AuditResponse]:
         }
 
     return SharedReads(read)
+
+
+def share_entries(queries: Queries) -> SharedReads[WaitingEntry]:
+    """Return shared reads of waiting entries.
+
+    A query goes through the whole line of an event, so there are few of them in a second.
+    """
+
+    async def read(entry_ids: list[Uuid]) -> dict[Uuid, WaitingEntry]:
+        rows = await queries.find_waiting_entries(entry_ids, limits.SHARED_READ_SECONDS)
+        return {row.id: row for row in rows}
+
+    return SharedReads(read, pause=limits.LINE_READ_PAUSE_SECONDS)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from service.database.queries import Queries
 from service.logs import RequestLog
+from service.rows import WaitingEntry
 from service.settings import Settings
 from service.web.hosts import Hosts
 from service.web.responses import AuditResponse
@@ -33,6 +34,8 @@ class Service:
     list_queries: Queries
     # Audits events, one query for all concurrent requests: an audit may take seconds.
     shared_audits: SharedReads[AuditResponse]
+    # Finds entries of waiting lists: one query reads the line for all who ask for their place.
+    shared_entries: SharedReads[WaitingEntry]
     watchers: Watchers
     hosts: Hosts
     request_log: RequestLog

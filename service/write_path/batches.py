@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from service import limits
 from service.refusals import BUSY, Refusal
 from service.rows import Uuid
-from service.write_path.changes import Change, Outcome, Reserve
+from service.write_path.changes import Change, Join, Outcome, Reserve
 
 # What changes are about: a ticket, a reservation, a part of a reservation, or an idempotency key.
 Subject = tuple[str, ...]
@@ -113,10 +113,11 @@ def keep_order(
 
     A transaction carries out its changes kind by kind. So two changes of different kinds conflict
     if they are about the same ticket, the same reservation, or a ticket and its reservation; so do
-    two of the same kind if that kind may not share a ticket, and two reservations that use one
-    idempotency key for different quantities. The later one is set aside, and so is every later
-    change with the same subject. Of one subject, MAX_CHANGES_ASIDE are set aside and further ones
-    refused as BUSY: else one client could fill every batch with changes of one ticket.
+    two of the same kind if that kind may not share a ticket, two reservations that use one
+    idempotency key for different quantities, and two requests of a person to join one line. The
+    later one is set aside, and so is every later change with the same subject. Of one subject,
+    MAX_CHANGES_ASIDE are set aside and further ones refused as BUSY: else one client could fill
+    every batch with changes of one ticket.
 
     Args:
         batch: the changes, in the order of their arrival.
@@ -170,6 +171,9 @@ def _subjects(
     if isinstance(change, Reserve) and change.idempotency_key:
         key = ("key", change.event_id, change.user_fingerprint, change.idempotency_key)
         return key, key, key
+    if isinstance(change, Join):
+        person = ("person", change.event_id, change.user_fingerprint)
+        return person, person, person
     return None, (), ()
 
 

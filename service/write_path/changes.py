@@ -31,6 +31,10 @@ OutcomeCode = Literal[
     "sale_not_open",
     "sale_closed",
     "limit_reached",
+    "waiting_list_first",
+    "waiting_list_full",
+    "already_waiting",
+    "already_left",
     "wrong_fingerprint",
     "hold_expired",
     "hold_at_maximum",
@@ -70,6 +74,7 @@ class ReservationRefusal(NamedTuple):
     """The columns of ``reserve_tickets`` that say why a reservation was refused."""
 
     available_tickets: int | None  # None if there is no such event
+    waiting_tickets: int | None  # how many tickets those who wait in line want
     # For sale_not_open the time when the sale opens, for sale_closed the time when it closed.
     sale_turns_at: datetime | None
     opens_in: float | None  # for sale_not_open, in seconds
@@ -81,7 +86,18 @@ class LatePaymentRefusal(NamedTuple):
 
     deciding_ticket_id: Uuid | None
     available_tickets: int | None
+    waiting_tickets: int | None  # how many tickets those who wait in line want
     person: Person | None  # for limit_reached
+
+
+class JoinResult(NamedTuple):
+    """The columns of ``join_waiting_list`` after the outcome."""
+
+    entry_id: Uuid | None  # for granted and replayed
+    total_tickets: int | None
+    sale_turns_at: datetime | None  # as in ReservationRefusal, like the next two
+    opens_in: float | None
+    person: Person | None
 
 
 # More about a refusal. Which of these it is depends on the kind of the change and on the code:
@@ -91,7 +107,10 @@ class LatePaymentRefusal(NamedTuple):
 # - ReservationRefusal: why no tickets were reserved (reserve)
 # - LatePaymentRefusal: why no tickets were reacquired (reacquire)
 # - Person: the new owner (transfer)
-Detail = int | Uuid | list[str] | ReservationRefusal | LatePaymentRefusal | Person | None
+# - JoinResult: the entry, or why there is none (join)
+Detail = (
+    int | Uuid | list[str] | ReservationRefusal | LatePaymentRefusal | Person | JoinResult | None
+)
 
 
 def read_outcomes(rows: Iterable[Row], leading_columns: int = 2) -> Iterator[tuple[int, Outcome]]:
@@ -250,21 +269,19 @@ class Reacquire(ChangeByOwner, frozen=True, gc=False):
         """Read the rows.
 
         Their columns are the number of the change, the outcome, the deciding ticket, how many
-        tickets were paid for and how many of these reacquired, how many were available, the person,
-        and those of a ticket.
+        tickets were paid for and how many of these reacquired, how many were available and how many
+        wanted by those in line, the person, and those of a ticket.
         """
         for number, group in groupby(rows, key=itemgetter(0)):
             rows_of_change = list(group)
-            _, outcome, deciding_ticket_id, moved, reacquired, available, person, *_ = (
-                rows_of_change[0]
-            )
-            tickets = tuple(TicketAllocation(*row[7:]) for row in rows_of_change if row[7])
+            _, outcome, deciding_ticket_id, moved, reacquired, *numbers = rows_of_change[0]
+            tickets = tuple(TicketAllocation(*row[8:]) for row in rows_of_change if row[8])
             yield (
                 number - 1,
                 Outcome(
                     outcome,
                     tickets,
-                    LatePaymentRefusal(deciding_ticket_id, available, person),
+                    LatePaymentRefusal(deciding_ticket_id, *numbers[:3]),
                     tickets_moved=moved or 0,
                     tickets_reacquired=reacquired or 0,
                 ),
@@ -379,17 +396,81 @@ class Reserve(Change, frozen=True, gc=False):
     def read_outcomes(cls, rows: Iterable[Row]) -> Iterator[tuple[int, Outcome]]:
         """Read the rows.
 
-        Their columns are the number of the change, the outcome, the four of ReservationRefusal, and
+        Their columns are the number of the change, the outcome, the five of ReservationRefusal, and
         those of a ticket.
         """
         for number, group in groupby(rows, key=itemgetter(0)):
             rows_of_change = list(group)
             _, outcome, *columns = rows_of_change[0]
             if outcome in ("granted", "replayed"):
-                tickets = tuple(TicketAllocation(*row[6:]) for row in rows_of_change if row[6])
+                tickets = tuple(TicketAllocation(*row[7:]) for row in rows_of_change if row[7])
                 yield number - 1, Outcome(outcome, tickets, tickets_moved=len(tickets))
             else:
-                yield number - 1, Outcome(outcome, detail=ReservationRefusal(*columns[:4]))
+                yield number - 1, Outcome(outcome, detail=ReservationRefusal(*columns[:5]))
+
+
+class Join(Change, frozen=True, gc=False):
+    """Somebody joins the waiting list of an event."""
+
+    statement = "join_waiting_list"
+    may_share_ticket = False
+    event_id: Uuid
+    quantity: int
+    user_fingerprint: str
+
+    @property
+    def tickets_needed(self) -> int:
+        """How many available tickets it needs for an offer at once."""
+        return self.quantity
+
+    @classmethod
+    def parameters(cls, changes: Sequence[Self]) -> dict[str, Any]:
+        """Return the events, the quantities and the people."""
+        return {
+            "event_ids": [change.event_id for change in changes],
+            "quantities": [change.quantity for change in changes],
+            "user_fingerprints": [change.user_fingerprint for change in changes],
+        }
+
+    @classmethod
+    def read_outcomes(cls, rows: Iterable[Row]) -> Iterator[tuple[int, Outcome]]:
+        """Read the rows: the number of the change, the outcome, and those of JoinResult."""
+        for number, outcome, *columns in rows:
+            yield number - 1, Outcome(outcome, detail=JoinResult(*columns))
+
+
+class Leave(Change, frozen=True, gc=False):
+    """Somebody leaves the waiting list of an event; an open offer is cancelled."""
+
+    statement = "leave_waiting_list"
+    new_status = "user_cancelled"
+    event_id: Uuid
+    entry_id: Uuid
+    user_fingerprint: str
+
+    @classmethod
+    def parameters(cls, changes: Sequence[Self]) -> dict[str, Any]:
+        """Return the events, the entries, and who leaves."""
+        return {
+            "event_ids": [change.event_id for change in changes],
+            "entry_ids": [change.entry_id for change in changes],
+            "user_fingerprints": [change.user_fingerprint for change in changes],
+        }
+
+    @classmethod
+    def read_outcomes(cls, rows: Iterable[Row]) -> Iterator[tuple[int, Outcome]]:
+        """Read the rows: the number of the change, the outcome and the cancelled tickets."""
+        for number, outcome, tickets in rows:
+            yield number - 1, Outcome(outcome, tickets_moved=tickets)
+
+
+class Offer(Change, frozen=True, gc=False):
+    """The service offers the available tickets of an event to those who wait in line.
+
+    ``offer_tickets`` runs in every batch that has such a change, or one of a waiting list.
+    """
+
+    event_id: Uuid
 
 
 class Expire(Change, frozen=True, gc=False):
@@ -412,5 +493,7 @@ KINDS_IN_ORDER: tuple[type[Change], ...] = (
     Transfer,
     Extend,
     Update,
+    Leave,
+    Join,
     Reserve,
 )

@@ -66,6 +66,8 @@ class Lane:
         queries: finds the reservations of tickets.
         slot: entered as a context for each batch; limits how many lanes have a transaction at once.
         spawn: starts a task and keeps a reference to it.
+        on_offerable: called after each transaction, with the events whose waiting list may get an
+            offer now.
         on_idle: called when the queue has become empty. If the last batch had a lock timeout, the
             call comes STUCK_LANE_SECONDS later; the lane may not be idle any more by then.
     """
@@ -78,6 +80,7 @@ class Lane:
         *,
         slot: AbstractAsyncContextManager[None],
         spawn: Callable[[Coroutine[Any, Any, None]], None],
+        on_offerable: Callable[[set[Uuid]], None],
         on_idle: Callable[[], None],
     ) -> None:
         self._pool = pool
@@ -85,6 +88,7 @@ class Lane:
         self._queries = queries
         self._slot = slot
         self._spawn = spawn
+        self._on_offerable = on_offerable
         self._on_idle = on_idle
         self._queue: deque[QueuedChange] = deque()
         # Identifies the task that carries out the batches; None if there is none.
@@ -204,7 +208,7 @@ class Lane:
             async with self._pool.connection() as connection:
                 changes = [queued.change for queued in batch]
                 with metrics.BATCH_SECONDS.time():
-                    outcomes = await self._transactions.run(
+                    outcomes, offerable = await self._transactions.run(
                         connection, changes, self._lock_seconds(batch)
                     )
         except (*NOT_CONNECTED, NotSent):
@@ -217,6 +221,7 @@ class Lane:
             metrics.BATCH_REQUESTS.observe(len(batch))
             for queued, outcome in zip(batch, outcomes, strict=True):
                 queued.resolve(outcome)
+            self._on_offerable(offerable)
         finally:
             timer.cancel()
 
@@ -274,7 +279,7 @@ class EventLanes:
     A lane is created when the first change is put into it, and removed when it is idle.
 
     Args:
-        pool, transactions, queries, spawn: those of each lane.
+        pool, transactions, queries, spawn, on_offerable: those of each lane.
         for_all: whether every event has its own lane (BATCH_ACROSS_EVENTS is off).
     """
 
@@ -285,6 +290,7 @@ class EventLanes:
         queries: Queries,
         *,
         spawn: Callable[[Coroutine[Any, Any, None]], None],
+        on_offerable: Callable[[set[Uuid]], None],
         for_all: bool,
     ) -> None:
         self._create = partial(
@@ -295,6 +301,7 @@ class EventLanes:
             # These lanes use all connections but one, which is left for the shared lane.
             slot=asyncio.Semaphore(limits.WRITE_CONNECTIONS - 1),
             spawn=spawn,
+            on_offerable=on_offerable,
         )
         self._for_all = for_all
         self._lanes: dict[Uuid, Lane] = {}

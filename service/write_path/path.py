@@ -22,8 +22,9 @@ from psycopg_pool import AsyncConnectionPool
 from service import limits
 from service.database.queries import Queries
 from service.refusals import BUSY, Refusal
+from service.rows import Uuid
 from service.write_path.batches import QueuedChange
-from service.write_path.changes import Change, Outcome, Update
+from service.write_path.changes import Change, Offer, Outcome, Update
 from service.write_path.lanes import EventLanes, Lane
 from service.write_path.shared_lane import SharedLane
 from service.write_path.transaction import Transactions
@@ -50,10 +51,20 @@ class WritePath:
         queue_limit: int,
     ) -> None:
         self._event_lanes = EventLanes(
-            pool, transactions, queries, spawn=self._spawn, for_all=not across_events
+            pool,
+            transactions,
+            queries,
+            spawn=self._spawn,
+            on_offerable=self._offer,
+            for_all=not across_events,
         )
         self._shared_lane = SharedLane(
-            pool, transactions, queries, self._event_lanes, spawn=self._spawn
+            pool,
+            transactions,
+            queries,
+            self._event_lanes,
+            spawn=self._spawn,
+            on_offerable=self._offer,
         )
         self._queue_limit = queue_limit
         # Changes that are accepted and not yet resolved.
@@ -61,6 +72,8 @@ class WritePath:
         # Requests that the queue had no room for, and whose BUSY is delayed.
         self.delayed_refusals = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        # The events for which an Offer is queued.
+        self._offering: set[Uuid] = set()
 
     async def submit(self, change: Change) -> Outcome | Refusal:
         """Queue a change and return its outcome, or a refusal, within DEADLINE_SECONDS."""
@@ -103,6 +116,24 @@ class WritePath:
             finally:
                 self.delayed_refusals -= 1
         return BUSY
+
+    def _offer(self, events: set[Uuid]) -> None:
+        """Have an Offer submitted for each of the events that has none queued."""
+        if events:
+            # Soon, and not now: the Offers of the batch that has just ended are still in _offering.
+            asyncio.get_running_loop().call_soon(self._submit_offers, events)
+
+    def _submit_offers(self, events: set[Uuid]) -> None:
+        for event_id in events - self._offering:
+            self._offering.add(event_id)
+            self._spawn(self._submit_offer(event_id))
+
+    async def _submit_offer(self, event_id: Uuid) -> None:
+        # If it is refused, the sweeper finds the event within a second or two.
+        try:
+            await self.submit(Offer(event_id))
+        finally:
+            self._offering.discard(event_id)
 
     async def close(self) -> None:
         """Wait until all lanes are done, for at most FINISH_WRITES_SECONDS."""

@@ -37,7 +37,7 @@ class SharedLane(Lane):
         transactions: carries out a batch.
         queries: finds the events of tickets and reservations.
         event_lanes: where changes move.
-        spawn: starts a task and keeps a reference to it.
+        spawn, on_offerable: those of each lane.
     """
 
     def __init__(
@@ -48,9 +48,16 @@ class SharedLane(Lane):
         event_lanes: EventLanes,
         *,
         spawn: Callable[[Coroutine[Any, Any, None]], None],
+        on_offerable: Callable[[set[Uuid]], None],
     ) -> None:
         super().__init__(
-            pool, transactions, queries, slot=nullcontext(), spawn=spawn, on_idle=lambda: None
+            pool,
+            transactions,
+            queries,
+            slot=nullcontext(),
+            spawn=spawn,
+            on_offerable=on_offerable,
+            on_idle=lambda: None,
         )
         self._event_lanes = event_lanes
 

@@ -9,7 +9,7 @@ before it, and reads the clock while the locks are held.
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 from msgspec.structs import replace
@@ -22,10 +22,16 @@ from service.write_path.changes import (
     KINDS_IN_ORDER,
     Change,
     Expire,
+    Extend,
+    Join,
+    Leave,
+    Offer,
     Outcome,
+    Pay,
     Reacquire,
     Reserve,
     Row,
+    Transfer,
     Update,
     read_outcomes,
 )
@@ -34,8 +40,23 @@ log = logging.getLogger(__name__)
 
 # Statements that run before the changes: match_event only for an update with states.
 BEFORE = ("limit_waits", "lock_events", "match_event", "expire_tickets")
+# A statement that runs before the reservations, in batches that concern a waiting list.
+OFFER = "offer_tickets"
 # Statements that run after the changes, in the batches that need them.
 AFTER = ("find_replays", "find_events")
+# The changes after which a batch offers tickets to those who wait.
+_OF_A_LINE = (Join, Leave, Offer)
+# The changes that make no ticket available to those who wait in line.
+_RELEASING_NOTHING = (Pay, Reacquire, Transfer, Extend, Reserve)
+
+
+class BatchResult(NamedTuple):
+    """What has become of a batch."""
+
+    # The outcome of each change, in their order.
+    outcomes: list[Outcome]
+    # The events whose waiting list may get an offer now.
+    offerable: set[Uuid]
 
 
 def is_lock_timeout(error: psycopg.Error) -> bool:
@@ -58,24 +79,27 @@ class Transactions:
         statements: Statements,
         hold_seconds: int,
         max_hold_seconds: int,
+        max_waiting_entries: int,
         *,
         behind_pooler: bool = False,
     ) -> None:
         # One hold's length has two parameters: reserve_tickets takes an interval, and
         # extend_reservations seconds.
-        self._holds = {
+        self._constants = {
             "hold": f"{hold_seconds} s",
             "hold_seconds": hold_seconds,
             "max_hold_seconds": max_hold_seconds,
+            "max_entries": max_waiting_entries,
+            "most": limits.SWEEP_TICKETS,
         }
-        names = [*BEFORE, *(kind.statement for kind in KINDS_IN_ORDER), *AFTER]
+        names = [*BEFORE, *(kind.statement for kind in KINDS_IN_ORDER), OFFER, *AFTER]
         self._statements = {name: statements[name] for name in names}
         self._pipeline = Pipeline(list(self._statements.values()), unprepared=behind_pooler)
 
     async def run(
         self, connection: psycopg.AsyncConnection, changes: Sequence[Change], lock_seconds: float
-    ) -> list[Outcome]:
-        """Carry out a batch and return the outcome of each change, in their order.
+    ) -> BatchResult:
+        """Carry out a batch and return the outcome of each change.
 
         The batch is committed if this returns, and rolled back if it raises, except for errors
         that leave the outcome unknown (``leaves_outcome_unknown``).
@@ -107,7 +131,8 @@ class Transactions:
             "lock_timeout": f"{lock_seconds} s",
             "statement_timeout": f"{limits.STATEMENT_SECONDS} s",
         }
-        expiry = {"quantities": list(needed.values()), "most": limits.SWEEP_TICKETS}
+        expiry = {"quantities": list(needed.values()), **self._constants}
+        lines = {change.event_id for change in changes if isinstance(change, _OF_A_LINE)}
 
         steps: list[tuple[str, dict[str, Any]]] = [
             ("limit_waits", waits),
@@ -118,8 +143,16 @@ class Transactions:
                 if isinstance(change, Update) and change.states is not None
             ),
             ("expire_tickets", {**targets, **expiry}),
-            *((kind.statement, {**parameters[kind], **self._holds}) for kind in kinds),
+            *(
+                (kind.statement, {**parameters[kind], **self._constants})
+                for kind in kinds
+                if kind is not Reserve
+            ),
         ]
+        if lines:
+            steps.append((OFFER, {"event_ids": list(lines), **self._constants}))
+        if Reserve in kinds:
+            steps.append((Reserve.statement, {**parameters[Reserve], **self._constants}))
         if Reserve in kinds and any(parameters[Reserve]["idempotency_keys"]):
             steps.append(("find_replays", parameters[Reserve]))
         if Update in kinds:
@@ -131,11 +164,30 @@ class Transactions:
             rows = {name: result for (name, _), result in zip(steps, results, strict=True)}
             outcomes = _collect_outcomes(changes, kinds, rows)
             _update_metrics(changes, outcomes, rows)
+            offerable = _find_offerable(changes, rows)
         except Exception as error:
             # The batch is committed: the changes must not be reported as not done.
             log.exception("the outcomes of a committed batch could not be read")
             raise UnreadableRows("the outcomes could not be read") from error
-        return outcomes
+        return BatchResult(outcomes, offerable)
+
+
+def _find_offerable(changes: Sequence[Change], rows: Mapping[str, list[Row]]) -> set[Uuid]:
+    """Return the events whose waiting list may get an offer after a committed batch.
+
+    They have a line and tickets that are, or may have become, available. If the batch itself has
+    offered what there was, only those in which more can be offered.
+    """
+    releases = bool(rows["expire_tickets"]) or not all(
+        isinstance(change, _RELEASING_NOTHING) for change in changes
+    )
+    offered = {change.event_id for change in changes if isinstance(change, _OF_A_LINE)}
+    has_more = {event_id for event_id, *_, more in rows.get(OFFER, ()) if more}
+    return has_more | {
+        event_id
+        for event_id, _, has_line, available in rows["lock_events"]
+        if has_line and (available > 0 or releases) and event_id not in offered
+    }
 
 
 def _update_metrics(
@@ -146,14 +198,21 @@ def _update_metrics(
     for change, outcome in zip(changes, outcomes, strict=True):
         if outcome.code == "granted" and change.new_status:
             moved[change.new_status] += outcome.tickets_moved
+        if outcome.code == "granted" and isinstance(change, Join | Leave):
+            metrics.WAITING_ENTRIES.labels("joined" if type(change) is Join else "left").inc()
         if isinstance(change, Reacquire):
             _count_late_payment(outcome)
     moved["expired"] += sum(tickets for _, tickets in rows["expire_tickets"])
+    for _, entry_id, is_offered, waited, _ in rows.get(OFFER, ()):
+        if is_offered:
+            metrics.OFFER_WAIT_SECONDS.observe(waited)
+        if entry_id:
+            metrics.WAITING_ENTRIES.labels("offered" if is_offered else "unservable").inc()
     for new_status, tickets in moved.items():
         if tickets:
             metrics.TICKETS.labels(new_status).inc(tickets)
     metrics.LOCK_WAIT_SECONDS.observe(
-        max((waited for _, waited in rows["lock_events"]), default=0.0)
+        max((waited for _, waited, *_ in rows["lock_events"]), default=0.0)
     )
 
 
@@ -171,8 +230,12 @@ def _collect_outcomes(
     rows: Mapping[str, list[Row]],
 ) -> list[Outcome]:
     """Return the outcome of each change, in their order, from the rows of all statements."""
-    # An Expire has no statement of its own: expire_tickets has done it.
-    outcomes = {n: Outcome("granted") for n, change in enumerate(changes) if type(change) is Expire}
+    # These have no statement of their own: expire_tickets and offer_tickets have done it.
+    outcomes = {
+        n: Outcome("granted")
+        for n, change in enumerate(changes)
+        if isinstance(change, Expire | Offer)
+    }
     for kind, indexes in kinds.items():
         for index_in_kind, outcome in kind.read_outcomes(rows[kind.statement]):
             outcomes[indexes[index_in_kind]] = outcome

@@ -32,7 +32,7 @@ async def reserve(request: Request) -> Response:
 async def find_event(request: Request) -> Response:
     """Respond with a made-up event."""
     event = EventResponse(
-        request.path_params["id"], "Opening night", NOW, 100, 0, 100, 0, 0, 1, *TERMS, NOW, NOW
+        request.path_params["id"], "Opening night", NOW, 100, 0, 100, 0, 0, 0, 1, *TERMS, NOW, NOW
     )
     return Response(encode(event), headers={"ETag": event.etag}, media_type="application/json")
 

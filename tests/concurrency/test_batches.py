@@ -29,7 +29,7 @@ from service.write_path.changes import (
     Update,
 )
 from service.write_path.path import WritePath
-from service.write_path.transaction import Transactions
+from service.write_path.transaction import BatchResult, Transactions
 from tests.support.batches import carry_out, outcome_codes, reserve
 from tests.support.client import Client, code
 from tests.support.database import Database, skip_if_pooled
@@ -50,7 +50,7 @@ def run_on_write_path(
             create_pool(database.dsn, "writes", WRITE_CONNECTIONS, 500, PLAN_OPTIONS) as pool,
             create_pool(database.dsn, "reads", READ_CONNECTIONS, 500) as reads,
         ):
-            transactions = Transactions(STATEMENTS, 900, 1800)
+            transactions = Transactions(STATEMENTS, 900, 1800, 100_000)
             queries = Queries(reads, STATEMENTS)
             path = WritePath(
                 pool, transactions, queries, across_events=True, queue_limit=queue_limit
@@ -405,7 +405,7 @@ def test_changes_behind_a_locked_event_wait_for_the_rest_of_the_time(
     waits_in_its_own_lane = asyncio.Event()
     run = Transactions.run
 
-    async def run_and_record(transactions: Transactions, *arguments: Any) -> list[Outcome]:
+    async def run_and_record(transactions: Transactions, *arguments: Any) -> BatchResult:
         waits.append(arguments[-1])
         if len(waits) == 2:
             waits_in_its_own_lane.set()

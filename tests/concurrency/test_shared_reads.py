@@ -35,8 +35,8 @@ class FakeQueries:
         async with self._new_query:
             self._new_query.notify_all()
         version = await self._results[-1]
-        terms: tuple[None, None, None, None, None, int, SaleStatus]
-        terms = (None, None, None, None, None, 1, "open")
+        terms: tuple[None, None, None, None, None, int, int, SaleStatus]
+        terms = (None, None, None, None, None, 1, 0, "open")
         return [Event(id_, "Gig", NOW, 10, 0, NOW, NOW, 0, version, *terms) for id_ in event_ids]
 
     async def wait_for_queries(self, count: int) -> None:

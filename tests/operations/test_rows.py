@@ -18,6 +18,7 @@ TABLES = {
     "ticket_allocations": rows.TicketAllocation,
     "event_private": rows.EventPrivate,
     "event_ledger": rows.EventLedger,
+    "waiting_entries": rows.WaitingEntryRow,
 }
 PYTHON_TYPES: dict[str, Any] = {
     "uuid": Uuid,

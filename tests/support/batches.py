@@ -24,7 +24,8 @@ def carry_out(database: Database, changes: Sequence[Change]) -> list[Outcome]:
             database.dsn, autocommit=True, context=ADAPTERS
         )
         async with connection:
-            return await Transactions(STATEMENTS, 900, 1800).run(connection, changes, 1.0)
+            transactions = Transactions(STATEMENTS, 900, 1800, 100_000)
+            return (await transactions.run(connection, changes, 1.0)).outcomes
 
     return asyncio.run(run())
 

@@ -131,6 +131,23 @@ class Client(httpx2.Client):
         headers = {"X-User-Fingerprint": user}
         return self.delete(f"/reservations/{reservation_id}", headers=headers)
 
+    def join_line(self, event_id: str, quantity: int = 1, user: str = "alice") -> httpx2.Response:
+        """Join the waiting list of an event."""
+        body = {"quantity": quantity, "userFingerprint": user}
+        return self.post(f"/events/{event_id}/waiting", json=body)
+
+    def find_entry(self, entry_id: str, user: str = "alice") -> httpx2.Response:
+        """Find an entry of a waiting list."""
+        return self.get(f"/waiting/{entry_id}", headers={"X-User-Fingerprint": user})
+
+    def leave_line(self, entry_id: str, user: str = "alice") -> httpx2.Response:
+        """Leave a waiting list."""
+        return self.delete(f"/waiting/{entry_id}", headers={"X-User-Fingerprint": user})
+
+    def list_line(self, event_id: str, **query: Any) -> httpx2.Response:
+        """List an event's waiting list."""
+        return self.get(f"/events/{event_id}/waiting", params=query)
+
     def list_ledger(self, event_id: str, **query: Any) -> httpx2.Response:
         """List an event's ledger."""
         return self.get(f"/events/{event_id}/ledger", params=query)

@@ -29,6 +29,7 @@ from service.refusals import (
     Refusal,
     SaleCloses,
     SaleOpens,
+    Waiting,
 )
 from service.rows import AllocationStatus, TicketAllocation, Uuid
 from service.settings import Settings
@@ -49,6 +50,7 @@ from service.write_path.changes import (
     LatePaymentRefusal,
     Outcome,
     Pay,
+    Person,
     Reacquire,
     Refund,
     ReservationRefusal,
@@ -119,17 +121,43 @@ async def reserve_tickets(call: Call) -> Response | Refusal:
 def _refuse_reservation(outcome: Outcome) -> Refusal:
     refusal, detail = CANNOT_RESERVE[outcome.code], outcome.detail
     match outcome.code, detail:
-        case "sale_not_open", ReservationRefusal(_, datetime() as opens_at, float() as opens_in):
+        case "waiting_list_first", ReservationRefusal(int() as available, int() as waiting):
+            return refusal.with_details(Waiting(available, waiting))
+        case "not_enough_tickets" | "tickets_sold_out", ReservationRefusal(int() as available):
+            return refusal.with_details(Available(available))
+        case code, ReservationRefusal():
+            return refuse_by_terms(
+                refusal, code, detail.sale_turns_at, detail.opens_in, detail.person
+            )
+    return refusal
+
+
+def refuse_by_terms(
+    refusal: Refusal,
+    code: str,
+    sale_turns_at: datetime | None,
+    opens_in: float | None,
+    person: Person | None,
+) -> Refusal:
+    """Return a refusal with the term of the sale because of which it is refused, if it is one.
+
+    Args:
+        refusal: the refusal.
+        code: the outcome's code.
+        sale_turns_at: when the sale opens or closed.
+        opens_in: the seconds until the sale opens.
+        person: what the person has, and may have.
+    """
+    match code:
+        case "sale_not_open" if sale_turns_at and opens_in is not None:
             # Half of the clients wait one second longer, so that not all retry at once.
             seconds = math.ceil(opens_in) + random.randint(0, 1)  # noqa: S311
             headers = {"Retry-After": str(min(seconds, limits.MAX_RETRY_AFTER_SECONDS))}
-            return refusal.with_details(SaleOpens(opens_at), headers)
-        case "sale_closed", ReservationRefusal(_, datetime() as closed_at):
-            return refusal.with_details(SaleCloses(closed_at))
-        case "limit_reached", ReservationRefusal(person=[limit, held, purchased]):
-            return refusal.with_details(Limit(limit, held, purchased))
-        case "not_enough_tickets" | "tickets_sold_out", ReservationRefusal(int() as available):
-            return refusal.with_details(Available(available))
+            return refusal.with_details(SaleOpens(sale_turns_at), headers)
+        case "sale_closed" if sale_turns_at:
+            return refusal.with_details(SaleCloses(sale_turns_at))
+        case "limit_reached" if person:
+            return refusal.with_details(Limit(*person))
     return refusal
 
 
@@ -245,8 +273,8 @@ async def refund_ticket(call: Call) -> Response | Refusal:
 def add_details(refusal: Refusal, outcome: Outcome) -> Refusal:
     """Return the refusal of a late payment or a transfer, with the numbers that explain it."""
     match outcome.code, outcome.detail:
-        case "hold_expired", LatePaymentRefusal(available_tickets=int() as available):
-            return refusal.with_details(Available(available))
+        case "hold_expired", LatePaymentRefusal(_, int() as available, int() as waiting):
+            return refusal.with_details(Waiting(available, waiting))
         case "limit_reached", LatePaymentRefusal(person=[limit, held, purchased]):
             return refusal.with_details(Limit(limit, held, purchased))
         case "limit_reached", [int() as limit, int() as held, int() as purchased]:
