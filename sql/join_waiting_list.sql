@@ -78,23 +78,23 @@ requests as (
         batch_events.max_tickets_per_person,
         batch_events.last_position,
         batch_events.entries,
-        mine.id as entry_id,
-        mine.quantity as entry_quantity,
+        mine.entry_id,
+        mine.entry_quantity,
         had.held,
         had.purchased
     from unnest(
         :'event_ids'::uuid[], :'quantities'::integer[], :'user_fingerprints'::text[]
     ) with ordinality as arrivals (event_id, quantity, user_fingerprint, request)
     left join batch_events on arrivals.event_id = batch_events.id
-    -- The person's entry that waits or has an open offer.
-    left join lateral (
+    -- The person's entry that waits or has an open offer: the latest.
+    cross join lateral (
         select
-            entries.id,
-            entries.quantity
+            (array_agg(entries.id order by entries.position desc))[1] as entry_id,
+            (array_agg(entries.quantity order by entries.position desc))[1] as entry_quantity
         from waiting_entries as entries
         where
             entries.user_fingerprint = arrivals.user_fingerprint
-            and entries.event_id = arrivals.event_id
+            and entries.event_id = batch_events.id
             and entries.left_at is null
             and entries.unservable_at is null
             and (
@@ -107,9 +107,7 @@ requests as (
                         and tickets.held_until > statement_timestamp()
                 )
             )
-        order by entries.position desc
-        limit 1
-    ) as mine on true
+    ) as mine
     -- What the person has, in an event that limits it.
     cross join lateral (
         select
@@ -221,7 +219,10 @@ recorded as (
 select
     decided.request,
     decided.final_outcome as outcome,
-    coalesce(joined.id, decided.entry_id) as entry_id,
+    case decided.final_outcome
+        when 'granted' then joined.id
+        when 'replayed' then decided.entry_id
+    end as entry_id,
     decided.total_tickets,
     case decided.outcome
         when 'sale_not_open' then decided.sale_opens_at

@@ -83,7 +83,12 @@ def test_a_literal_has_the_values_of_its_enum(
         ("cancel_tickets", [rows.TicketAllocation], 4),
         ("pay_tickets", [rows.TicketAllocation], 4),
         ("refund_tickets", [rows.TicketAllocation], 4),
-        ("reserve_tickets", [rows.TicketAllocation], 6),
+        ("reserve_tickets", [rows.TicketAllocation], 7),
+        ("reacquire_tickets", [rows.TicketAllocation], 8),
+        ("transfer_tickets", [rows.TicketAllocation], 3),
+        ("extend_reservations", [rows.TicketAllocation], 4),
+        ("find_waiting_entries", [rows.WaitingEntry], 0),
+        ("list_waiting_entries", [rows.WaitingEntry], 1),
         ("check_events", [rows.Check], 0),
     ],
 )

@@ -1,5 +1,6 @@
 """The waiting list: joining, offers in the order of the line, leaving, and what outsiders get."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,6 +11,13 @@ from tests.support.services import Starter
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.core
+
+
+@pytest.fixture
+def swept(start: Starter, database: Database) -> Iterator[Client]:
+    """A client of a service whose sweeper runs all the time."""
+    with start(database).client() as client:
+        yield client
 
 
 def sell_out(client: Client, tickets: int = 2, **terms: Any) -> tuple[str, list[str]]:
@@ -73,8 +81,9 @@ def test_who_finds_tickets_and_nobody_ahead_has_an_offer_at_once(client: Client)
 
 @pytest.mark.parametrize("way", ["cancel", "refund", "expire", "resize", "leave"])
 def test_what_becomes_available_is_offered_to_the_first_in_line(
-    client: Client, database: Database, way: str
+    swept: Client, database: Database, way: str
 ) -> None:
+    client = swept
     event, (ticket, _) = sell_out(client)
     first = client.join_line(event, 1, "alice").json()
     second = client.join_line(event, 1, "bob").json()
@@ -100,7 +109,8 @@ def test_what_becomes_available_is_offered_to_the_first_in_line(
     assert kinds[-1] == "offered"
 
 
-def test_an_offer_that_lapses_goes_to_the_next(client: Client, database: Database) -> None:
+def test_an_offer_that_lapses_goes_to_the_next(swept: Client, database: Database) -> None:
+    client = swept
     event, (ticket,) = sell_out(client, 1)
     first = client.join_line(event, 1, "alice").json()
     second = client.join_line(event, 1, "bob").json()
@@ -213,8 +223,7 @@ def test_a_bad_quantity_is_refused(client: Client, quantity: Any) -> None:
 
 
 def test_a_full_waiting_list_is_refused(start: Starter, database: Database) -> None:
-    with start(database, MAX_WAITING_ENTRIES=2) as service:
-        client = service.client
+    with start(database, MAX_WAITING_ENTRIES=2).client() as client:
         event, _ = sell_out(client, 3)
         first = client.join_line(event, 3, "alice").json()
         client.join_line(event, 1, "bob")
