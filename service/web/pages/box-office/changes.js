@@ -1,7 +1,7 @@
 /** The last changes of an event, in words. */
 
 import { element } from "./dom.js";
-import { formatSecond } from "./times.js";
+import { formatRecent } from "./times.js";
 import { change } from "./words.js";
 
 const SHOWN = 10;
@@ -11,7 +11,7 @@ export function showChanges(list, entries) {
   if (list.dataset.newest === String(newest[0]?.version)) return;
   list.dataset.newest = newest[0]?.version;
   list.replaceChildren(...newest.map((entry) => element("li", {},
-    element("time", { datetime: entry.recordedAt }, formatSecond(entry.time)), " ",
+    element("time", { datetime: entry.recordedAt }, formatRecent(entry.time)), " ",
     element("span", {}, change(entry)),
     ...(entry.lastEvent.actor ? [" ", element("code", { title: "the buyer; the last one of this change" }, entry.lastEvent.actor)] : []))));
 }

@@ -2,7 +2,7 @@
 
 import { serviceTime } from "./api.js";
 import { element } from "./dom.js";
-import { formatDate, formatSecond, formatShort } from "./times.js";
+import { formatDate, formatRecent, formatShort } from "./times.js";
 import { formatNumber } from "./words.js";
 
 const HEIGHT = 240;
@@ -86,14 +86,14 @@ export class Chart {
     const point = this.#points.findLast((candidate) => candidate.time <= time) ?? this.#points[0];
     this.#line.setAttribute("x1", offset);
     this.#line.setAttribute("x2", offset);
-    this.#reading.textContent = `${formatSecond(time)}: ${formatNumber(point.paid)} paid, ${formatNumber(point.held)} held`;
+    this.#reading.textContent = `${formatRecent(time)}: ${formatNumber(point.paid)} paid, ${formatNumber(point.held)} held`;
   }
 
   #fillRows(points) {
     const step = Math.max(1, Math.ceil(points.length / ROWS));
     const chosen = points.filter((_, index) => (points.length - 1 - index) % step === 0);
     this.#rows.replaceChildren(...chosen.map((point) => element("tr", {},
-      element("td", {}, formatSecond(point.time)), element("td", {}, formatNumber(point.paid)), element("td", {}, formatNumber(point.held)))));
+      element("td", {}, formatRecent(point.time)), element("td", {}, formatNumber(point.paid)), element("td", {}, formatNumber(point.held)))));
   }
 }
 

@@ -70,6 +70,7 @@ class EventPage {
     setText(parts.date, formatDate(event.date));
     const numbers = { available: event.availableTickets, held: event.reservedTickets, paid: event.purchasedTickets, total: event.totalTickets };
     for (const [name, number] of Object.entries(numbers)) setText(parts[name], formatNumber(number));
+    parts.available.classList.toggle("long", parts.available.textContent.length > 9);
     parts["waiting-number"].hidden = event.waitingTickets === undefined;
     setText(parts.waiting, formatNumber(event.waitingTickets ?? 0));
     this.bar.update(event);

@@ -15,13 +15,19 @@ export function formatDate(text) {
 }
 
 export function formatSecond(milliseconds) {
-  return second.format(new Date(milliseconds));
+  return second.format(milliseconds);
+}
+
+/** Returns a time with seconds, or with its day if it is not of the last twelve hours. */
+export function formatRecent(milliseconds) {
+  const isRecent = Date.now() - milliseconds < 12 * 3600_000;
+  return isRecent ? formatSecond(milliseconds) : `${day.format(milliseconds)}, ${minute.format(milliseconds)}`;
 }
 
 /** Returns a short time: with seconds in a span of minutes, a date in one of days. */
 export function formatShort(milliseconds, span) {
   const format = span < 10 * 60_000 ? second : span < 36 * 3600_000 ? minute : day;
-  return format.format(new Date(milliseconds));
+  return format.format(milliseconds);
 }
 
 /** Returns a duration such as "2 h 5 min", in its two largest units. */
