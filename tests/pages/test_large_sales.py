@@ -36,7 +36,7 @@ select
     (n - 1) / 2 * 40,
     case when n > 1 and n % 2 = 0 then 40 else 0 end,
     case when n > 1 and n % 2 = 1 then 40 else 0 end,
-    (case when n = 1 then 'created' when n % 2 = 0 then 'reserved' else 'purchased' end)::event_change
+    (array['purchased', 'reserved'])[(n + 1) % 2 + 1]::event_change
 from events cross join generate_series(1, 100001) as n;
 
 insert into ticket_allocations (event_id, user_fingerprint, status, created_at)

@@ -11,6 +11,8 @@ const AT_ONCE = 4;
 const MAX_POINTS = 4000;
 // What is newer than this is never thinned, for the tickets sold per minute.
 const RECENT_MILLISECONDS = 120_000;
+// The part of a chart before the first sale.
+const MARGIN = 0.03;
 
 export class History {
   /** Entries of the ledger, by version; what is between two of them may be left out. */
@@ -69,7 +71,7 @@ export class History {
     });
   }
 
-  /** The points of a chart: from the last one before the first sale on. */
+  /** The points of a chart: it begins shortly before the first sale, not when the event was made. */
   get points() {
     const points = this.entries.map((entry) => ({
       time: entry.time,
@@ -78,7 +80,10 @@ export class History {
       held: entry.allocatedTickets - entry.purchasedTickets,
     }));
     const first = points.findIndex((point) => point.paid + point.held > 0);
-    return first < 1 ? points : points.slice(first - 1);
+    if (first < 1) return points;
+    const before = points[first - 1];
+    const margin = (points.at(-1).time - points[first].time) * MARGIN;
+    return [{ ...before, time: Math.max(before.time, points[first].time - margin) }, ...points.slice(first)];
   }
 
   /** Returns how many tickets were paid in the last minute, less those refunded; never below 0. */

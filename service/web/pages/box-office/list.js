@@ -15,6 +15,8 @@ const TYPING_MILLISECONDS = 200;
 // An event is past some hours after its date: on the night it stays where it was.
 const PAST_AFTER_MILLISECONDS = 6 * 3600_000;
 const MINUTE = 60_000;
+// That nothing was sold says something only after this time.
+const SHORTEST_SPAN = 10_000;
 
 export function showList(place, report, signal) {
   const { content, parts } = fillTemplate("list-template");
@@ -165,12 +167,14 @@ class Looks {
     }
   }
 
-  describe({ id }) {
+  /** Returns how many were sold, and in which time if it is less than a minute yet. */
+  describe({ id, saleStatus: status }) {
     const looks = this.#byId.get(id);
     const [first, last] = [looks[0], looks.at(-1)];
     const span = last.time - first.time;
-    if (looks.length === 1) return "";
-    const sold = formatNumber(Math.max(0, last.paid - first.paid));
-    return `${sold} sold in the last ${span >= MINUTE * 0.95 ? "minute" : `${Math.round(span / 1000)} s`}`;
+    const sold = Math.max(0, last.paid - first.paid);
+    if (!sold && (status !== "open" || span < SHORTEST_SPAN)) return "";
+    const time = span >= MINUTE * 0.95 ? "minute" : `${Math.round(span / 1000)} s`;
+    return `${formatNumber(sold)} sold in the last ${time}`;
   }
 }
