@@ -59,8 +59,8 @@ class EventPage {
     this.form?.follow(this.event);
     if (!isNew) return;
     this.readHistoryLater();
-    this.tickets?.read();
-    this.readWaitingList?.();
+    this.tickets?.follow();
+    this.followWaitingList?.();
   }
 
   update() {
@@ -114,7 +114,7 @@ class EventPage {
   /** Shows what an organizer sees and does, if there is one. */
   showOrganizersParts() {
     const { event, parts, signal } = this;
-    this.tickets = this.form = this.readWaitingList = null;
+    this.tickets = this.form = this.followWaitingList = null;
     for (const name of ["tickets", "waiting-list", "form"]) parts[name].replaceChildren();
     this.shownActs = null;
     this.showActs();
@@ -123,8 +123,7 @@ class EventPage {
     this.form = new EventForm(event, "Save", (saved) => this.receive(saved));
     parts.form.replaceChildren(element("section", { "aria-labelledby": "form-title" }, element("h2", { id: "form-title" }, "Change"), this.form.node));
     if (event.waitingTickets === undefined) return;
-    this.readWaitingList = showWaitingList(parts["waiting-list"], event.id, signal);
-    this.readWaitingList();
+    this.followWaitingList = showWaitingList(parts["waiting-list"], event.id, signal);
   }
 
   /** Takes over a change that was made here, which the form must not call somebody else's. */

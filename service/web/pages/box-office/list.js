@@ -5,12 +5,12 @@ import { bar, countsInWords } from "./bar.js";
 import { element, everySecond, fillTemplate, setText, updateList } from "./dom.js";
 import { EventForm } from "./form.js";
 import { mayAct, onOrganizerChange } from "./organizer.js";
+import { restAfter } from "./rest.js";
 import { formatDate } from "./times.js";
 import { count, formatNumber, refusal, saleStatus } from "./words.js";
 
 const PAGE = 50;
 const REST_MILLISECONDS = 2000;
-const REST_FACTOR = 10;
 const TYPING_MILLISECONDS = 200;
 // An event is past some hours after its date: on the night it stays where it was.
 const PAST_AFTER_MILLISECONDS = 6 * 3600_000;
@@ -71,8 +71,7 @@ export function showList(place, report, signal) {
     report(failed?.code !== "UNREACHABLE");
     if (failed) setText(parts.count, refusal(failed));
     else results.forEach((result, index) => { if (result) show(result, index === 1); });
-    const rest = Math.max(REST_MILLISECONDS, (performance.now() - start) * REST_FACTOR);
-    timer = setTimeout(() => { if (!document.hidden) read(); }, rest);
+    timer = setTimeout(() => { if (!document.hidden) read(); }, restAfter(start, REST_MILLISECONDS));
   }
 
   function show({ events, total }, isPast) {

@@ -3,26 +3,24 @@
 import { get, send } from "./api.js";
 import { confirmedButton } from "./confirm.js";
 import { button, element, setText, updateList } from "./dom.js";
+import { rested } from "./rest.js";
 import { formatDate } from "./times.js";
 import { STATUS, count, formatNumber, refusal } from "./words.js";
 
 const PAGE = 10;
-// The page reads its list again when the event changes, but rests at least this long, and ten
-// times as long as the last answer took: the service reads all tickets of the event for each.
-const REST_MILLISECONDS = 1000;
-const REST_FACTOR = 10;
 
 export class Tickets {
   #cursors = []; // of the pages before this one and of this one; the first page has none
   #next = null;
   #sought = "";
-  #reading = null;
-  #isDue = false;
+  #reading = new AbortController();
   #parts = {};
 
   /** onChange(body) is called with the answer of each refund. */
   constructor(place, id, onChange, signal) {
     Object.assign(this, { id, onChange, signal });
+    /** Reads the tickets again after a change of the event. */
+    this.follow = rested(() => this.#read(), signal);
     const statuses = Object.entries(STATUS).map(([value, text]) => element("option", { value }, text));
     const parts = this.#parts = {
       status: element("select", { id: "ticket-status" }, element("option", { value: "" }, "all"), ...statuses),
@@ -43,7 +41,7 @@ export class Tickets {
       element("div", { class: "filters" }, search,
         element("div", { class: "find" }, element("label", { for: "ticket-status" }, "Status"), parts.status)),
       parts.message, parts.whole, parts.list, parts.range, element("div", { class: "buttons" }, parts.newer, parts.older)));
-    this.read();
+    this.follow();
   }
 
   /** Shows a ticket or the tickets of a reservation; "" shows all again. */
@@ -55,30 +53,16 @@ export class Tickets {
 
   #turn(cursors) {
     this.#cursors = cursors;
-    this.#parts.message.textContent = "";
-    this.#reading?.abort();
-    this.#reading = null;
-    this.read();
+    setText(this.#parts.message, "");
+    this.#read();
   }
 
-  /** Reads the tickets again: now, or after a rest if they have just been read. */
-  async read() {
-    if (this.#reading) {
-      this.#isDue = true;
-      return;
-    }
-    const reading = this.#reading = new AbortController();
-    this.#isDue = false;
-    const start = performance.now();
-    const response = this.#sought ? await this.#seek(reading.signal) : await this.#list(reading.signal);
-    if (reading.signal.aborted || this.signal.aborted) return;
-    this.#show(response);
-    const rest = Math.max(REST_MILLISECONDS, (performance.now() - start) * REST_FACTOR);
-    setTimeout(() => {
-      if (reading.signal.aborted || this.signal.aborted) return;
-      this.#reading = null;
-      if (this.#isDue && !document.hidden) this.read();
-    }, rest);
+  /** Reads what is to be shown; an earlier reading, of what was to be shown, ends. */
+  async #read() {
+    this.#reading.abort();
+    const { signal } = this.#reading = new AbortController();
+    const response = this.#sought ? await this.#seek(signal) : await this.#list(signal);
+    if (!signal.aborted && !this.signal.aborted) this.#show(response);
   }
 
   #list(signal) {
@@ -172,9 +156,7 @@ export class Tickets {
     message.dataset.state = response.ok ? "right" : "refused";
     const done = resale ? "Refunded. What came back is on sale again." : "Refunded and taken off sale: the capacity is smaller.";
     setText(message, response.ok ? done : refusal(response));
-    this.#reading?.abort();
-    this.#reading = null;
-    this.read();
+    this.#read();
     if (response.ok) this.onChange();
   }
 }

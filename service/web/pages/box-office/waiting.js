@@ -2,18 +2,19 @@
 
 import { get } from "./api.js";
 import { element, updateList } from "./dom.js";
+import { rested } from "./rest.js";
 import { formatDate } from "./times.js";
 import { count, refusal } from "./words.js";
 
 const SHOWN = 25;
 
-/** Shows the first of those who wait; returns a function that reads them again. */
+/** Shows the first of those who wait; returns a function to call after a change of the event. */
 export function showWaitingList(place, id, signal) {
   const list = element("ol", { class: "waiting-list" });
   const message = element("p", { class: "muted", role: "status" });
   place.replaceChildren(element("section", { "aria-labelledby": "waiting-title" },
     element("h2", { id: "waiting-title" }, "Waiting list"), message, list));
-  return async () => {
+  const follow = rested(async () => {
     const response = await get(`events/${id}/waiting`, { query: { state: "waiting", limit: SHOWN }, asOrganizer: true, signal });
     if (signal.aborted) return;
     const entries = response.ok ? response.body.data : [];
@@ -21,7 +22,9 @@ export function showWaitingList(place, id, signal) {
     if (!response.ok) message.textContent = refusal(response);
     else if (response.body.meta.next) message.textContent = `The first ${SHOWN}:`;
     else message.textContent = entries.length ? "" : "Nobody waits.";
-  };
+  }, signal);
+  follow();
+  return follow;
 }
 
 function createRow() {
