@@ -18,6 +18,14 @@ from tests.support.waiting import wait_until
 MARKUP = "<img src=x onerror=\"document.title='Run'\"><script>document.title = 'Run'</script>"
 
 
+IDS_ARE_BELOW = """
+[...document.querySelectorAll(".tickets > li")].map((row) => {
+    const [status, ids] = [".state", ".ids"].map(
+        (part) => row.querySelector(part).getBoundingClientRect());
+    return ids.left === status.left && ids.top >= status.bottom;
+})"""
+
+
 def test_the_list_shows_each_event_and_follows_its_sale(page: BoxOffice, client: Client) -> None:
     gala = client.create_event(tickets=20, name="Gala", date="2030-02-01T20:00:00Z")
     client.create_event(name="Matinee", saleClosesAt="2029-01-01T00:00:00Z")
@@ -206,6 +214,7 @@ def test_the_pages_fit_a_phone(page: BoxOffice, client: Client) -> None:
     name = "A very long name of an event without an end " * 4 + "W" * 60
     event = client.create_event(tickets=2_000_000_000, name=name)
     sell(client, event, "alice", 2)
+    client.hold(event, user="bob")
     page.resize(PHONE)
     page.show_list()
     page.press_button("New event")
@@ -216,6 +225,8 @@ def test_the_pages_fit_a_phone(page: BoxOffice, client: Client) -> None:
     page.press_button("Close the sale")
     page.wait_for("!!document.querySelector('.chart path')")
     assert page.value("document.documentElement.scrollWidth") == 360
+    # The ids stand below the status, with a button, without one, and with a question.
+    assert page.value(IDS_ARE_BELOW) == [True, True, True]
 
 
 # Answers the route of the waiting list, which the page asks for the entries.
