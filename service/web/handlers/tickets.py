@@ -83,7 +83,6 @@ EVENT_LIST_QUERY = {
     ),
 }
 PAGE_AND_AFTER = BAD_REQUEST.with_details([BadField("after", "must not be sent with page")])
-
 TO_ONESELF = BAD_REQUEST.with_details(
     [BadField("newUserFingerprint", "must not be the userFingerprint")]
 )

@@ -35,7 +35,8 @@ export function change(entry) {
   const { type } = entry.lastEvent;
   switch (type) {
     case "created": return `Event created with ${count(entry.totalTickets, "ticket")}`;
-    case "updated": return "Event changed";
+    // Only a transfer has an actor: the buyer who gave the ticket away.
+    case "updated": return entry.lastEvent.actor ? "A ticket has a new owner" : "Event changed";
     case "resized": return `Capacity changed to ${formatNumber(entry.totalTickets)}`;
     case "reserved": return `${count(entry.reserved, "ticket")} reserved`;
     case "purchased": return `${count(entry.purchased, "ticket")} paid`;
