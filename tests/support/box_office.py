@@ -2,6 +2,8 @@
 
 import base64
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -36,15 +38,15 @@ DESKTOP = {"width": 1280, "height": 960, "deviceScaleFactor": 1, "mobile": False
 class BoxOffice(Browser):
     """The page ``/`` in a browser whose zone is that of Berlin.
 
-    At the end, its console must be empty, and it must have asked no other host.
+    It serves one test after another. At its end, it must have asked no host but their services.
     """
 
     zone = "Europe/Berlin"
 
-    def __init__(self, folder: Path, service: RunningService) -> None:
+    def __init__(self, folder: Path, *services: RunningService) -> None:
         folder.mkdir(exist_ok=True)
         super().__init__(folder)
-        self._service = service
+        self._services = list(services)
 
     def __enter__(self) -> Self:
         """Start the browser."""
@@ -58,7 +60,24 @@ class BoxOffice(Browser):
         super().__exit__(*error)
         if error[0] is None:
             assert self.console_errors == []
-            assert self.requested_hosts() <= {self._service.url.removeprefix("http://")}
+            assert self.requested_hosts() <= {
+                service.url.removeprefix("http://") for service in self._services
+            }
+
+    @contextmanager
+    def use(self, service: RunningService) -> Iterator[Self]:
+        """Lend it to a test with a service; at the end its console must be empty."""
+        self._services.append(service)
+        self.console_errors.clear()
+        self.resize(DESKTOP)
+        self.call("Emulation.setEmulatedMedia", features=[])
+        yield self
+        assert self.console_errors == []
+        self.open("about:blank")
+
+    @property
+    def _service(self) -> RunningService:
+        return self._services[-1]
 
     def show_list(self) -> None:
         """Open the list of events."""
