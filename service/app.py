@@ -19,6 +19,7 @@ from service.logs import RequestLog
 from service.settings import Settings
 from service.web.hosts import Hosts
 from service.web.openapi import describe
+from service.web.page_files import PART_ROUTES
 from service.web.resources import build_application
 from service.web.responses import encode
 from service.web.routes import ROUTES
@@ -138,4 +139,4 @@ def create_app(
                 await write_path.close()
                 request_log.flush()
 
-    return build_application(ROUTES, settings.cors_origins, lifespan)
+    return build_application(ROUTES | PART_ROUTES, settings.cors_origins, lifespan)

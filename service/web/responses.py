@@ -433,3 +433,9 @@ def refuse(refusal: Refusal) -> Response:
     if refusal.details is not None:
         body["details"] = refusal.details
     return respond(body, refusal.status, refusal.headers)
+
+
+def matches_etag(if_none_match: str, etag: str) -> bool:
+    """Return whether If-None-Match lists an ETag; the comparison is weak (RFC 9110)."""
+    etags = {tag.strip() for tag in if_none_match.split(",")}
+    return "*" in etags or etag in etags or f"W/{etag}" in etags

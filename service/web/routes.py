@@ -63,7 +63,7 @@ from service.web.responses import (
 )
 from service.web.watching import EventStream
 
-HTML_PAGE = Success(200, str, ["Content-Security-Policy"], "text/html; charset=utf-8")
+HTML_PAGE = Success(200, str, ["Content-Security-Policy", "ETag"], "text/html; charset=utf-8")
 
 # Every route, by path and method. HEAD is supported wherever GET is, except for streams.
 # Paths are matched in this order, so those with the most traffic come first.
@@ -72,7 +72,7 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
         "GET": Endpoint(
             tickets.list_event_tickets,
             cache_control="no-store",
-            query=tickets.LIST_QUERY,
+            query=tickets.EVENT_LIST_QUERY,
             for_organizer=True,
             successes=[Success(200, TicketPage)],
             refusals=[BUSY, EVENT_NOT_FOUND],
@@ -315,8 +315,22 @@ ROUTES: dict[str, dict[str, Endpoint]] = {
             successes=[Success(200, str, media_type=metrics.CONTENT_TYPE)],
         ),
     },
-    "/": {"GET": Endpoint(docs.show_index, cache_control="no-cache", successes=[HTML_PAGE])},
-    "/docs": {"GET": Endpoint(docs.show_docs, cache_control="no-cache", successes=[HTML_PAGE])},
+    "/": {
+        "GET": Endpoint(
+            docs.show_box_office,
+            cache_control="no-cache",
+            headers=[IF_NONE_MATCH],
+            successes=[HTML_PAGE, Success(304, headers=["ETag"])],
+        )
+    },
+    "/docs": {
+        "GET": Endpoint(
+            docs.show_docs,
+            cache_control="no-cache",
+            headers=[IF_NONE_MATCH],
+            successes=[HTML_PAGE, Success(304, headers=["ETag"])],
+        )
+    },
     "/openapi.json": {
         "GET": Endpoint(docs.show_openapi, cache_control="no-cache", successes=[Success(200, dict)])
     },

@@ -45,7 +45,7 @@ def page(tmp_path: Path) -> Iterator[Page]:
         assert page.console_errors == []
 
 
-def test_the_root_links_a_page_of_all_routes_that_needs_no_other_host(
+def test_the_box_office_links_a_page_of_all_routes_that_needs_no_other_host(
     service: RunningService, client: Client, tmp_path: Path
 ) -> None:
     with Page(tmp_path) as page:
@@ -64,7 +64,7 @@ def test_the_root_links_a_page_of_all_routes_that_needs_no_other_host(
         description = described["GET", "/events/{eventId}"]["description"]
         assert " ".join(description.replace("`", "").split()) in " ".join(text.split())
         assert '"status": "ok"' in page.send("checkHealth")
-        assert f"curl -i '{service.url}/'\n\n200 OK" in page.send("showIndex")
+        assert f"curl -i '{service.url}/'\n\n200 OK" in page.send("showBoxOffice")
     assert page.console_errors == []
     assert page.requested_hosts() == {host(service)}
 
@@ -81,20 +81,20 @@ def test_the_browser_log_shows_a_request_to_another_host(
 ) -> None:
     # Without the Content-Security-Policy, which would stop the request before it is made.
     changed = HTMLResponse(docs.DOCS.replace("<h1>", f"{markup}<h1>"))
-    monkeypatch.setattr(docs, "_respond_page", lambda _: changed)
+    monkeypatch.setattr(docs, "respond_page", lambda *_: changed)
     with Page(tmp_path) as page:
         page.show(service)
     assert page.requested_hosts() - {host(service)} in ({"asked.invalid"}, {"asked.invalid:80"})
 
 
 def test_the_content_security_policy_blocks_other_hosts_and_scripts(
-    service: RunningService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    service: RunningService, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forbidden = '<img src="http://asked.invalid/picture"><script>document.title = "Other"</script>'
     name = "Content-Security-Policy"
-    policy = {name: docs._respond_page(docs.DOCS).headers[name]}
+    policy = {name: client.get("/docs").headers[name]}
     changed = HTMLResponse(docs.DOCS.replace("<h1>", f"{forbidden}<h1>"), headers=policy)
-    monkeypatch.setattr(docs, "_respond_page", lambda _: changed)
+    monkeypatch.setattr(docs, "respond_page", lambda *_: changed)
     with Page(tmp_path) as page:
         page.show(service)
         assert page.value("document.title") == "Holdfast"

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from service.settings import resource
@@ -154,8 +155,11 @@ def test_the_demo_prints_one_line_when_it_cannot_start(tmp_path: Path) -> None:
 def test_ctrl_c_in_a_terminal_stops_the_demo_and_leaves_nothing_behind() -> None:
     terminal, inside = pty.openpty()
     with run_demo(inside) as process:
+        output = read_until(terminal, rb"box office: \S+/\r?\n")
+        (address,) = re.findall(r"box office: (\S+/)", output)
+        assert "<title>Box office</title>" in httpx2.get(address).text
         # A table is drawn over the previous one: "cursor up, erase line".
-        output = read_until(terminal, rb"(?s)\x1b\[1A\x1b\[2K.*Opening night.*Last night")
+        output += read_until(terminal, rb"(?s)\x1b\[1A\x1b\[2K.*Opening night.*Last night")
         os.write(terminal, b"\x03\x03")
         output += read_until(terminal, b"")
         assert process.wait(WAIT_SECONDS) == 130

@@ -231,3 +231,31 @@ def test_a_ticket_with_another_owner_is_no_cursor_of_the_first(
     assert code(client.list_user_tickets(after=first)) == (400, "BAD_REQUEST")
     assert ids(client.list_user_tickets().json()) == [second, third]
     assert ids(client.list_event_tickets(event, after=first).json()) == [second, third]
+
+
+def test_the_organizer_finds_the_tickets_of_a_reservation(client: Client) -> None:
+    event, other = client.create_event(), client.create_event(name="Matinee")
+    client.hold(event, user="bob")
+    tickets = client.hold(event, 3)
+    client.pay(tickets[0])
+    reservation = client.find_ticket(tickets[0]).json()["reservationId"]
+    find = partial(client.list_event_tickets, event, reservationId=reservation)
+    found = find().json()
+    assert sorted(ids(found)) == sorted(tickets)
+    assert found["meta"] == {"total": 3, "page": 1, "limit": 10, "pages": 1, "next": None}
+    assert all("userFingerprint" not in ticket for ticket in found["data"])
+    assert ids(find(status="purchased").json()) == tickets[:1]
+    assert ids(find(limit=2).json()) + ids(find(limit=2, page=2).json()) == ids(found)
+    # It is a part of this event's list: a reservation of another event is not in it.
+    nothing = client.list_event_tickets(other, reservationId=reservation).json()
+    assert (nothing["data"], nothing["meta"]["total"]) == ([], 0)
+    assert code(client.list_event_tickets(UNKNOWN, reservationId=reservation))[0] == 404
+
+
+@pytest.mark.parametrize(
+    "query", [{"reservationId": "1"}, {"reservationId": UNKNOWN, "after": UNKNOWN}]
+)
+def test_a_bad_query_for_a_reservation_is_refused(client: Client, query: dict[str, str]) -> None:
+    response = client.list_event_tickets(client.create_event(), **query)
+    assert code(response) == (400, "BAD_REQUEST")
+    assert [detail["field"] for detail in response.json()["details"]] == list(query)[-1:]

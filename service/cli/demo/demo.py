@@ -57,6 +57,7 @@ def demo(seconds: int, sql_dir: Path, picture: Path | None) -> bool:
     screen = Screen(has_picture=picture is not None)
     with _service(hold_seconds, sql_dir, screen) as (url, data_dir):
         screen.print(f"{len(events)} events, a crowd, holds of {hold_seconds} s; Ctrl-C stops it")
+        screen.print(f"watch it in the box office: {url}/")
         ledger = asyncio.run(_sell(url, events, seconds, hold_seconds, screen))
         screen.print_table(events)
         with EmbeddedPostgres(data_dir) as postgres:  # attaches to the running server

@@ -141,7 +141,7 @@ def success_lines(events: Sequence[Event], ledger: Counter[str]) -> list[str]:
         f"{requests['replayed']:,} requests were repeated with their keys, and reserved once.",
         f"{requests['over the limit']:,} people asked for more than their limit, and got no more.",
         "The responses match the ledger. PostgreSQL and its data are removed.",
-        "Next: run holdfast serve and open http://localhost:8000/docs",
+        "Next: run holdfast serve and open http://localhost:8000",
     ]
 
 

@@ -1,33 +1,30 @@
-"""Docs: the description of the API, for programs and for people."""
-
-import base64
-import hashlib
-import re
-from pathlib import Path
+"""Docs: the box office, and the description of the API for programs and for people."""
 
 from starlette.responses import Response
 
 from service.web.endpoints import Call
+from service.web.page_files import PAGES, read_box_office, respond_box_office, respond_page
 
-PAGES = Path(__file__).parent.parent / "pages"
-INDEX = PAGES.joinpath("index.html").read_text()
+# By whether the organizer needs a token.
+BOX_OFFICE = {needed: read_box_office(needs_token=needed) for needed in (False, True)}
 DOCS = PAGES.joinpath("docs.html").read_text()
 
 
-async def show_index(_: Call) -> Response:
-    """Show a page with links to the docs, the health check and the metrics.
+async def show_box_office(call: Call) -> Response:
+    """Show the box office: the page on which an organizer watches and runs a sale.
 
-    An HTML page, for a browser.
+    An HTML page, for a browser. It consists of files below `/box-office/`, and loads nothing from
+    other hosts. If the organizer needs a token, the page asks for it.
     """
-    return _respond_page(INDEX)
+    return respond_box_office(call, BOX_OFFICE[call.service.settings.organizer_token is not None])
 
 
-async def show_docs(_: Call) -> Response:
+async def show_docs(call: Call) -> Response:
     """Show a page to read about and try every route.
 
     An HTML page, for a browser. It loads nothing from other hosts.
     """
-    return _respond_page(DOCS)
+    return respond_page(call, DOCS)
 
 
 async def show_openapi(call: Call) -> Response:
@@ -36,16 +33,3 @@ async def show_openapi(call: Call) -> Response:
     In OpenAPI 3.1, generated from the code that serves the requests. Limits follow the settings.
     """
     return Response(call.service.openapi, media_type="application/json")
-
-
-def _respond_page(page: str) -> Response:
-    """Return a page that may run only its own scripts and send requests only to the service."""
-    scripts = "".join(
-        f" 'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
-        for script in re.findall("<script>(.*?)</script>", page, re.DOTALL)
-    )
-    policy = (
-        "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; base-uri 'none'; "
-        f"form-action 'none'; frame-ancestors 'none'; script-src{scripts}"
-    )
-    return Response(page, headers={"Content-Security-Policy": policy}, media_type="text/html")

@@ -33,7 +33,14 @@ from service.web.fields import (
     query_integer,
     term,
 )
-from service.web.responses import EventPage, EventResponse, EventState, PageMeta, respond
+from service.web.responses import (
+    EventPage,
+    EventResponse,
+    EventState,
+    PageMeta,
+    matches_etag,
+    respond,
+)
 from service.web.shared_reads import EncodedEvent
 from service.write_path.changes import Update
 
@@ -126,7 +133,7 @@ def _respond(call: Call, event: EncodedEvent) -> Response:
     """Return an event; 304 without a body if its ETag is in the header If-None-Match."""
     headers = {"ETag": event.etag}
     if_none_match = call.headers[IF_NONE_MATCH.name]
-    if if_none_match and _matches(if_none_match, event.etag):
+    if if_none_match and matches_etag(if_none_match, event.etag):
         return Response(status_code=304, headers=headers)
     return Response(event.body, headers=headers, media_type="application/json")
 
@@ -178,9 +185,3 @@ def _read_if_match(header: str | None) -> tuple[EventState, ...] | None:
         return None
     states = (EventState.parse(etag.strip()) for etag in header.split(","))
     return tuple(state for state in states if state)
-
-
-def _matches(if_none_match: str, etag: str) -> bool:
-    """Return whether If-None-Match lists an ETag; the comparison is weak (RFC 9110)."""
-    etags = {tag.strip() for tag in if_none_match.split(",")}
-    return "*" in etags or etag in etags or f"W/{etag}" in etags

@@ -78,9 +78,18 @@ LIST_QUERY = {
         "List the tickets after this one: send the `next` of the page before. Not with `page`."
     ),
 }
+EVENT_LIST_QUERY = {
+    **LIST_QUERY,
+    "reservationId": UUID.with_description(
+        "List only the tickets of this reservation. Not with `after`."
+    ),
+}
 PAGE_AND_AFTER = BAD_REQUEST.with_details([BadField("after", "must not be sent with page")])
 TO_ONESELF = BAD_REQUEST.with_details(
     [BadField("newUserFingerprint", "must not be the userFingerprint")]
+)
+RESERVATION_AND_AFTER = BAD_REQUEST.with_details(
+    [BadField("after", "must not be sent with reservationId")]
 )
 NOT_IN_LIST = BAD_REQUEST.with_details([BadField("after", "is not a ticket of this list")])
 
@@ -195,12 +204,15 @@ async def list_event_tickets(call: Call) -> Response | Refusal:
     """List an event's tickets, newest first, without their fingerprints.
 
     `status` is compared with the status in the response: a hold whose time is up is `expired`. A
-    page after the last is empty.
+    page after the last is empty. With `reservationId`, the list has only the tickets of this event
+    that were reserved together.
     """
     status, page, limit, after = _list_query(call)
     queries = call.service.list_queries
     if after and page:
         return PAGE_AND_AFTER
+    if call.query["reservationId"]:
+        return RESERVATION_AND_AFTER if after else await _list_reservation(call)
     if after:
         following = await queries.list_event_tickets_after(call.id, status, after, limit + 1)
         return _respond_following(following, None, limit)
@@ -209,6 +221,22 @@ async def list_event_tickets(call: Call) -> Response | Refusal:
     if not total and await call.service.lookup_queries.find_event(call.id) is None:
         return EVENT_NOT_FOUND
     return _respond_page(tickets, None, total, page, limit)
+
+
+async def _list_reservation(call: Call) -> Response | Refusal:
+    """List the tickets of a reservation, as a part of its event's list; they are few."""
+    status, page, limit, _ = _list_query(call)
+    queries = call.service.lookup_queries
+    tickets = [
+        ticket
+        for ticket in await queries.find_reservations([call.query["reservationId"]])
+        if ticket.event_id == call.id and status in ("", ticket.status)
+    ]
+    if not tickets and await queries.find_event(call.id) is None:
+        return EVENT_NOT_FOUND
+    tickets.sort(key=lambda ticket: (ticket.created_at, ticket.id), reverse=True)
+    skip = ((page or 1) - 1) * limit
+    return _respond_page(tickets[skip : skip + limit], None, len(tickets), page, limit)
 
 
 async def pay_ticket(call: Call) -> Response | Refusal:

@@ -1,0 +1,1 @@
+"""The box office in a real browser."""
