@@ -175,9 +175,12 @@ GC_THRESHOLDS = (20_000, 20, 100)
 LOG_FLUSH_SECONDS = 0.2
 # Interval at which the gauges of the metrics are updated.
 GAUGE_INTERVAL_SECONDS = 1.0
-# Time from SIGTERM until the listening socket is closed. Meanwhile a proxy's health check fails,
+# Time from SIGTERM until no further clients are connected. Meanwhile a proxy's health check fails,
 # and the proxy stops sending requests.
 SHUTDOWN_DELAY_SECONDS = 1.0
+# How long the workers then accept the clients that the kernel has connected by then, before they
+# close the socket.
+ACCEPT_SECONDS = 0.2
 # How long idle connections stay open during shutdown, for requests that are already on their way.
 IDLE_CLOSE_SECONDS = 0.2
 # How long a graceful shutdown waits for the responses to accepted requests.

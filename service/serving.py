@@ -173,10 +173,24 @@ def _serve_http(settings: Settings, dsn: str, environment: Environment = PLAIN_P
     listening = bind(settings)
     _print_addresses(settings, listening)
     with metrics.multiprocess_mode():
-        supervisor = Multiprocess(config, [listening])
+        supervisor = Supervisor(config, [listening])
         supervisor.run()
     if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
         raise CannotServe("a worker could not start: see the error above")
+
+
+class Supervisor(Multiprocess):
+    """Starts the workers and stops them."""
+
+    def terminate_all(self) -> None:
+        """Stop the workers, and listen no more in this process.
+
+        The workers go on listening for a while. When they have closed their copies of the socket,
+        this one would still connect clients, whom nobody would serve.
+        """
+        super().terminate_all()
+        for listening in self.sockets:
+            listening.close()
 
 
 def bind(settings: Settings) -> socket.socket:

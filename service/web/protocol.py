@@ -80,6 +80,11 @@ class UvicornConnection(HttpToolsProtocol):
     """The operations on a connection that need private attributes of uvicorn."""
 
     @property
+    def has_asked(self) -> bool:
+        """Whether the connection has had a request."""
+        return self.cycle is not None
+
+    @property
     def has_responded(self) -> bool:
         """Whether the response to the last request is complete; False before the first request."""
         return self.cycle is not None and self.cycle.response_complete
@@ -227,8 +232,8 @@ class Protocol(UvicornConnection):
         the lifespan of the application. Streams must end here, or it would wait for them.
         """
         self.end_streams()
-        if self.has_responded:
-            # The client may already have sent another request. Wait a moment to respond to it.
+        if self.has_responded or not self.has_asked:
+            # The client may already have sent a request. Wait a moment to respond to it.
             self._closes_after_next = True
             self._loop.call_later(limits.IDLE_CLOSE_SECONDS, super().shutdown)
         else:
