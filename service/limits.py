@@ -187,3 +187,8 @@ IDLE_CLOSE_SECONDS = 0.2
 GRACEFUL_SHUTDOWN_SECONDS = 7
 # How long it then waits for transactions that are still under way.
 FINISH_WRITES_SECONDS = 10
+# How long each pool's own tasks may take to end when it is closed. A task that is connecting to a
+# server which does not respond takes longer, and is canceled.
+CLOSE_POOL_SECONDS = 1.0
+# How long the parent waits for its workers before it kills them: longer than all of the above.
+STOP_WORKERS_SECONDS = 25

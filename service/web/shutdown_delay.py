@@ -9,8 +9,8 @@ has connected already are accepted.
 import asyncio
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
-from typing import Any
 
 import uvicorn
 
@@ -37,26 +37,26 @@ class ShutdownDelay:
         if not callable(stop):
             return
 
-        async def stop_later(number: int, frame: FrameType | None) -> None:
-            await asyncio.sleep(limits.SHUTDOWN_DELAY_SECONDS)
-            for file in _listening_sockets(stop):
-                connect_no_more(file)
-            await asyncio.sleep(limits.ACCEPT_SECONDS)
-            stop(number, frame)
+        def call_later(seconds: float, function: Callable[..., object], *arguments: object) -> None:
+            loop.call_soon_threadsafe(loop.call_later, seconds, function, *arguments)
 
         def begin(number: int, frame: FrameType | None) -> None:
             if self.has_begun:
                 stop(number, frame)
-            else:
-                self.has_begun = True
-                asyncio.run_coroutine_threadsafe(stop_later(number, frame), loop)
+                return
+            self.has_begun = True
+            # Two timers: the second one must fire even if the first one fails.
+            call_later(limits.SHUTDOWN_DELAY_SECONDS, _connect_no_more, stop)
+            stop_seconds = limits.SHUTDOWN_DELAY_SECONDS + limits.ACCEPT_SECONDS
+            call_later(stop_seconds, stop, number, frame)
 
         signal.signal(signal.SIGTERM, begin)
 
 
-def _listening_sockets(handler: Any) -> list[int]:
-    """Return the sockets of the server whose method is uvicorn's handler of a signal."""
-    server = getattr(handler, "__self__", None)
-    if not isinstance(server, uvicorn.Server):
-        return []
-    return [sock.fileno() for listener in server.servers for sock in listener.sockets]
+def _connect_no_more(uvicorn_handler: object) -> None:
+    """Let the kernel connect no further clients to the server that has this handler of signals."""
+    server = getattr(uvicorn_handler, "__self__", None)
+    if isinstance(server, uvicorn.Server):
+        for listener in server.servers:
+            for listening in listener.sockets:
+                connect_no_more(listening.fileno())

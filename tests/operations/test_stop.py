@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from service import limits
 from tests.support.client import Client, is_live
-from tests.support.database import Database
+from tests.support.database import Database, skip_if_pooled
+from tests.support.lossy_proxy import proxy_database
 from tests.support.services import run_service, worker_pids
-from tests.support.waiting import WAIT_SECONDS, wait_until
+from tests.support.waiting import WAIT_SECONDS, at_once, wait_until
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -101,6 +103,39 @@ def test_new_clients_are_refused_while_the_last_responses_are_awaited(
             waiting.sendall(body)
             assert waiting.recv(100).startswith(b"HTTP/1.1 201")
         assert client.process.wait(WAIT_SECONDS) == 0
+
+
+@pytest.mark.slow
+@skip_if_pooled("the proxy leads to PostgreSQL itself")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_service_stops_while_no_pool_gets_a_connection(
+    database: Database, workers: int
+) -> None:
+    with (
+        proxy_database(database) as (proxied, proxy),
+        run_service(proxied, workers=workers) as client,
+    ):
+        assert client.process is not None
+        event = client.create_event()
+        # The pools connect again, and get no answer.
+        proxy.forwarding.clear()
+        proxy.reset_all()
+        paths = ("/events", f"/events/{event}", f"/events/{event}/audit", "/health")
+        reads = [lambda path=path: client.get(path) for path in paths]
+        responses = at_once(*reads, lambda: client.reserve(event))
+        assert {response.status_code for response in responses} == {503}
+        client.process.send_signal(signal.SIGTERM)
+        assert client.process.wait(limits.STOP_WORKERS_SECONDS) == 0
+
+
+@pytest.mark.slow  # STOP_WORKERS_SECONDS
+def test_a_worker_that_does_not_stop_is_killed(database: Database) -> None:
+    with run_service(database, workers=2) as client:
+        assert client.process is not None
+        worker, _ = worker_pids(client.process.pid)
+        os.kill(worker, signal.SIGSTOP)
+        client.process.send_signal(signal.SIGTERM)
+        assert client.process.wait(limits.STOP_WORKERS_SECONDS + WAIT_SECONDS) == 0
 
 
 def is_listening(port: int) -> bool:
