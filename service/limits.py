@@ -64,9 +64,10 @@ CONNECT_SECONDS = 10
 # A connection that is in use for longer than this is given up: no response will come. It is longer
 # than any deadline, so that nobody waits for the response by then.
 GIVE_UP_SECONDS = 8.0
-# After each failed attempt to connect, the pool doubles its delay; after this time, it begins
-# again with a short delay.
-RECONNECT_SECONDS = 3
+# A failed attempt to connect is repeated once after this time, then whenever a request needs a
+# connection. So after a restart of PostgreSQL, a request waits little longer than this for one:
+# less than POOL_SECONDS. With a longer time, the pool would pause for a second and more.
+RECONNECT_SECONDS = 0.2
 # A larger difference between PostgreSQL's clock and the clock of this machine logs a warning.
 MAX_CLOCK_SKEW_SECONDS = 2.0
 # A warning is also logged if PostgreSQL takes longer than this to detect a lost client.
