@@ -64,9 +64,10 @@ CONNECT_SECONDS = 10
 # A connection that is in use for longer than this is given up: no response will come. It is longer
 # than any deadline, so that nobody waits for the response by then.
 GIVE_UP_SECONDS = 8.0
-# After each failed attempt to connect, the pool doubles its delay; after this time, it begins
-# again with a short delay.
-RECONNECT_SECONDS = 3
+# A failed attempt to connect is repeated once after this time, then whenever a request needs a
+# connection. So after a restart of PostgreSQL, a request waits little longer than this for one:
+# less than POOL_SECONDS. With a longer time, the pool would pause for a second and more.
+RECONNECT_SECONDS = 0.2
 # A larger difference between PostgreSQL's clock and the clock of this machine logs a warning.
 MAX_CLOCK_SKEW_SECONDS = 2.0
 # A warning is also logged if PostgreSQL takes longer than this to detect a lost client.
@@ -175,12 +176,20 @@ GC_THRESHOLDS = (20_000, 20, 100)
 LOG_FLUSH_SECONDS = 0.2
 # Interval at which the gauges of the metrics are updated.
 GAUGE_INTERVAL_SECONDS = 1.0
-# Time from SIGTERM until the listening socket is closed. Meanwhile a proxy's health check fails,
+# Time from SIGTERM until no further clients are connected. Meanwhile a proxy's health check fails,
 # and the proxy stops sending requests.
 SHUTDOWN_DELAY_SECONDS = 1.0
+# How long the workers then accept the clients that the kernel has connected by then, before they
+# close the socket.
+ACCEPT_SECONDS = 0.2
 # How long idle connections stay open during shutdown, for requests that are already on their way.
 IDLE_CLOSE_SECONDS = 0.2
 # How long a graceful shutdown waits for the responses to accepted requests.
 GRACEFUL_SHUTDOWN_SECONDS = 7
 # How long it then waits for transactions that are still under way.
 FINISH_WRITES_SECONDS = 10
+# How long each pool's own tasks may take to end when it is closed. A task that is connecting to a
+# server which does not respond takes longer, and is canceled.
+CLOSE_POOL_SECONDS = 1.0
+# How long the parent waits for its workers before it kills them: longer than all of the above.
+STOP_WORKERS_SECONDS = 25

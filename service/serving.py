@@ -5,9 +5,11 @@ With one worker, the parent is the worker.
 """
 
 import errno
+import logging
 import os
 import signal
 import socket
+import time
 from types import FrameType
 
 import psycopg
@@ -36,6 +38,8 @@ from service.logs import configure_logs
 from service.settings import Settings, is_loopback, read_settings
 from service.temporary import remove_abandoned_folders
 from service.web.protocol import Protocol
+
+log = logging.getLogger(__name__)
 
 # Environment variables that the parent sets for its workers: the database's URL, the parent's pid,
 # whether the database is behind a pooler, and whether it is Citus (an empty value means no).
@@ -173,10 +177,37 @@ def _serve_http(settings: Settings, dsn: str, environment: Environment = PLAIN_P
     listening = bind(settings)
     _print_addresses(settings, listening)
     with metrics.multiprocess_mode():
-        supervisor = Multiprocess(config, [listening])
+        supervisor = Supervisor(config, [listening])
         supervisor.run()
     if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
         raise CannotServe("a worker could not start: see the error above")
+
+
+class Supervisor(Multiprocess):
+    """Starts the workers, and stops them within a time limit."""
+
+    def terminate_all(self) -> None:
+        """Stop the workers, and listen no more in this process.
+
+        The workers go on listening for a while. When they have closed their copies of the socket,
+        this one would still connect clients, whom nobody would serve.
+        """
+        super().terminate_all()
+        for listening in self.sockets:
+            listening.close()
+
+    def join_all(self) -> None:
+        """Wait until the workers have ended, and kill those that take too long.
+
+        Their own limits on a shutdown end it earlier, unless a worker does not run.
+        """
+        deadline = time.monotonic() + limits.STOP_WORKERS_SECONDS
+        for worker in self.processes:
+            worker.process.join(max(0.0, deadline - time.monotonic()))
+            if worker.exitcode is None:
+                log.error("worker %s was killed: it did not stop in time", worker.pid)
+                worker.kill()
+        super().join_all()
 
 
 def bind(settings: Settings) -> socket.socket:

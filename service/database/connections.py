@@ -214,6 +214,13 @@ class Pool(AsyncConnectionPool):
             timer.cancel()
         await super().putconn(connection)
 
+    async def close(  # the pool's own signature
+        self,
+        timeout: float = limits.CLOSE_POOL_SECONDS,  # noqa: ASYNC109
+    ) -> None:
+        """Close the pool. The service closes several, one after the other."""
+        await super().close(timeout)
+
     def _start_timer(self, connection: psycopg.AsyncConnection) -> None:
         def give_up() -> None:
             task = asyncio.ensure_future(self._give_up(connection))

@@ -80,6 +80,11 @@ class UvicornConnection(HttpToolsProtocol):
     """The operations on a connection that need private attributes of uvicorn."""
 
     @property
+    def is_idle(self) -> bool:
+        """Whether no response is outstanding; also before the first request."""
+        return self.cycle is None or self.cycle.response_complete
+
+    @property
     def has_responded(self) -> bool:
         """Whether the response to the last request is complete; False before the first request."""
         return self.cycle is not None and self.cycle.response_complete
@@ -131,7 +136,7 @@ class UvicornConnection(HttpToolsProtocol):
         off. If it has not begun, it is sent before the connection closes. In these two cases the
         refusal is not sent: the client would take it for the outstanding response.
         """
-        if self.cycle is None or self.cycle.response_complete:
+        if self.is_idle:
             if refusal:
                 self.transport.write(refusal)
             self.transport.close()
@@ -227,8 +232,8 @@ class Protocol(UvicornConnection):
         the lifespan of the application. Streams must end here, or it would wait for them.
         """
         self.end_streams()
-        if self.has_responded:
-            # The client may already have sent another request. Wait a moment to respond to it.
+        if self.is_idle:
+            # The client may already have sent a request. Wait a moment to respond to it.
             self._closes_after_next = True
             self._loop.call_later(limits.IDLE_CLOSE_SECONDS, super().shutdown)
         else:

@@ -1,7 +1,7 @@
 """The trials: longer measurements, one at a time.
 
-A full table, ten minutes of sales, more clients than the queue has room for, a locked event; and
-the alternatives to the service. Each prints a table; compare the ratios within it.
+A full table, ten minutes of sales, more clients than the queue has room for, a locked event, an
+opening; and the alternatives to the service. Each prints a table; compare the ratios within it.
 """
 
 import statistics
@@ -19,6 +19,7 @@ from service.settings import resource
 from tests.benchmarks.alternatives import alternatives
 from tests.benchmarks.contenders import own_database, peak_megabytes, serving
 from tests.benchmarks.load import Result, load
+from tests.benchmarks.opening import opening
 from tests.benchmarks.redis_ends import import_from_redis, kill_during_sale
 from tests.benchmarks.row_costs import ticket_rows
 from tests.benchmarks.soak import soak
@@ -155,6 +156,7 @@ TRIALS: dict[str, Callable[[], Iterator[tuple[str, ...]]]] = {
     "ten-minutes": ten_minutes,
     "overload": overload,
     "stuck-event": stuck_event,
+    "opening": opening,
     "soak": lambda: soak(30),
     "alternatives": alternatives,
     "redis-killed": kill_during_sale,

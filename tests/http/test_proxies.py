@@ -433,3 +433,25 @@ def test_a_kept_alive_connection_is_served_during_shutdown(
         last = client.reserve(event)
         assert (last.status_code, last.headers["Connection"]) == (201, "close")
         stopping.join()
+
+
+def test_a_new_connection_is_served_during_shutdown(
+    database: Database, start: Starter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "IDLE_CLOSE_SECONDS", WAIT_SECONDS)
+    service = start(database)
+    host, port = service.url.removeprefix("http://").split(":")
+    with (
+        service.client() as client,
+        socket.create_connection((host, int(port)), timeout=WAIT_SECONDS) as connection,
+    ):
+        wait_until(lambda: service.count_connections() == 1)
+        stopping = threading.Thread(target=service.stop)
+        stopping.start()
+        wait_until(lambda: not accepts_connections(client))
+        # Its first request was on its way.
+        connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        response = connection.recv(1000)
+        assert response.startswith(b"HTTP/1.1 200")
+        assert b"connection: close" in response.lower()
+        stopping.join()

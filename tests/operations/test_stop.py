@@ -2,17 +2,22 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
+from service import limits
 from tests.support.client import Client, is_live
-from tests.support.database import Database
+from tests.support.database import Database, skip_if_pooled
+from tests.support.lossy_proxy import proxy_database
 from tests.support.services import run_service, worker_pids
-from tests.support.waiting import WAIT_SECONDS, wait_until
+from tests.support.waiting import WAIT_SECONDS, at_once, wait_until
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -55,6 +60,102 @@ def test_accepted_requests_get_responses_and_the_service_is_not_ready(
     connections = "select from pg_stat_activity where application_name = 'holdfast' and datname = "
     wait_until(lambda: database.psql(f"{connections} current_database()") == [])
     assert database.psql(f"select allocated_tickets from events where id = '{event}'") == ["10"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_every_connection_is_served_or_refused_while_the_service_stops(
+    database: Database, workers: int
+) -> None:
+    with run_service(database, workers=workers) as client, ThreadPoolExecutor(1) as pool:
+        assert client.process is not None
+        event = client.create_event()
+        address = client.base_url.host, client.base_url.port
+        outcomes: Counter[str] = Counter()
+        with database.lock_event(event):
+            # A worker waits for this one after it has closed its socket.
+            reserving = pool.submit(client.reserve, event)
+            database.wait_until_blocked()
+            client.process.send_signal(signal.SIGTERM)
+            while not reserving.done():
+                outcomes[connect(*address)] += 1
+        assert client.process.wait(WAIT_SECONDS) == 0
+    assert set(outcomes) == {"served", "refused"}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_new_clients_are_refused_while_the_last_responses_are_awaited(
+    database: Database, workers: int
+) -> None:
+    with run_service(database, workers=workers) as client:
+        host, port = client.base_url.host, client.base_url.port
+        assert client.process is not None
+        assert port is not None
+        with socket.create_connection((host, port), timeout=WAIT_SECONDS) as waiting:
+            body = b'{"name": "Gig", "date": "2030-01-01T20:00:00Z", "totalTickets": 1}'
+            waiting.sendall(
+                b"POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                b"Content-Length: %d\r\n\r\n" % len(body)
+            )
+            client.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: not is_listening(port))
+            assert connect(host, port) == "refused"
+            # Until BODY_SECONDS are over, the service waits for the body.
+            waiting.sendall(body)
+            assert waiting.recv(100).startswith(b"HTTP/1.1 201")
+        assert client.process.wait(WAIT_SECONDS) == 0
+
+
+@pytest.mark.slow
+@skip_if_pooled("the proxy leads to PostgreSQL itself")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_service_stops_while_no_pool_gets_a_connection(
+    database: Database, workers: int
+) -> None:
+    with (
+        proxy_database(database) as (proxied, proxy),
+        run_service(proxied, workers=workers) as client,
+    ):
+        assert client.process is not None
+        event = client.create_event()
+        # The pools connect again, and get no answer.
+        proxy.forwarding.clear()
+        proxy.reset_all()
+        paths = ("/events", f"/events/{event}", f"/events/{event}/audit", "/health")
+        reads = [lambda path=path: client.get(path) for path in paths]
+        responses = at_once(*reads, lambda: client.reserve(event))
+        assert {response.status_code for response in responses} == {503}
+        client.process.send_signal(signal.SIGTERM)
+        assert client.process.wait(limits.STOP_WORKERS_SECONDS) == 0
+
+
+@pytest.mark.slow  # STOP_WORKERS_SECONDS
+def test_a_worker_that_does_not_stop_is_killed(database: Database) -> None:
+    with run_service(database, workers=2) as client:
+        assert client.process is not None
+        worker, _ = worker_pids(client.process.pid)
+        os.kill(worker, signal.SIGSTOP)
+        client.process.send_signal(signal.SIGTERM)
+        assert client.process.wait(limits.STOP_WORKERS_SECONDS + WAIT_SECONDS) == 0
+
+
+def is_listening(port: int) -> bool:
+    """Whether any process of this machine listens on a port."""
+    sockets = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return any(
+        state == "0A" and local.endswith(f":{port:04X}") for _, local, _, state, *_ in sockets
+    )
+
+
+def connect(host: str, port: int | None) -> str:
+    """Send a request over a new connection and return what became of it."""
+    try:
+        with socket.create_connection((host, port), timeout=WAIT_SECONDS) as connection:
+            connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            return "served" if connection.recv(100).startswith(b"HTTP/1.1 200") else "closed"
+    except ConnectionRefusedError:
+        return "refused"
+    except ConnectionError:
+        return "reset"
 
 
 def test_a_second_signal_stops_the_service_at_once_with_exit_code_0(database: Database) -> None:

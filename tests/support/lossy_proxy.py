@@ -79,6 +79,9 @@ class LossyProxy:
             except OSError:
                 return
             self.forwarding.wait()
+            if self._ended:
+                client.close()
+                return
             family = socket.AF_UNIX if isinstance(self._target, str) else socket.AF_INET
             server = socket.socket(family)
             self._pairs.append((client, server))
