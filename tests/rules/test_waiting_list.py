@@ -306,6 +306,23 @@ def test_an_entry_that_cannot_be_served_ends_and_blocks_nobody(client: Client, w
     assert client.find_event(event)["waitingTickets"] == 0
 
 
+def test_those_who_cannot_be_served_hide_nobody_behind_them(client: Client) -> None:
+    # Three who cannot be served are as many as an offer reads of those who want one ticket.
+    event = client.create_event(totalTickets=8)
+    held = client.hold(event, 2, "owen")
+    for user in ("ann", "ben", "cat"):
+        client.hold(event, 2, user)
+    for user in ("ann", "ben", "cat"):
+        client.join_line(event, 1, user)
+    single = client.join_line(event, 1, "dan").json()
+    pair = client.join_line(event, 2, "eve").json()
+    client.update_event(event, maxTicketsPerPerson=2)
+    client.cancel_reservation(client.find_ticket(held[0]).json()["reservationId"], "owen")
+    wait_for_state(client, single, "dan", "offered")
+    assert state(client, pair, "eve") == "waiting"
+    assert client.find_event(event)["waitingTickets"] == 2
+
+
 def test_no_offer_is_made_before_the_opening_or_after_the_close(client: Client) -> None:
     event, (ticket,) = sell_out(client, 1)
     entry = client.join_line(event, 1, "alice").json()
