@@ -76,6 +76,8 @@ steps as (
         now.expired,
         now.cancelled,
         now.refunded,
+        now.waiting_tickets,
+        now.last_event,
         lag(now.allocated_tickets, 1, 0) over earlier as allocated_before,
         lag(now.purchased_tickets, 1, 0) over earlier as purchased_before,
         lag(now.recorded_at) over earlier as recorded_before
@@ -95,7 +97,10 @@ ledger as (
             where allocated_before + reserved - expired - cancelled - refunded
             <> allocated_tickets or purchased_before + purchased - refunded <> purchased_tickets
         ) as wrong,
-        count(*) filter (where recorded_at < recorded_before) as back
+        count(*) filter (where recorded_at < recorded_before) as back,
+        count(*) filter (
+            where waiting_tickets > 0 and reserved > 0 and last_event <> 'offered'
+        ) as jumped
     from steps
     group by event_id
 )
@@ -130,6 +135,7 @@ cross join lateral (
     ('waiting = its entries', coalesce(lines.waiting, 0), audited.waiting_tickets),
     ('waiting = the ledger''s', latest.waiting_tickets, audited.waiting_tickets),
     ('no offer in part', 0, coalesce(offers.wrong, 0)),
+    ('nobody jumped the line', 0, ledger.jumped),
     ('no version is missing', ledger.version, ledger.row_count),
     ('each version follows from the last', 0, ledger.wrong),
     ('no version goes back in time', 0, ledger.back),

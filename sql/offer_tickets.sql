@@ -15,8 +15,7 @@
 --   most       integer   how many tickets of one event are offered at once; at least as many as one
 --                        entry may want
 --
--- returns: one row for each entry that got an offer or was ended, and for each other event whose
---   line must be looked at again a row without an entry
+-- returns: one row for each entry that got an offer or was ended
 --   event_id
 --   entry_id
 --   is_offered  true: it has an offer. False: it was ended, because the event has fewer tickets
@@ -145,16 +144,9 @@ candidates as (
     ) as had
 ),
 
--- In an event with an entry that cannot be served nothing is offered now: behind that entry there
--- may be others of its quantity, which were not read. It is ended, and the line looked at again.
-judged as (
-    select
-        *,
-        bool_and(is_servable) over (partition by event_id) as all_servable
-    from candidates
-),
-
--- The line in its order. The first has nobody before it: hence the coalesce.
+-- The line in its order. The first has nobody before it: hence the coalesce. An entry that cannot
+-- be served takes its turn, too: those behind it get no more than if it could be, and the line is
+-- looked at again when it is ended.
 line as (
     select
         *,
@@ -166,14 +158,15 @@ line as (
             ),
             array[available, 2147483647]
         ) as turn
-    from judged
+    from candidates
 ),
 
 decided as (
     select
         *,
         row_number() over (order by event_id, position) as nth,
-        all_servable and turn[2] > 0 and quantity <= turn[1] as is_offered
+        is_servable and turn[2] > 0 and quantity <= turn[1] as is_offered,
+        bool_or(is_capped or not is_servable) over (partition by event_id) as has_more
     from line
 ),
 
@@ -281,7 +274,7 @@ select
     decided.id as entry_id,
     decided.is_offered,
     extract(epoch from statement_timestamp() - decided.created_at)::double precision as waited,
-    decided.is_capped or not decided.all_servable as has_more
+    decided.has_more
 from decided
 where decided.is_offered or not decided.is_servable
 order by decided.event_id, decided.position;

@@ -203,11 +203,10 @@ def _update_metrics(
         if isinstance(change, Reacquire):
             _count_late_payment(outcome)
     moved["expired"] += sum(tickets for _, tickets in rows["expire_tickets"])
-    for _, entry_id, is_offered, waited, _ in rows.get(OFFER, ()):
+    for _, _, is_offered, waited, _ in rows.get(OFFER, ()):
+        metrics.WAITING_ENTRIES.labels("offered" if is_offered else "unservable").inc()
         if is_offered:
             metrics.OFFER_WAIT_SECONDS.observe(waited)
-        if entry_id:
-            metrics.WAITING_ENTRIES.labels("offered" if is_offered else "unservable").inc()
     for new_status, tickets in moved.items():
         if tickets:
             metrics.TICKETS.labels(new_status).inc(tickets)
