@@ -37,7 +37,7 @@
 -- holdfast psql -v event_ids='{018f0000-0000-7000-8000-000000000001}' -v hold=1h -v most=1000 \
 --   -f sql/offer_tickets.sql
 
-with recursive batch_events as (
+with batch_events as (
     select
         events.id,
         events.total_tickets,
@@ -58,33 +58,20 @@ with recursive batch_events as (
         ) = 'open'
 ),
 
--- Each quantity that somebody wants, from one to the next larger one.
+-- The quantities that somebody may want.
 quantities as (
     select
         batch_events.id as event_id,
-        smallest.quantity
+        wanted.quantity
     from batch_events
     cross join lateral (
         select entries.quantity
         from waiting_entries as entries
         where entries.waiting_event_id = batch_events.id
-        order by entries.quantity
+        order by entries.quantity desc
         limit 1
-    ) as smallest
-    union all
-    select
-        quantities.event_id,
-        larger.quantity
-    from quantities
-    cross join lateral (
-        select entries.quantity
-        from waiting_entries as entries
-        where
-            entries.waiting_event_id = quantities.event_id
-            and entries.quantity > quantities.quantity
-        order by entries.quantity
-        limit 1
-    ) as larger
+    ) as largest
+    cross join generate_series(1, largest.quantity) as wanted (quantity)
 ),
 
 -- The first who want each quantity, with what has passed them and what their persons have.
@@ -166,6 +153,7 @@ decided as (
         *,
         row_number() over (order by event_id, position) as nth,
         is_servable and turn[2] > 0 and quantity <= turn[1] as is_offered,
+        case when not is_servable then statement_timestamp() end as unservable_at,
         bool_or(is_capped or not is_servable) over (partition by event_id) as has_more
     from line
 ),
@@ -201,7 +189,7 @@ changed_entries as (
     update waiting_entries as entries
     set
         reservation_id = offers.reservation_id,
-        unservable_at = case when offers.id is null then statement_timestamp() end
+        unservable_at = decided.unservable_at
     from decided
     left join offers on decided.id = offers.id
     where
