@@ -41,7 +41,7 @@ REQUEST_SECONDS = Histogram(
 )
 REFUSALS = Counter("holdfast_refusals", "Refused requests by code.", ["code"], registry=REGISTRY)
 TICKETS = Counter(
-    "holdfast_tickets", "Tickets moved, by their new status.", ["change"], registry=REGISTRY
+    "holdfast_tickets", "Tickets by the status that they were given.", ["change"], registry=REGISTRY
 )
 LATE_PAYMENTS = Counter(
     "holdfast_late_payments",
