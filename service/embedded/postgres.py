@@ -1,9 +1,9 @@
 """The embedded PostgreSQL: a server that starts and stops with the service.
 
 The data stays in ``DATA_DIR/postgresql-18``, the number being that of the major version. The
-server listens on a Unix socket in a folder that only its account can enter, and not on TCP. When the service is
-killed, the kernel stops the server (PR_SET_PDEATHSIG). The server has its own session, so that
-Ctrl-C does not stop it before the service has sent its last responses.
+server listens on a Unix socket in a folder that only its account can enter, and not on TCP. When
+the service is killed, the kernel stops the server (PR_SET_PDEATHSIG). The server has its own
+session, so that Ctrl-C does not stop it before the service has sent its last responses.
 """
 
 import fcntl
