@@ -146,10 +146,12 @@ def insert_tickets(database: Database, events: Sequence[Uuid]) -> list[list[Uuid
     database.psql(
         f"update events set allocated_tickets = {allocated}, purchased_tickets = {purchased}, "
         f"version = 2 where id = any('{{{','.join(events)}}}');"
+        # Citus wants what an insert reads as a table of its own.
+        "with sold as materialized (select id, total_tickets from events "
+        f"where id = any('{{{','.join(events)}}}')) "
         "insert into event_ledger (event_id, version, total_tickets, allocated_tickets, "
         "purchased_tickets, reserved, purchased, last_event) select id, 2, total_tickets, "
-        f"{allocated}, {purchased}, {allocated}, {purchased}, 'reserved' from events "
-        f"where id = any('{{{','.join(events)}}}')"
+        f"{allocated}, {purchased}, {allocated}, {purchased}, 'reserved' from sold"
     )
     values = ", ".join(
         f"('{event}', '{user}', '{status}', "
