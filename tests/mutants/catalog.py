@@ -27,6 +27,8 @@ class Mutant:
     tests: tuple[str, ...]
     # Why no test can notice it; '' for a mutant that has to be noticed.
     equivalent: str = ""
+    # Whether its tests wait for long, so that no sample takes it.
+    slow: bool = False
 
     @property
     def changes_template(self) -> bool:
@@ -74,5 +76,6 @@ def choose(mutants: Sequence[Mutant], words: Sequence[str]) -> list[Mutant]:
 
 
 def take_sample(mutants: Sequence[Mutant], size: int, seed: str) -> list[Mutant]:
-    """Return a few mutants, always the same for one seed, and others for the next."""
-    return random.Random(seed).sample(mutants, min(size, len(mutants)))
+    """Return a few mutants that are not slow, always the same for one seed."""
+    fast = [mutant for mutant in mutants if not mutant.slow]
+    return random.Random(seed).sample(fast, min(size, len(fast)))
