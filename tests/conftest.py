@@ -10,18 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
 
 from service import limits
-from service.database.grants import grant
-from service.database.migrations import migrate
-from service.database.statements import load_statements
 from service.embedded.parent import stop_with_parent
 from service.embedded.postgres import EmbeddedPostgres
 from service.embedded.programs import find_programs
-from service.settings import resource
 from service.temporary import TMP, TemporaryFolder, remove_abandoned_folders
 from tests.support.api_description import find_undocumented
 from tests.support.citus import CITUS, create_schema, runs_on_citus
@@ -30,9 +24,12 @@ from tests.support.database import (
     PGBOUNCER,
     POOLER_PORT,
     SERVICE_ROLE,
+    SHARED_SERVER,
+    TEMPLATE,
     Database,
     SpareDatabases,
     create_database,
+    create_template,
 )
 from tests.support.run_log import RUN_LOG
 from tests.support.services import RunningService, Starter, settings_for_tests
@@ -90,8 +87,8 @@ def data_dir() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def server(data_dir: Path) -> Iterator[str]:
     """The URL of the PostgreSQL that all tests share, with its default settings, so with fsync."""
-    if CITUS:
-        yield CITUS
+    if CITUS or SHARED_SERVER:
+        yield CITUS or SHARED_SERVER
         return
     with EmbeddedPostgres(data_dir) as postgres:
         assert postgres.dsn is not None
@@ -143,14 +140,7 @@ def template(server: str) -> str:
     """The name of a database that has all migrations and no rows."""
     if CITUS:
         return "a schema cannot be cloned, so each is migrated"
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute("create database template_of_tests")
-    dsn = make_conninfo(server, dbname="template_of_tests")
-    migrate(dsn, load_statements(resource("sql")))
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f"create role {SERVICE_ROLE} login".encode())
-    grant(dsn, load_statements(resource("sql")), SERVICE_ROLE)
-    return "template_of_tests"
+    return TEMPLATE if SHARED_SERVER else create_template(server)
 
 
 def create_empty(server: str) -> AbstractContextManager[Database]:

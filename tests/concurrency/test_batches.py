@@ -4,20 +4,17 @@ import asyncio
 import os
 import signal
 from collections import deque
-from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any
 
+import psycopg
 import pytest
 
 from service import limits, metrics
-from service.database.connections import PLAN_OPTIONS, create_pool
-from service.database.queries import Queries
-from service.database.statements import load_statements
-from service.limits import DEADLINE_SECONDS, READ_CONNECTIONS, WRITE_CONNECTIONS
+from service.database.pipeline import Pipeline
+from service.limits import DEADLINE_SECONDS, WRITE_CONNECTIONS
 from service.refusals import BUSY, Refusal
 from service.rows import Uuid
-from service.settings import resource
 from service.write_path.batches import QueuedChange, take_batch
 from service.write_path.changes import (
     Cancel,
@@ -30,34 +27,17 @@ from service.write_path.changes import (
 )
 from service.write_path.path import WritePath
 from service.write_path.transaction import BatchResult, Transactions
-from tests.support.batches import carry_out, outcome_codes, reserve
+from tests.support.batches import (
+    STATEMENTS,
+    carry_out,
+    outcome_codes,
+    reserve,
+    run_on_write_path,
+)
 from tests.support.client import Client, code
 from tests.support.database import Database, skip_if_pooled
 from tests.support.services import RunningService, Starter
 from tests.support.waiting import at_once, wait_until
-
-STATEMENTS = load_statements(resource("sql"))
-T = TypeVar("T")
-
-
-def run_on_write_path(
-    database: Database, work: Callable[[WritePath], Awaitable[T]], queue_limit: int
-) -> T:
-    """Run ``work`` on a new write path."""
-
-    async def run() -> T:
-        async with (
-            create_pool(database.dsn, "writes", WRITE_CONNECTIONS, 500, PLAN_OPTIONS) as pool,
-            create_pool(database.dsn, "reads", READ_CONNECTIONS, 500) as reads,
-        ):
-            transactions = Transactions(STATEMENTS, 900, 1800, 100_000)
-            queries = Queries(reads, STATEMENTS)
-            path = WritePath(
-                pool, transactions, queries, across_events=True, queue_limit=queue_limit
-            )
-            return await work(path)
-
-    return asyncio.run(run())
 
 
 @pytest.fixture
@@ -115,6 +95,13 @@ def test_a_key_sent_twice_in_a_batch_reserves_once(database: Database, event: Uu
     again = carry_out(database, [reserve(event, 2, key="k"), reserve(event, 1, key="k")])
     assert outcome_codes(again) == ["replayed", "idempotency_key_reused"]
     assert again[0].tickets == outcomes[0].tickets
+
+
+def test_a_key_sent_twice_in_a_batch_takes_its_tickets_once(
+    database: Database, event: Uuid
+) -> None:
+    batch = [reserve(event, key="k"), reserve(event, key="k"), reserve(event, 2, user="bob")]
+    assert outcome_codes(carry_out(database, batch)) == ["granted", "replayed", "granted"]
 
 
 def test_a_refused_key_is_refused_again_in_the_same_batch(database: Database, event: Uuid) -> None:
@@ -213,14 +200,19 @@ def test_a_payment_of_a_reservation_whose_tickets_are_all_paid_is_refused(
     assert outcomes[1].detail == ticket.id
 
 
-def test_paying_a_reservation_expires_the_due_holds_of_its_event(
-    database: Database, event: Uuid
+@pytest.mark.parametrize("is_whole", [True, False], ids=["a reservation", "a ticket"])
+def test_a_payment_expires_the_due_holds_of_its_event(
+    database: Database, event: Uuid, is_whole: bool
 ) -> None:
     expired, held = carry_out(database, [reserve(event, user="bobby"), reserve(event)])
     database.expire_hold(expired.tickets[0].id)
-    carry_out(
-        database, [Pay(reservation_id=held.tickets[0].reservation_id, user_fingerprint="alice")]
+    (ticket,) = held.tickets
+    payment = (
+        Pay(reservation_id=ticket.reservation_id, user_fingerprint="alice")
+        if is_whole
+        else Pay(ticket_id=ticket.id, user_fingerprint="alice")
     )
+    carry_out(database, [payment])
     rows = "select version, expired, purchased from event_ledger order by version"
     assert database.psql(rows)[-2:] == ["3|1|0", "4|0|1"]
     assert database.psql("select allocated_tickets, version from events") == ["1|4"]
@@ -248,6 +240,29 @@ def test_an_actor_is_the_same_within_an_event_and_differs_across_events(
     )
     assert actors == ["1", "1", "2"]
     assert database.psql("select from event_ledger where actor ~ 'alice'") == []
+
+
+@pytest.mark.parametrize("kind", [None, Pay, Cancel], ids=["reserve", "pay", "cancel"])
+def test_the_last_of_a_batch_is_the_actor(
+    database: Database, event: Uuid, kind: type[Pay | Cancel] | None
+) -> None:
+    users = ["alice", "carol", "bob"]
+    reserved = carry_out(database, [reserve(event, user=user) for user in users])
+    if kind is not None:
+        tickets = [
+            (outcome.tickets[0].id, user) for outcome, user in zip(reserved, users, strict=True)
+        ]
+        carry_out(database, [kind(ticket_id=id_, user_fingerprint=user) for id_, user in tickets])
+    assert database.psql(
+        "select actor = actor_name(secret, 'bob') from event_ledger"
+        " inner join event_private using (event_id) order by version desc limit 1"
+    ) == ["t"]
+
+
+def test_every_ticket_of_a_large_batch_has_its_own_id(database: Database) -> None:
+    event = Uuid(database.insert_event(tickets=22))
+    outcomes = carry_out(database, [reserve(event, 11), *[reserve(event) for _ in range(11)]])
+    assert outcome_codes(outcomes) == ["granted"] * 12
 
 
 def test_changes_that_wait_for_a_transaction_share_the_next_one(
@@ -332,6 +347,40 @@ def test_an_update_is_a_batch_of_its_own() -> None:
         return sizes
 
     assert asyncio.run(take_batches()) == [2, 1, 1]
+
+
+def test_a_batch_locks_its_events_before_anything_else(
+    database: Database, event: Uuid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And expires what is due before any change."""
+    sent: list[str] = []
+    run = Pipeline.run
+
+    async def record(pipeline: Pipeline, connection: Any, statements: Any) -> Any:
+        sent.extend(statement.name for statement, _ in statements)
+        return await run(pipeline, connection, statements)
+
+    monkeypatch.setattr(Pipeline, "run", record)
+    (held,) = carry_out(database, [reserve(event)])
+    batch = [reserve(event), Cancel(ticket_id=held.tickets[0].id, user_fingerprint="alice")]
+    sent.clear()
+    carry_out(database, batch)
+    before = ["limit_waits", "lock_events", "expire_tickets"]
+    assert sent == [*before, "cancel_tickets", "reserve_tickets"]
+
+
+@pytest.mark.parametrize("name", ["event_ids", "ticket_ids", "reservation_ids"])
+def test_an_event_is_locked_however_a_change_names_it(
+    database: Database, event: Uuid, name: str
+) -> None:
+    (held,) = carry_out(database, [reserve(event)])
+    (ticket,) = held.tickets
+    ids = {"event_ids": event, "ticket_ids": ticket.id, "reservation_ids": ticket.reservation_id}
+    named = {other: [ids[other]] if other == name else [] for other in ids}
+    with database.lock_event(event), database.connect() as connection:
+        connection.execute("set lock_timeout = '100ms'")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            connection.execute(STATEMENTS["lock_events"].query, named)
 
 
 def test_events_are_locked_in_the_order_of_their_ids(database: Database) -> None:
@@ -461,6 +510,7 @@ def test_a_change_beyond_the_queue_limit_is_busy(database: Database, start: Star
             wait_until(lambda: service.state.write_path.delayed_refusals == 1)
         assert {response.result().status_code for response in queued} == {201}
         assert code(excess.result()) == (503, "BUSY")
+        assert client.reserve(event).status_code == 201
 
 
 def test_requests_are_served_in_order_across_batches(database: Database) -> None:
@@ -485,7 +535,7 @@ def test_refusals_of_a_full_queue_are_delayed_up_to_a_limit(
         event = Uuid("018f0000-0000-7000-8000-000000000001")
         delayed = asyncio.create_task(path.submit(reserve(event)))
         await asyncio.sleep(0)
-        assert await path.submit(reserve(event)) is BUSY
+        assert await asyncio.wait_for(path.submit(reserve(event)), 5) is BUSY
         delayed.cancel()
         await asyncio.wait([delayed])
         return delayed.cancelled()

@@ -17,6 +17,7 @@ from service.database.connections import ADAPTERS
 from service.database.statements import load_statements
 from service.rows import Uuid
 from service.settings import resource
+from service.write_path.changes import Cancel, Change, Extend, Pay, Refund
 from tests.benchmarks.ticket_rows import CREATE_ROWS, INSERT_ROWS, RESERVE
 from tests.support.batches import carry_out, outcome_codes, reserve
 from tests.support.client import code
@@ -283,6 +284,35 @@ def test_a_hold_that_expires_first_cannot_be_paid(
     assert database.psql("select allocated_tickets from events") == ["1"]
     if not sold_twice:
         database.check_books()
+
+
+@pytest.mark.parametrize(
+    "kind", [Pay, Cancel, Extend, None], ids=["pay", "cancel", "extend", "refund"]
+)
+def test_a_ticket_that_is_changed_by_hand_meanwhile_is_busy(
+    unbalanced_database: Database, kind: type[Pay | Cancel | Extend] | None
+) -> None:
+    """Without the lock of the event, as only psql can."""
+    database = unbalanced_database
+    event = database.insert_event(tickets=1)
+    (held,) = carry_out(database, [reserve(Uuid(event))])
+    reservation = held.tickets[0].reservation_id
+    change: Change
+    if kind is None:
+        carry_out(database, [Pay(reservation_id=reservation, user_fingerprint="alice")])
+        change = Refund(reservation_id=reservation)
+    else:
+        change = kind(reservation_id=reservation, user_fingerprint="alice")
+        # So that an extension gains time.
+        soon = "statement_timestamp() + interval '1 min'"
+        database.psql(f"update ticket_allocations set expires_at = {soon}")
+    with database.connect() as stranger, ThreadPoolExecutor(1) as pool:
+        stranger.execute("update ticket_allocations set status = 'expired'")
+        outcomes = pool.submit(carry_out, database, [change])
+        database.wait_until_blocked(application="")
+        stranger.commit()
+        assert outcome_codes(outcomes.result()) == ["busy"]
+    assert database.psql("select status from ticket_allocations") == ["expired"]
 
 
 def test_a_running_sum_would_count_refused_requests(database: Database) -> None:

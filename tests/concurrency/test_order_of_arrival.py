@@ -161,6 +161,36 @@ def test_changes_of_one_ticket_do_not_fill_every_batch() -> None:
     assert all(queued.result.result() is BUSY for queued in refused)
 
 
+def test_one_key_with_two_quantities_needs_two_batches() -> None:
+    """The outcome of the second depends on that of the first; another person's key does not."""
+    arrived: list[Change] = [
+        Reserve(Uuid("e"), quantity, user, "k")
+        for quantity, user in ((2, "alice"), (2, "alice"), (1, "bob"), (1, "alice"))
+    ]
+    loop = asyncio.new_event_loop()
+    waiting = [QueuedChange(change, loop.create_future(), 0, 0) for change in arrived]
+    loop.close()
+    batch, aside = keep_order(waiting, {})
+    assert [queued.change for queued in batch] == arrived[:3]
+    assert [queued.change for queued in aside] == arrived[3:]
+
+
+def test_a_change_that_is_set_aside_is_not_overtaken_by_one_of_its_kind() -> None:
+    """The cancellation of the whole reservation is refused, and the other one is not."""
+    first, second = Uuid("t0"), Uuid("t1")
+    arrived: list[Change] = [
+        Pay(ticket_id=first, user_fingerprint="alice"),
+        Cancel(reservation_id=TICKETS[first], user_fingerprint="alice"),
+        Cancel(ticket_id=second, user_fingerprint="alice"),
+    ]
+    loop = asyncio.new_event_loop()
+    waiting = [QueuedChange(change, loop.create_future(), 0, 0) for change in arrived]
+    loop.close()
+    batch, aside = keep_order(waiting, TICKETS)
+    assert [queued.change for queued in batch] == arrived[:1]
+    assert [queued.change for queued in aside] == arrived[1:]
+
+
 def test_a_change_that_moves_to_the_lane_of_its_event_is_not_overtaken(
     client: Client,
     service: RunningService,

@@ -15,6 +15,7 @@ from tests.support.client import Client, code
 from tests.support.database import Database
 from tests.support.services import RunningService
 from tests.support.streams import watch_event
+from tests.support.waiting import WAIT_SECONDS
 
 FIRST, SECOND = (Uuid(f"018f0000-0000-7000-8000-00000000000{n}") for n in (1, 2))
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -73,7 +74,7 @@ def test_a_request_during_a_query_waits_for_the_next_query() -> None:
         assert [version(await read) for read in later] == ["2"] * 4
         assert queries.queried == [[FIRST], [FIRST, SECOND]]
 
-    asyncio.run(run())
+    asyncio.run(asyncio.wait_for(run(), WAIT_SECONDS))
 
 
 def test_a_failed_query_fails_only_the_requests_that_shared_it() -> None:
@@ -90,7 +91,7 @@ def test_a_failed_query_fails_only_the_requests_that_shared_it() -> None:
             await first
         assert version(await later) == "2"
 
-    asyncio.run(run())
+    asyncio.run(asyncio.wait_for(run(), WAIT_SECONDS))
 
 
 def test_a_cancelled_request_does_not_cancel_the_shared_query() -> None:
@@ -103,7 +104,7 @@ def test_a_cancelled_request_does_not_cancel_the_shared_query() -> None:
         queries.finish(1)
         assert [version(await task) for task in tasks[1:]] == ["1", "1"]
 
-    asyncio.run(run())
+    asyncio.run(asyncio.wait_for(run(), WAIT_SECONDS))
 
 
 def test_concurrent_reads_of_one_event_share_queries(

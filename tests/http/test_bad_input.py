@@ -1,6 +1,7 @@
 """Bad input is refused in one format that names every bad field, and writes nothing."""
 
 import itertools
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -258,6 +259,30 @@ def test_a_body_that_is_too_large_is_refused(client: Client) -> None:
     assert code(chunked) == (413, "PAYLOAD_TOO_LARGE")
     # The size is checked before the id, the fields and the media type.
     assert client.post("/events/x/tickets", content=large).status_code == 413
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b"Content-Length: 65537\r\n\r\n",
+        # All at once, so that the body has arrived before the handler needs it.
+        b"Transfer-Encoding: chunked\r\n\r\n10001\r\n" + b" " * 65_537 + b"\r\n0\r\n\r\n",
+    ],
+    ids=["before it arrives", "when it has arrived"],
+)
+def test_a_body_is_refused_by_its_length(client: Client, rest: bytes) -> None:
+    url = client.base_url
+    assert url.port is not None
+    with socket.create_connection((url.host, url.port), timeout=WAIT_SECONDS) as connection:
+        connection.sendall(
+            b"POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n" + rest
+        )
+        assert connection.recv(4096).startswith(b"HTTP/1.1 413 ")
+
+
+def test_an_id_may_be_in_capitals(client: Client) -> None:
+    event = client.create_event()
+    assert client.get(f"/events/{event.upper()}").json()["id"] == event
 
 
 @pytest.mark.parametrize("media_type", ["text/plain", "application/x-www-form-urlencoded", ""])

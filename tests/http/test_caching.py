@@ -3,8 +3,11 @@
 ``test_ownership.py`` checks this for a success and a refusal of every route.
 """
 
+from datetime import UTC, datetime
+
 import pytest
 
+from service.web.responses import EventState
 from tests.support.client import Client
 from tests.support.database import Database
 from tests.support.services import Starter
@@ -20,6 +23,30 @@ def test_an_unchanged_or_past_event_may_be_stored(client: Client) -> None:
     assert (unchanged.status_code, past.status_code) == (304, 200)
     for response in (unchanged, past):
         assert response.headers["Cache-Control"] == "no-cache"
+
+
+def test_etags_may_be_in_several_headers(client: Client) -> None:
+    event = f"/events/{client.create_event()}"
+    etag = client.get(event).headers["ETag"]
+
+    def twice(name: str) -> list[tuple[str, str]]:
+        return [(name, '"other"'), (name, etag)]
+
+    assert client.get(event, headers=twice("If-None-Match")).status_code == 304
+    renamed = client.patch(event, json={"name": "New"}, headers=twice("If-Match"))
+    assert renamed.status_code == 200
+
+
+def test_an_etag_has_every_part_of_the_state() -> None:
+    state = EventState(3, 7, datetime(2030, 1, 1, tzinfo=UTC), "open")
+    others = [
+        state._replace(version=4),
+        state._replace(available_tickets=8),
+        state._replace(updated_at=datetime(2030, 1, 1, 0, 0, 0, 1, tzinfo=UTC)),
+        state._replace(sale_status="closed"),
+    ]
+    assert len({each.etag for each in (state, *others)}) == 5
+    assert [EventState.parse(each.etag) for each in (state, *others)] == [state, *others]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import asyncio
 import re
 import socket
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,8 +15,9 @@ from service.database.queries import Queries
 from service.rows import Uuid
 from service.serving import bind
 from service.settings import Settings
-from service.web.watching import Watchers
+from service.web.watching import KEEP_ALIVE, Message, WatchedEvent, Watcher, Watchers, _notify
 from tests.support import services
+from tests.support.batches import STATEMENTS
 from tests.support.client import Client, code
 from tests.support.database import Database
 from tests.support.services import RunningService, Starter, run_service
@@ -269,7 +271,10 @@ def test_a_watcher_over_the_limit_gets_busy(
     event = client.create_event()
     with watch_event(client, event) as stream:
         stream.next_message()
-        assert code(client.get(f"/events/{event}/stream")) == (503, "BUSY")
+        with client.stream("GET", f"/events/{event}/stream") as refused:
+            assert refused.status_code == 503
+            refused.read()
+        assert code(refused) == (503, "BUSY")
 
 
 def test_comments_keep_a_quiet_stream_open(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -397,8 +402,9 @@ def test_a_service_that_stops_completes_its_streams(database: Database, workers:
 
 
 def test_the_database_is_not_polled_without_watchers(
-    service: RunningService, client: Client, database: Database
+    service: RunningService, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(limits, "STREAM_POLL_SECONDS", 0.01)
     event = client.create_event()
     polls = service.state.watchers.polls
     with watch_event(client, event) as stream:
@@ -406,10 +412,86 @@ def test_the_database_is_not_polled_without_watchers(
         wait_until(lambda: service.state.watchers.polls > polls)
     wait_until(lambda: count_watchers(service) == 0)
     polls = service.state.watchers.polls
-    client.hold(event)
-    with watch_event(client, event) as stream:
-        stream.next_message()
+    time.sleep(0.5)
+    # One may have begun before.
     assert service.state.watchers.polls <= polls + 1
+
+
+def watched_event(watchers: int, version: int) -> WatchedEvent:
+    """Return an event whose newest version was sent to none of its watchers, at time 0."""
+    added = {Watcher(version=version - 1, put_at=0.0): None for _ in range(watchers)}
+    return WatchedEvent(added, Message(version, b"message"))
+
+
+def unsent(watched: WatchedEvent) -> list[Watcher]:
+    """Return the watchers that have a message to send."""
+    return [watcher for watcher in watched.watchers if watcher.has_unsent_message]
+
+
+def test_a_watcher_waits_between_two_messages() -> None:
+    watched = watched_event(watchers=1, version=2)
+    _notify(watched, limits.STREAM_GAP_SECONDS - 0.01)
+    assert unsent(watched) == []
+    _notify(watched, limits.STREAM_GAP_SECONDS)
+    assert len(unsent(watched)) == 1
+
+
+def test_a_poll_notifies_a_part_of_a_crowd() -> None:
+    """Those who have waited longest; the others with the next polls."""
+    crowd = watched_event(watchers=limits.STREAM_CROWD + 1, version=2)
+    everybody = list(crowd.watchers)
+    _notify(crowd, limits.STREAM_CROWD_GAP_SECONDS - 0.01)
+    assert unsent(crowd) == []
+    _notify(crowd, limits.STREAM_CROWD_GAP_SECONDS)
+    part = len(unsent(crowd))
+    assert 0 < part < len(everybody) / 2
+    assert unsent(crowd) == everybody[:part]
+    # With slow polls, too, nobody has a second turn before everybody has had one.
+    crowd.newest = Message(3, b"message")
+    _notify(crowd, 3 * limits.STREAM_CROWD_GAP_SECONDS)
+    assert [watcher.version for watcher in everybody[: 2 * part]] == [2] * part + [3] * part
+
+
+def test_a_version_is_sent_to_a_watcher_once(client: Client, service: RunningService) -> None:
+    event = client.create_event()
+    with watch_event(client, event) as stream:
+        assert stream.next_message()["version"] == 1
+        for version in (2, 3):
+            wait_for_polls(service.state.watchers, 3)
+            client.hold(event)
+            assert stream.next_message()["version"] == version
+
+
+def test_a_keep_alive_replaces_no_message() -> None:
+    watched = watched_event(watchers=1, version=2)
+    (watcher,) = watched.watchers
+    _notify(watched, 1.0)
+    _notify(watched, 1.0 + limits.STREAM_KEEP_ALIVE_SECONDS)
+    assert watcher._message == b"message"
+    watcher._message = b""
+    _notify(watched, 1.0 + limits.STREAM_KEEP_ALIVE_SECONDS)
+    assert watcher._message == KEEP_ALIVE
+
+
+def test_nothing_is_put_before_the_first_messages_are_chosen() -> None:
+    watched = WatchedEvent({Watcher(): None}, Message(2, b"message"))
+    _notify(watched, 1.0)
+    assert unsent(watched) == []
+
+
+def test_only_a_changed_event_is_news(database: Database) -> None:
+    event = database.insert_event(tickets=5)
+    with database.connect() as connection:
+        query = STATEMENTS["list_news"].query
+        for version, news in ((0, 1), (1, 0), (2, 0)):
+            rows = connection.execute(query, {"event_ids": [event], "versions": [version]})
+            assert len(rows.fetchall()) == news
+
+
+def test_a_proxy_is_told_not_to_buffer_a_stream(client: Client) -> None:
+    event = client.create_event()
+    with client.stream("GET", f"/events/{event}/stream") as response:
+        assert response.headers["X-Accel-Buffering"] == "no"
 
 
 def test_slow_polls_leave_out_no_watcher_of_a_crowd(

@@ -6,6 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from service import limits
+from service.cli.audit import audit, finish_audit
+from tests.support.batches import STATEMENTS
 from tests.support.client import Client, code
 from tests.support.commands import holdfast
 from tests.support.database import Database
@@ -82,6 +85,10 @@ CORRUPTIONS = {
     ),
     "a count in the ledger was changed": (
         f"{NO_TRIGGERS} update event_ledger set allocated_tickets = 1 where version = 2",
+        {"each version follows from the last"},
+    ),
+    "a purchased count in the ledger was changed": (
+        f"{NO_TRIGGERS} update event_ledger set purchased_tickets = 1 where version = 2",
         {"each version follows from the last"},
     ),
     "a time in the ledger goes back": (
@@ -185,6 +192,18 @@ def test_the_command_reads_many_events_page_by_page(database: Database) -> None:
     )
     process = holdfast("audit", database_url=database.dsn)
     assert process.stdout == "1203 event(s): all add up\n"
+
+
+def test_all_batches_of_an_audit_read_one_snapshot(
+    unbalanced_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "AUDIT_BATCH_EVENTS", 1)
+    for name in ("One", "Two"):
+        unbalanced_database.insert_event(tickets=2, name=name)
+    batches = audit(unbalanced_database.dsn, STATEMENTS)
+    next(batches)
+    unbalanced_database.psql("update events set total_tickets = 7777")
+    assert finish_audit(batches).failed == []
 
 
 def test_an_audit_during_a_sale_is_correct_and_waits_for_no_lock(

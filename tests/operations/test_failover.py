@@ -35,6 +35,7 @@ from service.embedded.programs import find_programs
 from service.limits import DEADLINE_SECONDS
 from service.settings import resource
 from tests.support.client import Client, code
+from tests.support.commands import error_line, holdfast
 from tests.support.database import SERVICE_ROLE, Database
 from tests.support.services import run_service
 from tests.support.waiting import WAIT_SECONDS, wait_until
@@ -372,6 +373,12 @@ def fail_over(cluster: Cluster, buyers: Buyers, *, cut_off: bool) -> None:
         buyers.responses,
     )
     assert seconds < MAX_OUTAGE_SECONDS
+
+
+def test_a_service_does_not_start_on_a_standby(cluster: Cluster) -> None:
+    standby = f"postgresql://holdfast:{PASSWORD}@127.0.0.1:{cluster.standby.port}/holdfast"
+    error = error_line(holdfast("serve", database_url=standby, seconds=20))
+    assert error == "holdfast: this PostgreSQL is a read-only standby: use its primary\n"
 
 
 def test_a_failover_loses_nothing_acknowledged(cluster: Cluster) -> None:

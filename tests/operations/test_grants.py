@@ -1,10 +1,13 @@
 """Grants: the role of the service has the rights that sql/ needs, and no others."""
 
+import re
 from collections.abc import Iterator
 
 import psycopg
 import pytest
 
+from service.database.grants import TooManyRights, grant
+from tests.support.batches import STATEMENTS
 from tests.support.commands import error_line, holdfast
 from tests.support.database import SERVICE_ROLE, Database
 
@@ -126,7 +129,7 @@ def test_a_service_with_a_missing_right_does_not_start(database: Database, grant
     holdfast("grant", granted, DATABASE_URL=database.dsn)
     database.psql(f"revoke update (version) on events from {granted}")
     url = database.dsn.replace("//holdfast@", f"//{granted}@")
-    error = error_line(holdfast("serve", DATABASE_URL=url, PORT=0))
+    error = error_line(holdfast("serve", DATABASE_URL=url, PORT=0, seconds=20))
     assert error == f"holdfast: {granted} lacks rights: run holdfast grant {granted} as the owner\n"
 
 
@@ -142,6 +145,32 @@ def test_a_right_granted_to_public_is_reported(database: Database, granted: str)
         f"holdfast: {granted} still has rights through another role or PUBLIC; "
         "revoke them: ticket_allocations: delete\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("right", "reported"),
+    [
+        ("truncate on events", "events: truncate"),
+        ("references on event_private", "event_private: references"),
+        ("trigger on event_ledger", "event_ledger: trigger"),
+        (
+            "update (reservation_id) on ticket_allocations",
+            "ticket_allocations.reservation_id: update",
+        ),
+        (
+            "update (user_fingerprint) on waiting_entries",
+            "waiting_entries.user_fingerprint: update",
+        ),
+        ("update (event_id) on ticket_allocations", "ticket_allocations.event_id: update"),
+        ("update (secret) on event_private", "event_private.secret: update"),
+        ("update (version) on event_ledger", "event_ledger.version: update"),
+        ("create on schema public", "the schema: create"),
+    ],
+)
+def test_each_excess_right_is_reported(database: Database, right: str, reported: str) -> None:
+    database.psql(f"grant {right} to public")
+    with pytest.raises(TooManyRights, match=re.escape(f"revoke them: {reported}") + "$"):
+        grant(database.dsn, STATEMENTS, SERVICE_ROLE)
 
 
 def test_grant_includes_functions_that_public_may_not_call(

@@ -318,6 +318,24 @@ TICKET = "insert into ticket_allocations (event_id, user_fingerprint, status, ex
         (f"{EVENT} values (repeat('x', 256), now(), 5, 0, 0)", "events_have_a_name"),
         (f"{EVENT} values ('one', '2030-01-01', 5, 0, 0)", "events_are_unique_by_name_and_date"),
         ("update events set version = 0", "events_begin_at_version_one"),
+        ("update events set revision = 0", "events_begin_at_revision_one"),
+        (
+            "update events set sale_opens_at = '2030-01-01', sale_closes_at = '2030-01-01'",
+            "sales_open_before_they_close",
+        ),
+        ("update events set hold_seconds = 0", "holds_last_a_second_to_a_year"),
+        ("update events set max_hold_seconds = 0", "longest_holds_last_a_second_to_a_year"),
+        (
+            "update events set hold_seconds = 2, max_hold_seconds = 1",
+            "longest_holds_are_not_shorter_than_holds",
+        ),
+        ("update events set max_tickets_per_person = 0", "each_person_may_have_a_ticket"),
+        (
+            "insert into event_ledger (event_id, version, total_tickets, allocated_tickets,"
+            " purchased_tickets, reserved, last_event)"
+            " select id, 2, 5, 0, 0, -1, 'reserved' from events",
+            "ledger_moves_are_never_negative",
+        ),
         ("update events set total_tickets = 1, allocated_tickets = 2", "events_never_oversold"),
         (f"{TICKET} values (gen_random_uuid(), 'a', 'expired', now(), 1)", "tickets_belong_to"),
         (f"{TICKET} select id, '', 'expired', now(), 1 from events", "tickets_have_an_owner"),

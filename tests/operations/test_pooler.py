@@ -121,7 +121,8 @@ def test_a_setting_of_a_transaction_ends_with_it(database: Database) -> None:
     with psycopg.connect(conninfo(database.dsn, behind_pooler=True), autocommit=True) as connection:
         parameters = {"lock_timeout": "1 s", "statement_timeout": "1 s"}
         connection.execute(STATEMENTS["limit_waits"].query, parameters)
-        assert connection.execute("show lock_timeout").fetchone() == ("0",)
+        for name in parameters:
+            assert connection.execute(f"show {name}".encode()).fetchone() == ("0",)
 
 
 @NEEDS_PGBOUNCER

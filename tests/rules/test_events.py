@@ -1,7 +1,12 @@
 """Events: creation, finding, lists and updates."""
 
-import pytest
+from typing import Any
 
+import psycopg
+import pytest
+from psycopg_pool import PoolTimeout
+
+from service.database.queries import Queries
 from tests.support.citus import not_on_citus
 from tests.support.client import Client, code
 from tests.support.database import Database, skip_if_pooled
@@ -53,6 +58,37 @@ def test_concurrent_requests_create_one_event_per_name_and_date(client: Client) 
     assert client.post("/events", json={**body, "name": "Other"}).status_code == 201
     later = {**body, "date": "2030-06-02T20:00:00Z"}
     assert client.post("/events", json=later).status_code == 201
+
+
+def create_with_an_error(
+    client: Client, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> tuple[int, str]:
+    """Create an event; its query raises an error. Return the status and the code."""
+
+    async def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(Queries, "_execute", fail)
+    return code(
+        client.post(
+            "/events", json={"name": "Gig", "date": "2030-06-01T20:00:00Z", "totalTickets": 5}
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    "error", [TimeoutError(), psycopg.OperationalError("the connection is lost")]
+)
+def test_a_creation_without_a_response_is_outcome_unknown(
+    client: Client, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    assert create_with_an_error(client, monkeypatch, error) == (503, "OUTCOME_UNKNOWN")
+
+
+def test_a_creation_without_a_connection_is_busy(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert create_with_an_error(client, monkeypatch, PoolTimeout()) == (503, "BUSY")
 
 
 def test_an_event_may_be_in_the_past(client: Client) -> None:

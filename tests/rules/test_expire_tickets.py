@@ -1,9 +1,15 @@
 """Expiry: a hold is available as soon as its time is up, whether or not it has been swept."""
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import psycopg
 import pytest
 
+from service.database.queries import Queries
 from service.rows import Uuid
-from tests.support.batches import carry_out, outcome_codes, reserve
+from tests.support.batches import STATEMENTS, carry_out, outcome_codes, reserve
 from tests.support.client import Client, code
 from tests.support.database import Database
 from tests.support.services import Starter
@@ -31,9 +37,135 @@ def test_an_expired_hold_is_available_in_every_read(client: Client, database: Da
     page = client.get("/events", params={"available": "true"}).json()
     assert [event["availableTickets"] for event in page["data"]] == [1]
     assert client.find_ticket(ticket).json()["status"] == "expired"
+    reservation = client.find_ticket(ticket).json()["reservationId"]
+    assert client.find_reservation(reservation).json()["status"] == "expired"
     assert client.get(f"/events/{event}").headers["ETag"] != etag
     # The ticket has not been swept.
     assert database.psql("select status from ticket_allocations") == ["reserved"]
+
+
+# Whether a statement takes a hold for one that is over, by its rows.
+SEES_THE_END: dict[str, Callable[[list[Any]], bool]] = {
+    "expire_tickets": lambda rows: len(rows) == 1,
+    "list_due_events": lambda rows: len(rows) == 1,
+    "find_events": lambda rows: rows[0][4] == 0,
+    "find_tickets": lambda rows: rows[0][3] == "expired",
+    "pay_tickets": lambda rows: rows[0][1] == "hold_expired",
+}
+
+
+@pytest.mark.parametrize("name", SEES_THE_END)
+def test_a_hold_is_over_at_its_end_in_every_statement(
+    unbalanced_database: Database, name: str
+) -> None:
+    database = unbalanced_database
+    event = database.insert_event(tickets=1)
+    (held,) = carry_out(database, [reserve(Uuid(event))])
+    # It expires the holds of its events, and those that it is about in any case.
+    tickets = [] if name == "expire_tickets" else [held.tickets[0].id]
+    ids = {"ticket_ids": tickets, "reservation_ids": [None] * len(tickets)}
+    values = {"event_ids": [event], "quantities": [1], "user_fingerprints": ["alice"], "most": 9}
+    # Two statements that are sent together have one clock, here the end of the hold.
+    ends = b"update ticket_allocations set expires_at = statement_timestamp();"
+    with database.connect() as connection:
+        cursor = psycopg.ClientCursor(connection)
+        cursor.execute(ends + STATEMENTS[name].query, {**values, **ids})
+        assert cursor.nextset()
+        assert SEES_THE_END[name](cursor.fetchall())
+
+
+def test_a_hold_that_ends_during_the_wait_is_available(client: Client, database: Database) -> None:
+    event = client.create_event(tickets=1)
+    client.hold(event)
+    with ThreadPoolExecutor(1) as pool:
+        with database.lock_event(event) as rival:
+            reserved = pool.submit(client.reserve, event, 1, "bob")
+            database.wait_until_blocked()
+            rival.execute("update ticket_allocations set expires_at = clock_timestamp()")
+        assert reserved.result().status_code == 201
+
+
+@pytest.mark.parametrize("name", ["pay_tickets", "cancel_tickets", "extend_reservations"])
+def test_a_hold_is_judged_by_the_clock_after_the_wait(
+    unbalanced_database: Database, name: str
+) -> None:
+    """Also if the batch could not expire it, because somebody has locked its ticket in psql."""
+    database = unbalanced_database
+    (held,) = carry_out(database, [reserve(Uuid(database.insert_event(tickets=1)))])
+    values = {"reservation_ids": [held.tickets[0].reservation_id], "ticket_ids": [None]}
+    values |= {"user_fingerprints": ["alice"], "hold_seconds": 9, "max_hold_seconds": 9}
+    with database.connect() as connection:
+        connection.execute("select")  # begins the transaction
+        database.psql("update ticket_allocations set expires_at = clock_timestamp()")
+        ((_, outcome, *_),) = connection.execute(STATEMENTS[name].query, values).fetchall()
+    assert outcome == "hold_expired"
+
+
+def test_expiry_reads_the_clock_after_the_wait(unbalanced_database: Database) -> None:
+    database = unbalanced_database
+    event = Uuid(database.insert_event(tickets=1))
+    carry_out(database, [reserve(event)])
+    values = {"event_ids": [event], "quantities": [1], "ticket_ids": [], "reservation_ids": []}
+    with database.connect() as connection:
+        connection.execute("select")  # begins the transaction
+        database.psql("update ticket_allocations set expires_at = clock_timestamp()")
+        query = STATEMENTS["expire_tickets"].query
+        assert len(connection.execute(query, {**values, "most": 9}).fetchall()) == 1
+
+
+def test_the_earliest_holds_expire_first(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.limits.SWEEP_TICKETS", 1)
+    event = Uuid(database.insert_event(tickets=3))
+    carry_out(database, [reserve(event, 3)])
+    database.psql(
+        "update ticket_allocations"
+        " set expires_at = statement_timestamp() - make_interval(secs => position % 3 + 1)"
+    )
+    carry_out(database, [reserve(event)])
+    expired = "select position from ticket_allocations where status = 'expired'"
+    assert database.psql(expired) == ["2"]
+
+
+def test_every_due_event_is_listed_up_to_a_limit(database: Database) -> None:
+    events = [Uuid(database.insert_event(tickets=2, name=f"event {n}")) for n in range(4)]
+    # One of them has no hold that is over.
+    outcomes = carry_out(database, [reserve(event) for event in events])
+    for outcome in outcomes[1:]:
+        database.expire_hold(outcome.tickets[0].id)
+    with database.connect() as connection:
+        query = STATEMENTS["list_due_events"].query
+        due = [str(row[0]) for row in connection.execute(query, {"most": 9})]
+        two = [str(row[0]) for row in connection.execute(query, {"most": 2})]
+    assert (due, two) == (sorted(events[1:]), sorted(events[1:])[:2])
+
+
+def test_a_batch_expires_what_all_its_requests_need(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.limits.SWEEP_TICKETS", 1)
+    event = Uuid(database.insert_event(tickets=4))
+    carry_out(database, [reserve(event, 4)])
+    database.psql("update ticket_allocations set expires_at = statement_timestamp()")
+    assert outcome_codes(carry_out(database, [reserve(event, 2)] * 2)) == ["granted"] * 2
+
+
+def test_the_sweeper_goes_on_after_an_error(
+    database: Database, start: Starter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list_due_events = Queries.list_due_events
+    failures = iter([ValueError("on purpose")])
+
+    async def fail_once(queries: Queries, most: int) -> list[Uuid]:
+        for failure in failures:
+            raise failure
+        return await list_due_events(queries, most)
+
+    monkeypatch.setattr(Queries, "list_due_events", fail_once)
+    with start(database).client() as client:
+        database.expire_hold(client.hold(client.create_event())[0])
+        wait_until(lambda: database.psql("select status from ticket_allocations") == ["expired"])
 
 
 def test_the_sweeper_expires_holds_through_the_write_path(

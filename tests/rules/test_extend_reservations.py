@@ -7,6 +7,10 @@ from typing import Any
 
 import pytest
 
+from service.rows import Uuid
+from service.write_path.changes import Extend
+from tests.support.batches import carry_out
+from tests.support.batches import reserve as reserve_change
 from tests.support.client import Client, code
 from tests.support.database import Database
 from tests.support.services import RunningService, Starter
@@ -94,6 +98,46 @@ def test_an_extension_never_shortens_a_hold(client: Client) -> None:
     assert client.find_reservation(reservation).json() == before
 
 
+def test_an_extension_shortens_no_hold_of_the_reservation(
+    client: Client, database: Database
+) -> None:
+    event = client.create_event(holdSeconds=600)
+    reservation = reserve(client, event)
+    database.psql(
+        "update ticket_allocations set expires_at = case position when 1 then '2090-01-01'"
+        " else statement_timestamp() + interval '1 min' end"
+    )
+    first, second = client.extend_reservation(reservation).json()["tickets"]
+    assert first["expiresAt"] == "2090-01-01T00:00:00Z"
+    assert held_for(second) > timedelta(seconds=590)
+
+
+@pytest.mark.parametrize(("gain", "status"), [("0.999 s", 409), ("1 s", 200)])
+def test_an_extension_gains_at_least_a_second(
+    client: Client, database: Database, gain: str, status: int
+) -> None:
+    # The maximum ends the hold, so the gain does not depend on the clock.
+    event = client.create_event(holdSeconds=600, maxHoldSeconds=600)
+    reservation = reserve(client, event)
+    database.psql(
+        "update ticket_allocations"
+        f" set expires_at = created_at + interval '600 s' - interval '{gain}'"
+    )
+    assert client.extend_reservation(reservation).status_code == status
+
+
+def test_of_two_owners_one_extends_only_their_own_holds(client: Client, database: Database) -> None:
+    event = client.create_event(holdSeconds=600)
+    tickets = client.reserve(event, 2).json()
+    bobs = tickets[1]["id"]
+    database.psql(f"update ticket_allocations set user_fingerprint = 'bob' where id = '{bobs}'")
+    made_earlier(database, 300)
+    before = client.find_ticket(bobs).json()
+    (extended,) = client.extend_reservation(tickets[0]["reservationId"]).json()["tickets"]
+    assert extended["id"] == tickets[0]["id"]
+    assert client.find_ticket(bobs).json() == before
+
+
 @pytest.mark.parametrize(
     ("change", "refusal"),
     [
@@ -155,6 +199,16 @@ def test_of_two_extensions_at_once_both_show_the_same_end(
     assert [response.status_code for response in responses] == [200, 409]
     end = responses[0].json()["expiresAt"]
     assert responses[1].json()["details"] == {"expiresAt": end}
+
+
+def test_of_two_extensions_in_a_batch_the_first_extends(database: Database) -> None:
+    event = Uuid(database.insert_event(tickets=2))
+    (held,) = carry_out(database, [reserve_change(event, 2)])
+    made_earlier(database, 300)
+    extension = Extend(reservation_id=held.tickets[0].reservation_id, user_fingerprint="alice")
+    first, second = carry_out(database, [extension] * 2)
+    assert (first.code, second.code) == ("granted", "hold_at_maximum")
+    assert first.tickets == second.tickets
 
 
 def test_a_hold_is_either_extended_or_expires(client: Client, database: Database) -> None:

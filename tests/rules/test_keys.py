@@ -60,16 +60,18 @@ def test_keys_of_two_users_or_two_events_are_independent(client: Client) -> None
     first, second = client.create_event(name="first"), client.create_event(name="second")
     reservations = [
         client.reserve(event, user=user, key=key).json()[0]["reservationId"]
-        # The last two would be the same if user and key were joined before hashing.
+        # The last four would be two if user and key were joined before hashing.
         for event, user, key in [
             (first, "alice", "k"),
             (first, "bob", "k"),
             (second, "alice", "k"),
             (first, "part-one", "b:c"),
             (first, "part-one:b", "c"),
+            (first, "a", "bc"),
+            (first, "ab", "c"),
         ]
     ]
-    assert len(set(reservations)) == 5
+    assert len(set(reservations)) == 7
 
 
 def test_a_key_is_replayed_after_its_reservation_has_ended(
@@ -88,6 +90,26 @@ def test_a_key_is_replayed_after_its_reservation_has_ended(
     assert is_replay(first, again)
     assert [ticket["status"] for ticket in again.json()] == ["expired", "refunded"]
     assert client.find_event(event)["availableTickets"] == 10
+
+
+def test_a_replay_shows_a_lapsed_hold_that_is_locked_as_expired(
+    client: Client, database: Database
+) -> None:
+    event = client.create_event()
+    (ticket,) = client.reserve(event, key="order-1").json()
+    database.expire_hold(ticket["id"])
+    with database.connect() as stranger:
+        # So it is still stored as reserved.
+        stranger.execute("select from ticket_allocations for update")
+        (replayed,) = client.reserve(event, key="order-1").json()
+    assert (replayed["id"], replayed["status"]) == (ticket["id"], "expired")
+
+
+def test_a_backslash_in_a_key_is_a_character(client: Client) -> None:
+    event = client.create_event()
+    keys = ("a\\\\b", "a\\b", "\\x61", "a")  # as an escape of bytea the last two are the same
+    reservations = [client.reserve(event, key=key).json()[0]["reservationId"] for key in keys]
+    assert len(set(reservations)) == 4
 
 
 def test_a_key_sent_twenty_times_in_one_batch_reserves_once(

@@ -178,6 +178,8 @@ def test_recorded_at_never_goes_back_when_the_clock_does(
     times = [entry["recordedAt"] for entry in entries(client, event)]
     assert times == sorted(times)
     assert times[1] == times[2] > datetime.now(UTC).isoformat()
+    # Of versions with one time the last one is shown.
+    assert find_event_at(client, event, times[1])["version"] == 3
 
 
 def find_event_at(client: Client, event: str, moment: str) -> dict[str, Any]:

@@ -98,6 +98,16 @@ def test_lists_are_filtered_by_the_status_that_they_show(
     assert ids(client.list_user_tickets(status="expired").json()) == [by_status["expired"]]
 
 
+def test_a_page_behind_a_cursor_has_the_holds_that_are_over(
+    client: Client, database: Database
+) -> None:
+    event = client.create_event()
+    lapsed, _, newest = (client.hold(event)[0] for _ in range(3))
+    database.expire_hold(lapsed)
+    for list_tickets in both_lists(client, event):
+        assert ids(list_tickets(status="expired", after=newest).json()) == [lapsed]
+
+
 @pytest.mark.parametrize(
     "query",
     [

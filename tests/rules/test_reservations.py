@@ -173,6 +173,19 @@ def test_each_of_two_owners_sees_and_pays_for_only_their_own_tickets(
     assert client.find_event(event)["allocatedTickets"] == 1
 
 
+def test_a_cancellation_leaves_the_tickets_of_another_owner(
+    client: Client, database: Database
+) -> None:
+    event, reservation, tickets = reserve(client)
+    database.psql(
+        f"update ticket_allocations set user_fingerprint = 'bobby' where id = '{tickets[1]}'"
+    )
+    cancelled = client.cancel_reservation(reservation).json()["tickets"]
+    assert [ticket["id"] for ticket in cancelled] == [tickets[0], tickets[2]]
+    assert client.find_event(event)["allocatedTickets"] == 1
+    assert client.pay(tickets[1], "bobby").status_code == 200
+
+
 def test_a_mixed_reservation_ends_when_its_first_hold_ends(
     client: Client, database: Database
 ) -> None:

@@ -1,5 +1,9 @@
 """Reservation: in the order of arrival, and for each request all its tickets or none."""
 
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+from typing import Any
+
 import pytest
 
 from tests.support.client import Client, code
@@ -31,6 +35,23 @@ def test_a_hold_ends_after_the_hold_seconds(database: Database, start: Starter) 
         client.hold(client.create_event())
     seconds = "select extract(epoch from expires_at - created_at)::integer from ticket_allocations"
     assert database.psql(seconds) == ["120"]
+
+
+@pytest.mark.parametrize("terms", [{}, {"holdSeconds": 900}], ids=["service", "event"])
+def test_a_hold_begins_after_the_wait_for_the_lock(
+    client: Client, database: Database, terms: dict[str, Any]
+) -> None:
+    event = client.create_event(**terms)
+    with ThreadPoolExecutor(1) as pool:
+        with database.lock_event(event):
+            reserved = pool.submit(client.reserve, event)
+            database.wait_until_blocked()
+            (locked_until,) = database.psql("select clock_timestamp()")
+        (ticket,) = reserved.result().json()
+    begins_at = datetime.fromisoformat(ticket["expiresAt"]) - timedelta(seconds=900)
+    assert begins_at > datetime.fromisoformat(locked_until)
+    changed_at = client.find_event(event)["updatedAt"]
+    assert datetime.fromisoformat(changed_at) > datetime.fromisoformat(locked_until)
 
 
 def test_tickets_of_a_reservation_are_numbered_in_order(client: Client, database: Database) -> None:

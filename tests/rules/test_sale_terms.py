@@ -92,15 +92,28 @@ def test_a_hold_that_was_made_in_time_is_paid_or_cancelled_after_the_close(clien
     assert client.cancel(second).status_code == 200
 
 
-def test_now_is_the_time_of_the_database_after_the_lock(client: Client, database: Database) -> None:
+@pytest.mark.parametrize("term", ["saleOpensAt", "saleClosesAt"])
+def test_now_is_the_time_of_the_database_after_the_lock(
+    client: Client, database: Database, term: str
+) -> None:
     event = client.create_event()
     with ThreadPoolExecutor(1) as pool:
         with database.lock_event(event):
-            update = pool.submit(client.update_event, event, saleClosesAt="now")
+            update = pool.submit(client.update_event, event, **{term: "now"})
             database.wait_until_blocked()
             (locked_until,) = database.psql("select clock_timestamp()")
-        closes_at = datetime.fromisoformat(update.result().json()["saleClosesAt"])
-    assert closes_at > datetime.fromisoformat(locked_until)
+        now = datetime.fromisoformat(update.result().json()[term])
+    assert now > datetime.fromisoformat(locked_until)
+
+
+def test_a_sale_that_closes_during_the_wait_is_closed(client: Client, database: Database) -> None:
+    event = client.create_event()
+    with ThreadPoolExecutor(1) as pool:
+        with database.lock_event(event) as rival:
+            reserved = pool.submit(client.reserve, event)
+            database.wait_until_blocked()
+            rival.execute("update events set sale_closes_at = clock_timestamp()")
+        assert code(reserved.result()) == (409, "SALE_CLOSED")
 
 
 def test_an_event_has_its_own_hold_length(client: Client) -> None:
@@ -121,7 +134,9 @@ def test_the_limit_counts_live_holds_and_purchases(client: Client, database: Dat
     assert response.json()["details"] == {"maxTicketsPerPerson": 4, "held": 3, "purchased": 1}
     client.cancel(cancelled, "bob").raise_for_status()
     database.expire_hold(lapsed)
-    assert code(client.reserve(event, 3, "bob")) == (409, "LIMIT_REACHED")
+    response = client.reserve(event, 3, "bob")
+    assert code(response) == (409, "LIMIT_REACHED")
+    assert response.json()["details"] == {"maxTicketsPerPerson": 4, "held": 1, "purchased": 1}
     assert client.reserve(event, 2, "bob").status_code == 201
     client.refund(bought).raise_for_status()
     assert client.reserve(event, 1, "bob").status_code == 201
@@ -129,6 +144,23 @@ def test_the_limit_counts_live_holds_and_purchases(client: Client, database: Dat
     # Another person, and the same person for another event, have limits of their own.
     assert client.reserve(event, 4, "carol").status_code == 201
     assert client.reserve(client.create_event(name="Other"), 10, "bob").status_code == 201
+
+
+def test_tickets_of_another_event_do_not_count(client: Client) -> None:
+    other = client.create_event(name="Other", maxTicketsPerPerson=2)
+    client.hold(other, 2, "bob")
+    event = client.create_event(maxTicketsPerPerson=2)
+    assert client.reserve(event, 2, "bob").status_code == 201
+
+
+def test_a_lapsed_hold_that_is_locked_does_not_count(client: Client, database: Database) -> None:
+    event = client.create_event(maxTicketsPerPerson=1)
+    (ticket,) = client.hold(event)
+    database.expire_hold(ticket)
+    with database.connect() as stranger:
+        # So it cannot expire.
+        stranger.execute("select from ticket_allocations for update")
+        assert client.reserve(event).status_code == 201
 
 
 def test_a_limit_comes_before_sold_out_and_after_the_times(client: Client) -> None:
@@ -360,6 +392,15 @@ def test_two_organizers_do_not_overwrite_each_other(client: Client) -> None:
     (refused,) = [response for response in responses if response.status_code == 409]
     assert code(refused) == (409, "EVENT_CHANGED")
     assert refused.json()["details"] == {"revision": revision + 1}
+    (granted,) = [response for response in responses if response.status_code == 200]
+    assert client.find_event(event) == granted.json()
+
+
+def test_contradictory_terms_are_refused_before_an_old_revision(client: Client) -> None:
+    event = client.create_event()
+    client.update_event(event, name="New").raise_for_status()
+    terms = {"saleOpensAt": AFTER, "saleClosesAt": BEFORE, "revision": 1}
+    assert bad_fields(client.update_event(event, **terms)) == ["saleOpensAt", "saleClosesAt"]
 
 
 def test_if_match_is_compared_with_the_current_etag(client: Client, database: Database) -> None:
@@ -387,6 +428,16 @@ def test_if_match_is_compared_with_the_current_etag(client: Client, database: Da
     lapsed = client.get(f"/events/{event}").headers["ETag"]
     assert update(lapsed, name="After the hold").status_code == 200
     assert client.find_event(event)["allocatedTickets"] == 0
+
+
+@pytest.mark.parametrize("part", range(4), ids=["version", "available", "time", "sale status"])
+def test_each_part_of_an_etag_counts_in_if_match(client: Client, part: int) -> None:
+    event = client.create_event(saleOpensAt=AFTER)
+    parts = client.get(f"/events/{event}").headers["ETag"].strip('"').split("-")
+    parts[part] = "open" if parts[part] == "upcoming" else f"{int(parts[part], 16) + 1:x}"
+    headers = {"If-Match": f'"{"-".join(parts)}"'}
+    response = client.patch(f"/events/{event}", json={"name": "New"}, headers=headers)
+    assert code(response) == (412, "PRECONDITION_FAILED")
 
 
 def test_if_match_names_the_state_of_the_largest_event(client: Client) -> None:

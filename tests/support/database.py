@@ -11,7 +11,11 @@ from typing import ClassVar
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
+from service.database.grants import grant
+from service.database.migrations import migrate
+from service.database.statements import load_statements
 from service.embedded.programs import find_programs
 from service.settings import resource
 from tests.support.waiting import wait_until
@@ -23,6 +27,12 @@ SERVICE_ROLE = "holdfast_service"
 PGBOUNCER = os.environ.get("HOLDFAST_TEST_PGBOUNCER", "")
 # Only a part of the socket's name.
 POOLER_PORT = 6432
+
+# The URL of a server that has the template already. `python -m tests.mutants` sets it, so that not
+# each mutant needs a server of its own.
+SHARED_SERVER = os.environ.get("HOLDFAST_TEST_SERVER", "")
+# The name of a database that has all migrations and no rows.
+TEMPLATE = "template_of_tests"
 
 DATABASE_NUMBERS = itertools.count(1)
 
@@ -122,6 +132,18 @@ class Database:
             "update ticket_allocations set expires_at = statement_timestamp() - interval '1 s' "
             f"where id = '{ticket_id}'"
         )
+
+
+def create_template(server: str) -> str:
+    """Create the template and the service's role; return the template's name."""
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"create database {TEMPLATE}".encode())
+        connection.execute(f"create role {SERVICE_ROLE} login".encode())
+    dsn = make_conninfo(server, dbname=TEMPLATE)
+    statements = load_statements(resource("sql"))
+    migrate(dsn, statements)
+    grant(dsn, statements, SERVICE_ROLE)
+    return TEMPLATE
 
 
 @contextmanager
