@@ -332,7 +332,7 @@ class LateSale(Sale):
                 self.check(unknown or response.status_code in (200, 410), response.text)
                 self.orders[buyer] = Order({buyer: "purchased" if is_paid else "expired"})
                 if not is_paid:
-                    is_right = response.json()["details"] == {"availableTickets": 0}
+                    is_right = response.json()["details"]["availableTickets"] == 0
                     self.check(is_right, response.text)
 
     def compare(self, database: Database) -> None:
