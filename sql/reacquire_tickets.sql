@@ -3,10 +3,10 @@
 -- Pays for tickets although their holds may have expired, for a batch of requests, each about one
 -- ticket or one reservation: for buyers whose money has been taken already. Expired tickets are
 -- reacquired, all that a request is about or none, if as many are available and nobody waits in
--- line. Held tickets are paid for as in pay_tickets.
+-- line. Held tickets are paid for as in pay_tickets. The service never puts two requests about the
+-- same ticket into one batch.
 --
--- parameters: one element of each array for a request, in the order of arrival. The service never
---   puts two requests about the same ticket into one batch
+-- parameters: one element of each array for a request, in the order of arrival
 --   ticket_ids         uuid[]  the ticket to pay for; null in a request about a reservation
 --   reservation_ids    uuid[]  the reservation to pay for; null in a request about a ticket
 --   user_fingerprints  text[]  who pays
@@ -169,6 +169,10 @@ people as (
             and (
                 status_at(tickets.status, tickets.expires_at, statement_timestamp())
                 in ('reserved', 'purchased')
+                -- Held until the batch pays for it, also if its hold has ended since
+                -- expire_tickets.
+                or tickets.status = 'reserved'
+                and tickets.id = any(array(select judged.id from judged))
             ) is true
     ) as had
 ),

@@ -2,10 +2,10 @@
 --
 -- Gives tickets to a new owner, for a batch of requests, each about one ticket. Only the owner can
 -- give a ticket away, while it is held or when it is purchased. It stays in its reservation, and a
--- hold ends when it would have ended.
+-- hold ends when it would have ended. The service never puts two requests about the same ticket
+-- into one batch.
 --
--- parameters: one element of each array for a request, in the order of arrival. The service never
---   puts two requests about the same ticket into one batch
+-- parameters: one element of each array for a request, in the order of arrival
 --   ticket_ids             uuid[]
 --   user_fingerprints      text[]  who gives
 --   new_user_fingerprints  text[]  who gets

@@ -9,11 +9,17 @@ const TIMEOUT_MILLISECONDS = 10_000;
 const GIVE_UP_MILLISECONDS = 60_000;
 /** How far the header Date may be behind: it has no fractions, and is renewed once a second. */
 const CLOCK_MILLISECONDS = 2_000;
+/** With less time left than this the hold is extended before the money is taken. */
+const PAYMENT_SECONDS = 120;
+/** With less than this left, and no extension possible, no money is taken. */
+const LEAST_PAYMENT_SECONDS = 10;
 /** Delay before a refused stream is opened again; up to twice as long. */
 const STREAM_MILLISECONDS = 5_000;
 
 /** After these refusals the same request is sent again. */
 const RETRIED = new Set(["BUSY", "OUTCOME_UNKNOWN"]);
+/** After these it is not known whether the tickets are paid for. */
+const UNKNOWN = new Set([...RETRIED, "INTERNAL_SERVER_ERROR"]);
 
 /** The message to the buyer for every code that the routes below can return. */
 export const MESSAGES = {
@@ -30,6 +36,7 @@ export const MESSAGES = {
   NOT_ENOUGH_TICKETS: "There are not enough tickets for that: take fewer.",
   WRONG_FINGERPRINT: "This order belongs to somebody else.",
   HOLD_EXPIRED: "The time is up, and the tickets are available to others: start a new order.",
+  HOLD_AT_MAXIMUM: "There is too little time left to pay: start a new order.",
   ALREADY_PURCHASED: "Tickets of this order are paid for already.",
   ALREADY_CANCELLED: "Tickets of this order were given back.",
   ALREADY_REFUNDED: "Tickets of this order were refunded.",
@@ -145,13 +152,51 @@ export class Checkout {
   }
 
   /**
-   * Pay for all held tickets, or find that an earlier try has.
-   * @throws {Refusal} nothing was paid for; with a code of RETRIED that is not known
+   * Take the money, then pay for the tickets; give the money back if they are gone.
+   *
+   * @param {() => Promise<void>} charge takes the buyer's money
+   * @param {() => Promise<void>} refund gives it back
+   * @throws {Refusal} nothing was paid for; with a code of UNKNOWN that is not known, and the money
+   *   is kept until pay() says more
+   */
+  async buy(charge, refund) {
+    await this.extend();
+    await charge();
+    try {
+      await this.pay();
+    } catch (refusal) {
+      if (refusal instanceof Refusal && !UNKNOWN.has(refusal.code)) await refund();
+      throw refusal;
+    }
+  }
+
+  /**
+   * Hold the tickets for longer if little time is left, before the money is taken.
+   * @throws {Refusal} the hold has expired, or cannot be extended and is about to
+   */
+  async extend() {
+    if (this.secondsLeft() >= PAYMENT_SECONDS) return;
+    try {
+      const { tickets } = await this.#send("POST", `${this.#path}/extension`, {
+        headers: { "Content-Type": "application/json" },
+        body: JSON.stringify({ userFingerprint: this.#fingerprint }),
+      });
+      this.reservation = summarize(tickets);
+    } catch (refusal) {
+      if (refusal.code !== "HOLD_AT_MAXIMUM" || this.secondsLeft() < LEAST_PAYMENT_SECONDS)
+        throw refusal;
+    }
+  }
+
+  /**
+   * Pay for all tickets, or find that an earlier try has; the money is taken already. If their
+   * hold has expired meanwhile they are reacquired, as long as they are available.
+   * @throws {Refusal} nothing was paid for; with a code of UNKNOWN that is not known
    */
   async pay() {
     await this.#change("purchased", "POST", `${this.#path}/payment`, {
       headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ userFingerprint: this.#fingerprint }),
+      body: JSON.stringify({ userFingerprint: this.#fingerprint, ifExpired: "reacquire" }),
     });
   }
 

@@ -32,9 +32,15 @@ TIMEOUT_SECONDS = 10.0
 GIVE_UP_SECONDS = 60.0
 # How far the header Date may be behind: it has no fractions, and is renewed once a second.
 CLOCK_SECONDS = 2.0
+# With less time left than this the hold is extended before the money is taken.
+PAYMENT_SECONDS = 120.0
+# With less than this left, and no extension possible, no money is taken.
+LEAST_PAYMENT_SECONDS = 10.0
 
 # After these refusals the same request is sent again.
 RETRIED = {"BUSY", "OUTCOME_UNKNOWN"}
+# After these it is not known whether the tickets are paid for.
+UNKNOWN = RETRIED | {"INTERNAL_SERVER_ERROR"}
 
 # The message to the buyer for every code that the routes below can return.
 MESSAGES = {
@@ -53,6 +59,7 @@ MESSAGES = {
     "NOT_ENOUGH_TICKETS": "There are not enough tickets for that: take fewer.",
     "WRONG_FINGERPRINT": "This order belongs to somebody else.",
     "HOLD_EXPIRED": "The time is up, and the tickets are available to others: start a new order.",
+    "HOLD_AT_MAXIMUM": "There is too little time left to pay: start a new order.",
     "ALREADY_PURCHASED": "Tickets of this order are paid for already.",
     "ALREADY_CANCELLED": "Tickets of this order were given back.",
     "ALREADY_REFUNDED": "Tickets of this order were refunded.",
@@ -164,13 +171,52 @@ class Checkout:
         self.reservation = self._find()
         self._raise_if_ended()
 
-    def pay(self) -> None:
-        """Pay for all held tickets, or find that an earlier try has.
+    def buy(self, charge: Callable[[], None], refund: Callable[[], None]) -> None:
+        """Take the money, then pay for the tickets; give the money back if they are gone.
+
+        Args:
+            charge: takes the buyer's money. A shop saves with the order that it has.
+            refund: gives it back.
 
         Raises:
-            Refusal: nothing was paid for; with a code of RETRIED that is not known.
+            Refusal: nothing was paid for; with a code of UNKNOWN that is not known, and the money
+                is kept until ``pay()`` says more.
         """
+        self.extend()
+        charge()
+        try:
+            self.pay()
+        except Refusal as refusal:
+            if refusal.code not in UNKNOWN:
+                refund()
+            raise
+
+    def extend(self) -> None:
+        """Hold the tickets for longer if little time is left, before the money is taken.
+
+        Raises:
+            Refusal: the hold has expired, or cannot be extended and is about to.
+        """
+        if self.seconds_left() >= PAYMENT_SECONDS:
+            return
         body = {"userFingerprint": self._order.fingerprint}
+        try:
+            extended = self._send("POST", f"{self._path()}/extension", json=body)
+        except Refusal as refusal:
+            if refusal.code != "HOLD_AT_MAXIMUM" or self.seconds_left() < LEAST_PAYMENT_SECONDS:
+                raise
+        else:
+            self.reservation = summarize(extended["tickets"])
+
+    def pay(self) -> None:
+        """Pay for all tickets, or find that an earlier try has; the money is taken already.
+
+        If their hold has expired meanwhile they are reacquired, as long as they are available.
+
+        Raises:
+            Refusal: nothing was paid for; with a code of UNKNOWN that is not known.
+        """
+        body = {"userFingerprint": self._order.fingerprint, "ifExpired": "reacquire"}
         self._change("purchased", "POST", f"{self._path()}/payment", json=body)
 
     def cancel(self) -> None:
@@ -290,7 +336,7 @@ def sell(checkout: Checkout) -> None:
             return
         if pays:
             # Here the shop takes the money: docs/how-to/put-it-behind-a-shop.md.
-            checkout.pay()
+            checkout.buy(charge=lambda: None, refund=lambda: print("\nYour money is given back."))
         elif not seconds:
             checkout.refresh()
     print("\nbought")

@@ -122,6 +122,19 @@ begin
 end
 $$;
 
+CREATE FUNCTION public.pass_ticket(allowances integer[], opening integer[], giver integer, taker integer) RETURNS integer[]
+    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+    AS $$
+begin
+    allowances := coalesce(allowances, opening);
+    if allowances[taker] >= 1 then
+        allowances[taker] := allowances[taker] - 1;
+        allowances[giver] := allowances[giver] + 1;
+    end if;
+    return allowances;
+end
+$$;
+
 CREATE FUNCTION public.refuse_to_change_ledger() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO '$user', 'public'
@@ -232,6 +245,12 @@ begin
     return new;
 end
 $$;
+
+CREATE AGGREGATE public.allowances_after(opening integer[], giver integer, taker integer) (
+    SFUNC = public.pass_ticket,
+    STYPE = integer[],
+    PARALLEL = safe
+);
 
 CREATE AGGREGATE public.remaining_after(opening integer[], wanted integer, place integer) (
     SFUNC = public.take_turn,

@@ -30,7 +30,8 @@ from tests.support.waiting import wait_until
 # Edits of sql/ that remove a guard.
 LOCK = (("lock_events.sql", "for update of events", ""),)
 CLOCK = (
-    ("expire_tickets.sql", "<= statement_timestamp()", "<= now()"),
+    ("expire_tickets.sql", "and tickets.held_until <= statement", "and held_until <= transaction"),
+    ("expire_tickets.sql", "(tickets.held_until <= statement", "(held_until <= transaction"),
     ("pay_tickets.sql", "statement_timestamp()", "now()"),
 )
 ROW = (("pay_tickets.sql", "and (tickets.status = 'reserved') is true", ""),)

@@ -13,7 +13,7 @@ import signal
 import statistics
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -40,6 +40,8 @@ from tests.support.services import run_embedded_service, worker_pids
 from tests.support.waiting import WAIT_SECONDS, wait_until
 
 KILLS = pytest.mark.parametrize("kills", [2, pytest.param(25, marks=pytest.mark.slow)])
+# Late payments are one of the requests that a sale survives: once by default.
+LATE_KILLS = pytest.mark.parametrize("kills", [1, pytest.param(25, marks=pytest.mark.slow)])
 BUYERS = 16
 # Of each event. With every kill another event goes on sale, so requests succeed and are refused.
 TICKETS = 60
@@ -311,6 +313,82 @@ class Sale:
         )
 
 
+@dataclass
+class LateSale(Sale):
+    """A crowd that pays for two tickets each, whose holds have expired."""
+
+    # The buyers who have not paid yet: their names and reservations.
+    unpaid: deque[tuple[str, str]] = field(default_factory=deque)
+
+    def buy(self, _number: int) -> None:
+        """Let one buyer after another pay late, until the sale is over."""
+        with Client(base_url=self.url, timeout=WAIT_SECONDS) as client:
+            while not self.over.is_set() and self.unpaid:
+                buyer, reservation = self.unpaid.popleft()
+                pay = partial(client.pay_late_reservation, reservation, buyer)
+                response, unknown = self.request(pay)
+                is_paid = response.is_success or code(response) == (409, "ALREADY_PURCHASED")
+                # A retry may find that an earlier attempt has succeeded.
+                self.check(unknown or response.status_code in (200, 410), response.text)
+                self.orders[buyer] = Order({buyer: "purchased" if is_paid else "expired"})
+                if not is_paid:
+                    is_right = response.json()["details"]["availableTickets"] == 0
+                    self.check(is_right, response.text)
+
+    def compare(self, database: Database) -> None:
+        """Compare the responses with the tables: each buyer has both tickets or none."""
+        stored = dict(line.split("|") for line in database.psql(STATUSES_OF_BUYERS))
+        for buyer, order in self.orders.items():
+            self.check(stored[buyer] == order.tickets[buyer], f"{buyer}: {stored[buyer]}")
+        purchased = sum(status == "purchased" for status in stored.values())
+        self.check(
+            database.psql("select allocated_tickets, purchased_tickets from events")
+            == [f"{2 * purchased}|{2 * purchased}"],
+            f"{purchased} buyers have paid",
+        )
+
+
+STATUSES_OF_BUYERS = """
+select user_fingerprint, string_agg(distinct status::text, ' ')
+from ticket_allocations
+group by user_fingerprint
+"""
+# Buyers whose two holds have expired.
+LATE_BUYERS = """
+with pairs as materialized (select gen_random_uuid() as id, n from generate_series(1, {count}) as n)
+insert into ticket_allocations (
+    event_id, user_fingerprint, status, expires_at, reservation_id, position
+)
+select '{event}', 'late-' || pairs.n, 'expired', now(), pairs.id, positions.position
+from pairs cross join generate_series(1, 2) as positions (position);
+"""
+
+
+def open_late_sale(client: Client, database: Database, kills: int) -> LateSale:
+    """Create an event and buyers who are late for it, more than it has tickets for."""
+    count = 1000 * kills
+    event = client.create_event(300 * kills)
+    database.psql(LATE_BUYERS.format(event=event, count=count))
+    buyers = database.psql(
+        "select distinct user_fingerprint, reservation_id from ticket_allocations"
+    )
+    sale = LateSale(str(client.base_url), [event])
+    sale.unpaid.extend((name, id_) for name, id_ in (line.split("|") for line in buyers))
+    return sale
+
+
+def assert_late_payments_survive(
+    sale: LateSale, database: Database, kills: int, kill: Callable[[], float]
+) -> None:
+    """Assert that kills during late payments lose none and double none."""
+    sale.run(kills, kill)
+    print(f"{kills} kills, {sale.figures()}")
+    sale.compare(database)
+    assert sale.contradictions == []
+    audit = holdfast("audit", database_url=database.dsn)
+    assert audit.returncode == 0, audit.stdout
+
+
 def open_sale(client: Client, kills: int) -> Sale:
     """Create the events of a sale, one for each kill."""
     events = [client.create_event(TICKETS, name=f"night {number}") for number in range(kills)]
@@ -487,6 +565,40 @@ def test_a_sale_survives_kills_of_a_worker_and_a_remote_postmaster_at_once(
             restart = partial(try_start, postgres)
             kill = partial(crash, database, kill_worker_and_find_postmaster, restart)
             assert_survives(sale, database, kills, kill)
+
+
+@LATE_KILLS
+def test_late_payments_survive_kills_of_the_service(
+    database: Database, folder: Path, unused_port: int, kills: int
+) -> None:
+    variables = {**SETTINGS, "DATABASE_URL": database.service_dsn}
+    with ExitStack() as running:
+        process, client = running.enter_context(
+            run_embedded_service(folder, unused_port, **variables)
+        )
+        sale = open_late_sale(client, database, kills)
+
+        def kill() -> float:
+            nonlocal process
+            process.kill()
+            process.wait()
+            process, _ = running.enter_context(
+                run_embedded_service(folder, unused_port, **variables)
+            )
+            return time.monotonic()
+
+        assert_late_payments_survive(sale, database, kills, kill)
+
+
+@LATE_KILLS
+def test_late_payments_survive_kills_of_a_backend(
+    folder: Path, unused_port: int, kills: int
+) -> None:
+    with run_embedded_service(folder, unused_port, **SETTINGS) as (_, client):
+        database = embedded_database(folder)
+        sale = open_late_sale(client, database, kills)
+        kill = partial(crash, database, partial(backend_pid, database))
+        assert_late_payments_survive(sale, database, kills, kill)
 
 
 def test_the_crowd_notices_a_crash_without_synchronous_commit(

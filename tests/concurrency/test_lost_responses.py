@@ -1,6 +1,6 @@
 """Lost responses: a client that retries learns what a lost response would have told it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
@@ -43,17 +43,58 @@ def test_a_retry_with_its_key_finds_a_reservation_of_unknown_outcome(
     database.check_books()
 
 
-def test_a_retry_finds_a_payment_of_unknown_outcome(
-    database: Database, proxied_database: tuple[Database, LossyProxy], start: Starter
+def send(client: Client, request: str, ticket: str, reservation: str) -> httpx2.Response:
+    """Send a change of a ticket or of its reservation."""
+    if request == "extend":
+        return client.extend_reservation(reservation)
+    if request == "transfer":
+        return client.transfer(ticket, "bob")
+    change: Callable[[str], httpx2.Response] = getattr(client, request)
+    return change(ticket)
+
+
+@pytest.mark.parametrize(
+    ("request_", "repeat", "status"),
+    [
+        ("pay", (409, "ALREADY_PURCHASED"), "purchased"),
+        ("pay_late", (409, "ALREADY_PURCHASED"), "purchased"),
+        ("refund", (409, "ALREADY_REFUNDED"), "refunded"),
+        ("extend", (409, "HOLD_AT_MAXIMUM"), "reserved"),
+        ("transfer", (403, "WRONG_FINGERPRINT"), "reserved"),
+    ],
+)
+def test_a_retry_finds_a_change_of_unknown_outcome(
+    database: Database,
+    proxied_database: tuple[Database, LossyProxy],
+    start: Starter,
+    request_: str,
+    repeat: tuple[int, str],
+    status: str,
 ) -> None:
     remote, proxy = proxied_database
     with start(remote, sweeps=False).client() as client:
-        (ticket,) = client.hold(client.create_event())
+        # An extension reaches its maximum at once.
+        event = client.create_event(holdSeconds=600, maxHoldSeconds=601)
+        (held,) = client.reserve(event).json()
+        ticket, reservation = held["id"], held["reservationId"]
+        if request_ == "refund":
+            client.pay(ticket).raise_for_status()
+        if request_ == "pay_late":
+            database.expire_hold(ticket)
+        if request_ == "extend":
+            database.psql("update ticket_allocations set expires_at = now() + interval '1 min'")
         proxy.loses_responses = True
-        assert code(client.pay(ticket)) == (503, "OUTCOME_UNKNOWN")
+        result = code(send(client, request_, ticket, reservation))
+        assert result == (503, "OUTCOME_UNKNOWN")
         proxy.loses_responses = False
-        wait_until(lambda: code(client.pay(ticket)) == (409, "ALREADY_PURCHASED"))
-        assert client.find_ticket(ticket).json()["status"] == "purchased"
+        wait_until(lambda: code(send(client, request_, ticket, reservation)) == repeat)
+        version = client.find_event(event)["version"]
+        assert code(send(client, request_, ticket, reservation)) == repeat
+        owner = "bob" if request_ == "transfer" else "alice"
+        found = client.find_ticket(ticket, owner).json()
+        assert (found["status"], found["userFingerprint"]) == (status, owner)
+        # A repeat changes nothing.
+        assert client.find_event(event)["version"] == version
     database.check_books()
 
 

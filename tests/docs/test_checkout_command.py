@@ -58,6 +58,22 @@ def test_a_killed_command_finds_its_tickets_when_it_is_run_again(
     assert client.find_event(event)["allocatedTickets"] == 2
 
 
+def test_a_command_whose_tickets_are_gone_gives_the_money_back(
+    client: Client, database: Database, service: RunningService, tmp_path: Path
+) -> None:
+    event = client.create_event(tickets=1)
+    with command(tmp_path, event, service.url) as process:
+        assert process.stdout is not None
+        while "held for" not in process.stdout.read(20):
+            pass
+        # The buyer, who sees a hold of 15 minutes, is charged after it has ended.
+        database.psql("update ticket_allocations set expires_at = now()")
+        client.hold(event, user="bob")
+        output = output_of(process, "\n")
+    assert "Your money is given back.\n\nHOLD_EXPIRED: The time is up" in output
+    assert process.returncode == 1
+
+
 def test_a_refused_command_prints_the_reason(
     service: RunningService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,6 +35,7 @@ ROUTES_OF_CHECKOUT = {
     ("POST", "/events/{eventId}/tickets"),
     ("GET", "/reservations/{reservationId}"),
     ("POST", "/reservations/{reservationId}/payment"),
+    ("POST", "/reservations/{reservationId}/extension"),
     ("DELETE", "/reservations/{reservationId}"),
 }
 
@@ -108,16 +109,26 @@ class MediaTypeChangingProxy(RecordingProxy):
         return data.replace(b"application/json", b"application/jsom")
 
 
+def leave_seconds(database: Database, seconds: int) -> None:
+    """Let every hold end in so many seconds."""
+    database.psql(
+        f"update ticket_allocations set expires_at = now() + interval '{seconds} s' "
+        "where status = 'reserved'"
+    )
+
+
 def test_a_checkout_completes_a_sale(
-    client: Client, service: RunningService, buyer: Buyers
+    client: Client, database: Database, service: RunningService, buyer: Buyers
 ) -> None:
     event = client.create_event(tickets=3)
     with RecordingProxy(service.url) as proxy:
         alice = buyer(event, proxy.url)
         assert alice.do("reserve", 2) == "reserved"
         assert client.find_event(event)["reservedTickets"] == 2
+        leave_seconds(database, 60)
         assert alice.do("refresh") == "reserved"
-        assert alice.do("pay") == "purchased"
+        assert alice.do("buy") == "purchased"
+        assert alice.payments == ["charged"]
         bob = buyer(event, proxy.url, "bob")
         assert bob.do("reserve", 1) == "reserved"
         assert bob.do("cancel") == "user_cancelled"
@@ -169,12 +180,74 @@ def test_an_expired_hold_is_not_paid_and_is_available_to_others(
     event = client.create_event(tickets=1)
     alice = buyer(event)
     alice.do("reserve", 1)
-    (ticket,) = client.list_user_tickets(alice.saved_order["fingerprint"]).json()["data"]
-    database.expire_hold(ticket["id"])
+    leave_seconds(database, 0)
     assert alice.do("refresh") == "HOLD_EXPIRED"
-    assert alice.do("pay") == "HOLD_EXPIRED"
+    assert alice.do("buy") == "HOLD_EXPIRED"
+    assert alice.payments == []
     assert alice.do("reserve", 1) == "HOLD_EXPIRED"
     assert buyer(event, name="bob").do("reserve", 1) == "reserved"
+
+
+def test_a_hold_with_little_time_is_extended_before_the_money_is_taken(
+    client: Client, database: Database, buyer: Buyers
+) -> None:
+    alice = buyer(client.create_event())
+    alice.do("reserve", 1)
+    assert alice.do("extend") == "reserved"  # there is enough time
+    leave_seconds(database, 60)
+    alice.do("refresh")
+    assert alice.seconds_left < 60
+    assert alice.do("extend") == "reserved"
+    assert alice.seconds_left > 800
+    assert (
+        client.find_reservation(alice.reservation["id"], alice.saved_order["fingerprint"]).json()[
+            "expiresAt"
+        ]
+        == (alice.reservation["expiresAt"])
+    )
+
+
+def test_no_money_is_taken_when_the_time_is_too_short(
+    client: Client, database: Database, buyer: Buyers
+) -> None:
+    event = client.create_event(holdSeconds=900, maxHoldSeconds=900)
+    alice = buyer(event)
+    alice.do("reserve", 1)
+    database.psql(
+        "alter table ticket_allocations disable trigger all;"
+        "update ticket_allocations set created_at = created_at - interval '895 s',"
+        " expires_at = expires_at - interval '895 s';"
+        "alter table ticket_allocations enable trigger all"
+    )
+    alice.do("refresh")
+    assert alice.do("buy") == "HOLD_AT_MAXIMUM"
+    assert alice.payments == []
+    assert client.find_event(event)["purchasedTickets"] == 0
+
+
+def test_a_payment_that_comes_late_gets_the_tickets_back(
+    client: Client, database: Database, buyer: Buyers
+) -> None:
+    event = client.create_event(tickets=2)
+    alice = buyer(event)
+    alice.do("reserve", 2)
+    leave_seconds(database, 0)  # alice does not know it yet, and is charged
+    assert alice.do("buy") == "purchased"
+    assert alice.payments == ["charged"]
+    assert client.find_event(event)["purchasedTickets"] == 2
+
+
+def test_the_money_is_given_back_when_the_tickets_are_gone(
+    client: Client, database: Database, buyer: Buyers
+) -> None:
+    event = client.create_event(tickets=2)
+    alice = buyer(event)
+    alice.do("reserve", 2)
+    leave_seconds(database, 0)
+    client.hold(event, 1, user="bob")
+    assert alice.do("buy") == "HOLD_EXPIRED"
+    assert alice.payments == ["charged", "refunded"]
+    assert client.find_event(event)["purchasedTickets"] == 0
 
 
 def test_a_checkout_waits_while_the_service_is_busy(

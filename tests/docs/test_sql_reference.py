@@ -112,7 +112,10 @@ def send_requests(client: Client, log: ServerLog) -> Iterator[str]:
     client.find_ticket(paid)
     yield "GET /events/tickets/{ticketId}"
     client.pay(paid)
+    client.pay_late(paid)
     yield "POST /events/tickets/{ticketId}/payment"
+    client.transfer(paid, "bob")
+    yield "POST /events/tickets/{ticketId}/transfer"
     client.cancel(cancelled)
     yield "DELETE /events/tickets/{ticketId}/payment"
     client.refund(paid)
@@ -122,6 +125,7 @@ def send_requests(client: Client, log: ServerLog) -> Iterator[str]:
     client.extend_reservation(first)
     yield "POST /reservations/{reservationId}/extension"
     client.pay_reservation(first)
+    client.pay_late_reservation(first)
     yield "POST /reservations/{reservationId}/payment"
     client.refund_reservation(first)
     yield "POST /reservations/{reservationId}/refund"

@@ -26,16 +26,22 @@ FORMATS = FormatChecker(["date-time", "uuid"])
 
 
 @pytest.fixture(scope="module")
-def client(server: str, template: str) -> Iterator[Client]:
-    """A client that sends the organizer token of its service."""
+def database(server: str, template: str) -> Iterator[Database]:
+    """A database for all tests of this module."""
     with create_database(server, template) as database:
-        service = RunningService(database, settings_for_tests(organizer_token=TOKEN))
-        service.start()
-        with Client(base_url=service.url, timeout=WAIT_SECONDS) as client:
-            client.headers["Authorization"] = f"Bearer {TOKEN}"
-            yield client
-        service.stop()
+        yield database
         database.check_books()
+
+
+@pytest.fixture(scope="module")
+def client(database: Database) -> Iterator[Client]:
+    """A client that sends the organizer token of its service."""
+    service = RunningService(database, settings_for_tests(organizer_token=TOKEN))
+    service.start()
+    with Client(base_url=service.url, timeout=WAIT_SECONDS) as client:
+        client.headers["Authorization"] = f"Bearer {TOKEN}"
+        yield client
+    service.stop()
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +197,7 @@ def forbid_other_fields(description: Json) -> Json:
 
 
 def test_every_response_of_a_sale_matches_the_description(
-    client: Client, description: Json
+    client: Client, database: Database, description: Json
 ) -> None:
     with CheckingClient(base_url=client.base_url, timeout=WAIT_SECONDS) as buyer:
         buyer.description, buyer.succeeded = description, set()
@@ -224,6 +230,9 @@ def test_every_response_of_a_sale_matches_the_description(
         fourth = buyer.hold(event)[0]
         assert buyer.pay(fourth).status_code == 200
         assert code(buyer.cancel(fourth)) == (409, "ALREADY_PURCHASED")
+        assert buyer.transfer(fourth, "bob").json()["userFingerprint"] == "bob"
+        assert code(buyer.transfer(fourth, "bob")) == (403, "WRONG_FINGERPRINT")
+        assert buyer.transfer(fourth, "alice", user="bob").status_code == 200
         assert buyer.refund(fourth).status_code == 200
         assert code(buyer.refund(fourth)) == (409, "ALREADY_REFUNDED")
         refund = buyer.refund_reservation(first[0]["reservationId"], resale=False)
@@ -233,6 +242,12 @@ def test_every_response_of_a_sale_matches_the_description(
         assert buyer.update_event(event, holdSeconds=1800).status_code == 200
         assert buyer.extend_reservation(fifth).status_code == 200
         assert code(buyer.extend_reservation(fifth)) == (409, "HOLD_AT_MAXIMUM")
+        database.psql("update ticket_allocations set expires_at = now() where status = 'reserved'")
+        bobs = buyer.hold(event, 4, "bob")
+        assert code(buyer.pay_late_reservation(fifth)) == (410, "HOLD_EXPIRED")
+        for ticket in bobs:
+            assert buyer.cancel(ticket, "bob").status_code == 200
+        assert buyer.pay_late_reservation(fifth).status_code == 200
         for terms, refusal in (
             ({"saleOpensAt": "2100-01-01T00:00:00Z"}, "SALE_NOT_OPEN"),
             ({"saleOpensAt": None, "saleClosesAt": "now"}, "SALE_CLOSED"),
@@ -249,7 +264,7 @@ def test_every_response_of_a_sale_matches_the_description(
         assert unchanged.status_code == 304
         assert buyer.list_user_tickets().json()["meta"]["total"] == 5
         page = buyer.list_event_tickets(event, limit=1).json()["meta"]
-        assert page["pages"] == 7
+        assert page["pages"] == 11
         following = buyer.list_event_tickets(event, limit=1, after=page["next"])
         assert following.json()["meta"]["next"]
         numbered = buyer.list_event_tickets(event, limit=1, page=2)

@@ -19,6 +19,7 @@ from tests.support.waiting import WAIT_SECONDS
 
 TOKEN = "the-organizers-own-token"  # noqa: S105 - used by tests only
 OWNER, STRANGER = "the-fingerprint-of-the-owner", "the-fingerprint-of-a-stranger"
+NEW_OWNER = "the-fingerprint-of-the-new-owner"
 
 # HIDES_OWNER: open to all, but only the owner sees the ticket's fingerprint.
 ANYBODY, ORGANIZER, OWNER_ONLY, HIDES_OWNER = range(4)
@@ -36,6 +37,7 @@ ACCESS = {
     ("GET", "/events/tickets/{ticketId}"): HIDES_OWNER,
     ("POST", "/events/tickets/{ticketId}/payment"): OWNER_ONLY,
     ("DELETE", "/events/tickets/{ticketId}/payment"): OWNER_ONLY,
+    ("POST", "/events/tickets/{ticketId}/transfer"): OWNER_ONLY,
     ("POST", "/events/tickets/{ticketId}/refund"): ORGANIZER,
     ("GET", "/reservations/{reservationId}"): OWNER_ONLY,
     ("DELETE", "/reservations/{reservationId}"): OWNER_ONLY,
@@ -70,7 +72,9 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/events"): {"name": "New", "date": "2030-01-01T20:00:00Z", "totalTickets": 1},
     ("PATCH", "/events/{eventId}"): {"name": "Renamed"},
     ("POST", "/events/{eventId}/tickets"): {"quantity": 1},
+    ("POST", "/events/tickets/{ticketId}/transfer"): {"newUserFingerprint": NEW_OWNER},
 }
+TAKES_OWNER = ("/payment", "/extension", "/transfer", "/events/{eventId}/tickets")
 
 
 @dataclass
@@ -134,8 +138,7 @@ def send(
     body = dict(BODIES.get((method, path), {}))
     if "name" in body:
         body["name"] += sale.event  # another one for each test
-    takes_owner = path.endswith(("/payment", "/extension")) or path == "/events/{eventId}/tickets"
-    if fingerprint and takes_owner:
+    if fingerprint and path.endswith(TAKES_OWNER):
         body["userFingerprint"] = fingerprint
     url = re.sub(r"{\w+}", id_, path)
     if method in ROUTES[path] and ROUTES[path][method].streams:  # it does not end: read its start
@@ -163,6 +166,10 @@ def test_the_owner_may_use_the_routes_of_the_owner(sale: Sale, method: str, path
         assert code(response) == (401, "UNAUTHORIZED")
         return
     assert response.status_code in (200, 201), response.text
+    if path.endswith("/transfer"):
+        assert shows(response, NEW_OWNER)
+        assert not shows(response, OWNER)
+        return
     assert shows(response, OWNER) == (
         ACCESS[method, path] in (OWNER_ONLY, HIDES_OWNER) or path == "/events/{eventId}/tickets"
     )

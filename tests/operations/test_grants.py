@@ -49,7 +49,7 @@ GRANTED = [
     "events|update|allocated_tickets date hold_seconds max_hold_seconds max_tickets_per_person "
     "name purchased_tickets revision sale_closes_at sale_opens_at total_tickets version",
     "ticket_allocations|insert|event_id expires_at id position reservation_id user_fingerprint",
-    "ticket_allocations|update|expires_at status",
+    "ticket_allocations|update|expires_at status user_fingerprint",
 ]
 
 
@@ -92,7 +92,7 @@ def test_the_services_under_test_connect_with_that_role(
         "truncate ticket_allocations",
         "delete from ticket_allocations",
         "delete from events",
-        "update ticket_allocations set user_fingerprint = 'mallory'",
+        "update ticket_allocations set reservation_id = gen_random_uuid()",
         "update ticket_allocations set event_id = event_id",
         "insert into ticket_allocations (event_id, user_fingerprint, status) "
         f"values ('{E1}', 'mallory', 'purchased')",

@@ -63,6 +63,8 @@ HOT = [
     "cancel_tickets",
     "refund_tickets",
     "pay_tickets",
+    "reacquire_tickets",
+    "transfer_tickets",
     "extend_reservations",
     "reserve_tickets",
     "find_replays",
@@ -134,6 +136,18 @@ def parameters(database: Database, name: str) -> dict[str, str]:
     if name == "refund_tickets":
         values["ticket_ids"] = [tickets[0], None]
         values["reservation_ids"] = [None, reservations[0]]
+    if name == "reacquire_tickets":
+        # Of the second event, which has a limit: two expired tickets and a hold.
+        values["user_fingerprints"] = [f"user-{n}-of-event-2" for n in (161, 162, 151)]
+        lapsed, other, held = tickets_of(database, values["user_fingerprints"])
+        whole = database.psql(f"select reservation_id from ticket_allocations where id = '{other}'")
+        values["ticket_ids"] = [lapsed, None, held]
+        values["reservation_ids"] = [None, *whole, None]
+    if name == "transfer_tickets":
+        # Likewise: a purchase and a hold.
+        values["user_fingerprints"] = [f"user-{n}-of-event-2" for n in (1, 151)]
+        values["ticket_ids"] = tickets_of(database, values["user_fingerprints"])
+        values["new_user_fingerprints"] = ["user-2-of-event-2", "alice"]
     if name == "extend_reservations":
         values["user_fingerprints"] = USERS[:1]
     if name in ("list_user_tickets_after", "list_event_tickets_after"):
@@ -147,6 +161,14 @@ def parameters(database: Database, name: str) -> dict[str, str]:
         values["user_fingerprints"] = ["alice", "bob", "carol"]
         values["idempotency_keys"] = ["k", "", ""]
     return {key: literal(values[key]) for key in STATEMENTS[name].types}
+
+
+def tickets_of(database: Database, users: Sequence[str]) -> list[str]:
+    """Return the ticket of each user."""
+    return [
+        database.psql(f"select id from ticket_allocations where user_fingerprint = '{user}'")[0]
+        for user in users
+    ]
 
 
 def explained(database: Database, name: str, options: str) -> dict[str, Any]:
@@ -401,6 +423,19 @@ class Cure:
     parts: Sequence[tuple[str, str]]
 
 
+OF_THE_EVENT = (
+    "(tickets.event_id = limited.event_id) is true",
+    "tickets.event_id = limited.event_id",
+)
+WITH_THE_STATUS = (
+    """(
+                status_at(tickets.status, tickets.expires_at, statement_timestamp())
+                in ('reserved', 'purchased')
+            ) is true""",
+    """tickets.status in ('reserved', 'purchased')
+            and status_at(tickets.status, tickets.expires_at, statement_timestamp()) <> 'expired'
+            """,
+)
 CURES = {
     "due holds": Cure(
         "expire_tickets",
@@ -426,24 +461,25 @@ CURES = {
         ],
     ),
     # What a person has is found by the person, and not by the event or the status.
-    "a person's tickets": Cure(
-        "reserve_tickets",
+    "a person's tickets": Cure("reserve_tickets", "one person", [OF_THE_EVENT, WITH_THE_STATUS]),
+    "a late payer's tickets": Cure(
+        "reacquire_tickets",
         "one person",
         [
+            OF_THE_EVENT,
             (
-                "(tickets.event_id = limited.event_id) is true",
-                "tickets.event_id = limited.event_id",
+                """status_at(tickets.status, tickets.expires_at, statement_timestamp())
+                in ('reserved', 'purchased')""",
+                "tickets.status in ('reserved', 'purchased')",
             ),
             (
-                """(
-                status_at(tickets.status, tickets.expires_at, statement_timestamp())
-                in ('reserved', 'purchased')
-            ) is true""",
-                """tickets.status in ('reserved', 'purchased')
-            and status_at(tickets.status, tickets.expires_at, statement_timestamp()) <> 'expired'
-            """,
+                "and tickets.id = any(array(select judged.id from judged))\n            ) is true",
+                ")",
             ),
         ],
+    ),
+    "a new owner's tickets": Cure(
+        "transfer_tickets", "one person", [OF_THE_EVENT, WITH_THE_STATUS]
     ),
     # An exists is a hash of the whole table to the planner, where that is empty.
     "replays": Cure(

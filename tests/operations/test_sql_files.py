@@ -151,12 +151,18 @@ PARAMETERS: dict[str, Mapping[str, Any]] = {
         "sale_statuses": ["open"],
     },
     "pay_tickets": OWNED,
+    "reacquire_tickets": OWNED,
     "refund_tickets": {
         "ticket_ids": [T1, T2, T2, UNKNOWN, None],
         "reservation_ids": [None, None, None, None, T3],
         "resale": [True, False, True, True, False],
     },
     "reserve_tickets": {**RESERVING, "hold": "900 s"},
+    "transfer_tickets": {
+        "ticket_ids": [T1, T1, T2, T3, UNKNOWN],
+        "user_fingerprints": ["mallory", "alice", "bob", 'a"b\\c', "alice"],
+        "new_user_fingerprints": ["mallory", 'a"b\\c', "alice", "bob", "bob"],
+    },
     "update_event": {
         "event_id": E1,
         "changes": '{"name": "renamed", "total_tickets": 2, "sale_closes_at": "now"}',

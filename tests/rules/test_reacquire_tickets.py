@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from service.rows import Uuid
+from service.settings import resource
 from service.write_path.changes import Pay, Reacquire
 from tests.support.batches import carry_out, outcome_codes, reserve
 from tests.support.client import Client, code
@@ -142,6 +143,25 @@ def test_a_late_payment_counts_toward_the_limit_of_its_person(
     assert refused.json()["details"] == {"maxTicketsPerPerson": 3, "held": 1, "purchased": 1}
     assert client.pay_late(tickets[0]).status_code == 200
     assert code(client.pay_late(tickets[1])) == (409, "LIMIT_REACHED")
+
+
+def test_a_hold_that_has_just_ended_counts_while_its_batch_pays_for_it(
+    client: Client, database: Database
+) -> None:
+    event = client.create_event(totalTickets=9, maxTicketsPerPerson=2)
+    _, (lapsed,) = hold(client, event, 1)
+    swept(client, database, event)
+    whole, _ = hold(client, event, 2)
+    late(database)
+    # Without expire_tickets: as if they had ended after it.
+    rows = database.psql(
+        f"\\set ticket_ids '{{null,{lapsed}}}'\n\\set reservation_ids '{{{whole},null}}'\n"
+        "\\set user_fingerprints '{alice,alice}'\n"
+        f"\\i {resource('sql') / 'reacquire_tickets.sql'}"
+    )
+    outcomes = [row.split("|")[1] for row in rows]
+    assert outcomes == ["granted", "granted", "limit_reached"]
+    assert client.find_ticket(lapsed).json()["status"] == "expired"
 
 
 @pytest.mark.parametrize(

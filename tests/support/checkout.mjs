@@ -37,6 +37,11 @@ for await (const line of createInterface({ input: process.stdin })) {
     continue;
   }
   let code = null;
+  const payments = [];
+  if (verb === "buy") {
+    const note = (payment) => async () => payments.push(payment);
+    rest.push(note("charged"), note("refunded"));
+  }
   try {
     await checkout[verb](...rest);
   } catch (refusal) {
@@ -44,6 +49,6 @@ for await (const line of createInterface({ input: process.stdin })) {
     code = refusal.code;
   }
   const secondsLeft = checkout.reservation && checkout.secondsLeft();
-  send({ code, ...checkout.reservation, secondsLeft });
+  send({ code, ...checkout.reservation, secondsLeft, payments });
 }
 process.exit();

@@ -80,6 +80,7 @@ class PythonCheckout:
     Attributes:
         retry_codes: the code of each refusal after which it retried.
         messages: its message for each code.
+        payments: what the last ``buy`` did with the money: 'charged', 'refunded'.
     """
 
     def __init__(self, url: str, event: str, folder: Path) -> None:
@@ -89,6 +90,7 @@ class PythonCheckout:
         self._service = httpx2.Client(base_url=url, timeout=WAIT_SECONDS)
         self._checkout: Any = None
         self.retry_codes: list[str] = []
+        self.payments: list[str] = []
         self.messages: dict[str, str] = self._module.MESSAGES
 
     def do(self, verb: str, *arguments: int) -> str:
@@ -100,6 +102,12 @@ class PythonCheckout:
                     self._service, order, lambda refusal: self.retry_codes.append(refusal.code)
                 )
                 self._checkout.reserve()
+            elif verb == "buy":
+                self.payments = []
+                self._checkout.buy(
+                    lambda: self.payments.append("charged"),
+                    lambda: self.payments.append("refunded"),
+                )
             else:
                 getattr(self._checkout, verb)()
         except self._module.Refusal as refusal:
@@ -140,6 +148,7 @@ class NodeCheckout:
     Attributes:
         retry_codes: the code of each refusal after which it retried.
         messages: its message for each code.
+        payments: what the last ``buy`` did with the money: 'charged', 'refunded'.
         streamed_events: the events that its stream has received.
         reservation: as of the last command.
     """
@@ -165,6 +174,7 @@ class NodeCheckout:
         Thread(target=self._listen, daemon=True).start()
         self.messages: dict[str, str] = self._results.get(timeout=WAIT_SECONDS)["messages"]
         self.reservation: dict[str, Any] = {}
+        self.payments: list[str] = []
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
@@ -187,6 +197,7 @@ class NodeCheckout:
         """Call a method; return the status of the order, or the code of the refusal."""
         self.send_command(verb, *arguments)
         self.reservation = self._results.get(timeout=WAIT_SECONDS)
+        self.payments = self.reservation["payments"]
         return str(self.reservation["code"] or self.reservation["status"])
 
     @property
