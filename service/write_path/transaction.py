@@ -131,7 +131,7 @@ class Transactions:
             "lock_timeout": f"{lock_seconds} s",
             "statement_timeout": f"{limits.STATEMENT_SECONDS} s",
         }
-        expiry = {"quantities": list(needed.values()), **self._constants}
+        expiry = {"quantities": list(needed.values()), "most": limits.SWEEP_TICKETS}
         lines = {change.event_id for change in changes if isinstance(change, _OF_A_LINE)}
 
         steps: list[tuple[str, dict[str, Any]]] = [

@@ -292,7 +292,8 @@ class Event:
             return refusal
         available = self.total - self.allocated
         if expired > available:
-            return Refused(410, "HOLD_EXPIRED", {"availableTickets": available})
+            details = {"availableTickets": available, "waitingTickets": 0}
+            return Refused(410, "HOLD_EXPIRED", details)
         return None
 
     def update(self, changes: dict[str, Any]) -> Refused | None:
@@ -333,6 +334,7 @@ class Event:
             "availableTickets": self.total - self.allocated,
             "reservedTickets": self.count("reserved"),
             "purchasedTickets": self.count("purchased"),
+            "waitingTickets": 0,
             "version": self.version,
             "revision": self.revision,
             "saleStatus": self.sale_status,

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from service import limits
+from tests.support.citus import not_on_citus
 from tests.support.client import Client, code
 from tests.support.database import Database
 from tests.support.services import RunningService, Starter
@@ -116,6 +117,7 @@ def test_a_sale_that_closes_during_the_wait_is_closed(client: Client, database: 
         assert code(reserved.result()) == (409, "SALE_CLOSED")
 
 
+@not_on_citus("a hold begins by the coordinator's clock, and its row by the worker's")
 def test_an_event_has_its_own_hold_length(client: Client) -> None:
     event = client.create_event(holdSeconds=60)
     (ticket,) = client.reserve(event).json()
@@ -370,6 +372,7 @@ def test_the_etag_changes_when_the_sale_opens(client: Client, database: Database
     assert (opened.json()["saleStatus"], opened.json()["version"]) == ("open", 1)
 
 
+@not_on_citus("the event is made by the coordinator's clock, and its ledger by the worker's")
 def test_a_time_in_the_past_shows_the_terms_of_now(client: Client) -> None:
     event = client.create_event()
     created_at = client.find_event(event)["updatedAt"]
