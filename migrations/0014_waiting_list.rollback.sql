@@ -10,8 +10,6 @@ drop function entry_state(uuid, timestamptz, timestamptz, boolean, boolean);
 
 alter table event_ledger drop column waiting_tickets;
 
-drop index idx_events_waiting;
-
 alter table events drop column waiting_tickets;
 
 drop table waiting_entries;

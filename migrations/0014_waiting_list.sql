@@ -8,6 +8,7 @@
 -- line, and counts nobody who waits.
 -- squawk-ignore-file adding-field-with-default, constraint-missing-not-valid
 -- squawk-ignore-file require-concurrent-index-creation, adding-foreign-key-constraint
+-- squawk-ignore-file require-enum-value-ordering
 -- depends: 0013_transfer_tickets
 
 set local lock_timeout = '2s';

@@ -2,10 +2,10 @@
 --
 -- Puts people into the line for an event's tickets, for a batch of requests in the order in which
 -- they arrived. offer_tickets runs next in the same transaction: who finds tickets available and
--- nobody ahead has an offer at once.
+-- nobody ahead has an offer at once. The service never puts two requests of one person for one
+-- event into one batch.
 --
--- parameters: one element of each array for a request, in the order of arrival. The service never
---   puts two requests of one person for one event into one batch
+-- parameters: one element of each array for a request, in the order of arrival
 --   event_ids          uuid[]
 --   quantities         integer[]  at least 1, which the service checks
 --   user_fingerprints  text[]     who wants the tickets

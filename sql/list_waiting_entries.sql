@@ -50,23 +50,26 @@ matched as (
         entries.event_id = :'event_id'::uuid
         and entries.position > coalesce((select cursor_entry.position from cursor_entry), 0)
         and (:'state'::text <> 'waiting' or entries.waiting_event_id = :'event_id'::uuid)
-        -- Among thousands of offers that are over, only those with held tickets are looked at.
+        -- Among thousands of offers that are over, only those with held tickets are looked at. An
+        -- array is looked up by index.
         and (
             :'state'::text <> 'offered'
-            or entries.reservation_id in (
+            or entries.reservation_id = any(array(
                 select held.reservation_id
                 from ticket_allocations as held
                 where
                     held.held_event_id = :'event_id'::uuid
                     and held.held_until > statement_timestamp()
-            )
+            ))
         )
 ),
 
+-- Who waits is known without a look at the state: else the planner expects few of them, and reads
+-- the whole line for a page.
 page as (
     select *
     from matched
-    where :'state'::text in ('', state)
+    where :'state'::text in ('', 'waiting', state)
     order by position
     limit :'page_size'::integer
 ),

@@ -14,7 +14,10 @@ CREATE TYPE public.event_change AS ENUM (
     'purchased',
     'expired',
     'user_cancelled',
-    'refunded'
+    'refunded',
+    'joined',
+    'left',
+    'offered'
 );
 
 CREATE FUNCTION public.actor_name(secret uuid, user_fingerprint text) RETURNS text
@@ -55,6 +58,20 @@ CREATE FUNCTION public.derived_id(seed uuid, request bigint, nth integer) RETURN
                 placing '8' from 5
             )
         )::uuid
+$$;
+
+CREATE FUNCTION public.entry_state(reservation_id uuid, left_at timestamp with time zone, unservable_at timestamp with time zone, is_held boolean, is_purchased boolean) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$
+    select
+        case
+            when left_at is not null then 'left'
+            when unservable_at is not null then 'lapsed'
+            when reservation_id is null then 'waiting'
+            when is_held then 'offered'
+            when is_purchased then 'fulfilled'
+            else 'lapsed'
+        end
 $$;
 
 CREATE FUNCTION public.hold_end(begins_at timestamp with time zone, seconds integer) RETURNS timestamp with time zone
@@ -104,6 +121,21 @@ begin
         new.name := normalize(new.name, nfc);
     end if;
     return new;
+end
+$$;
+
+CREATE FUNCTION public.offer_turn(turn integer[], available integer, quantity integer, passed integer) RETURNS integer[]
+    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+    AS $$
+begin
+    turn := coalesce(turn, array[available, 2147483647]);
+    if turn[2] <= 0 then
+        return turn;
+    elsif quantity <= turn[1] then
+        return array[turn[1] - quantity, turn[2] - quantity];
+    else
+        return array[turn[1], least(turn[2], quantity - passed)];
+    end if;
 end
 $$;
 
@@ -258,6 +290,12 @@ CREATE AGGREGATE public.remaining_after(opening integer[], wanted integer, place
     PARALLEL = safe
 );
 
+CREATE AGGREGATE public.turn_after(available integer, quantity integer, passed integer) (
+    SFUNC = public.offer_turn,
+    STYPE = integer[],
+    PARALLEL = safe
+);
+
 CREATE TABLE public.event_ledger (
     event_id uuid NOT NULL,
     version bigint NOT NULL,
@@ -272,6 +310,7 @@ CREATE TABLE public.event_ledger (
     refunded integer DEFAULT 0 NOT NULL,
     last_event public.event_change NOT NULL,
     actor character varying,
+    waiting_tickets integer DEFAULT 0 NOT NULL,
     CONSTRAINT ledger_moves_are_never_negative CHECK ((LEAST(reserved, purchased, expired, cancelled, refunded) >= 0)),
     CONSTRAINT ledger_versions_begin_at_one CHECK ((version >= 1))
 );
@@ -297,6 +336,7 @@ CREATE TABLE public.events (
     max_hold_seconds integer,
     max_tickets_per_person integer,
     revision bigint DEFAULT 1 NOT NULL,
+    waiting_tickets integer DEFAULT 0 NOT NULL,
     CONSTRAINT each_person_may_have_a_ticket CHECK ((max_tickets_per_person >= 1)),
     CONSTRAINT events_begin_at_revision_one CHECK ((revision >= 1)),
     CONSTRAINT events_begin_at_version_one CHECK ((version >= 1)),
@@ -309,6 +349,7 @@ CREATE TABLE public.events (
     CONSTRAINT events_never_purchase_below_zero CHECK ((purchased_tickets >= 0)),
     CONSTRAINT events_purchase_only_what_is_allocated CHECK ((purchased_tickets <= allocated_tickets)),
     CONSTRAINT holds_last_a_second_to_a_year CHECK (((hold_seconds >= 1) AND (hold_seconds <= 31536000))),
+    CONSTRAINT lines_never_want_below_zero CHECK ((waiting_tickets >= 0)),
     CONSTRAINT longest_holds_are_not_shorter_than_holds CHECK ((max_hold_seconds >= hold_seconds)),
     CONSTRAINT longest_holds_last_a_second_to_a_year CHECK (((max_hold_seconds >= 1) AND (max_hold_seconds <= 31536000))),
     CONSTRAINT sales_open_before_they_close CHECK ((sale_opens_at < sale_closes_at))
@@ -341,6 +382,30 @@ END) STORED,
     CONSTRAINT tickets_have_an_owner CHECK (((char_length((user_fingerprint)::text) >= 1) AND (char_length((user_fingerprint)::text) <= 512)))
 );
 
+CREATE TABLE public.waiting_entries (
+    id uuid DEFAULT public.time_ordered_uuid() NOT NULL,
+    event_id uuid NOT NULL,
+    "position" integer NOT NULL,
+    user_fingerprint character varying NOT NULL,
+    quantity integer NOT NULL,
+    reservation_id uuid,
+    left_at timestamp with time zone,
+    unservable_at timestamp with time zone,
+    created_at timestamp with time zone DEFAULT statement_timestamp() NOT NULL,
+    updated_at timestamp with time zone DEFAULT statement_timestamp() NOT NULL,
+    waiting_event_id uuid GENERATED ALWAYS AS (
+CASE
+    WHEN ((reservation_id IS NULL) AND (left_at IS NULL) AND (unservable_at IS NULL)) THEN event_id
+    ELSE NULL::uuid
+END) STORED,
+    CONSTRAINT entries_are_numbered_from_one CHECK (("position" >= 1)),
+    CONSTRAINT entries_have_an_owner CHECK (((char_length((user_fingerprint)::text) >= 1) AND (char_length((user_fingerprint)::text) <= 512))),
+    CONSTRAINT entries_want_a_ticket CHECK ((quantity >= 1))
+);
+
+ALTER TABLE ONLY public.waiting_entries
+    ADD CONSTRAINT entries_have_an_order UNIQUE (event_id, "position");
+
 ALTER TABLE ONLY public.event_ledger
     ADD CONSTRAINT event_ledger_pkey PRIMARY KEY (event_id, version);
 
@@ -359,6 +424,11 @@ ALTER TABLE ONLY public.ticket_allocations
 ALTER TABLE ONLY public.ticket_allocations
     ADD CONSTRAINT ticket_allocations_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY public.waiting_entries
+    ADD CONSTRAINT waiting_entries_pkey PRIMARY KEY (id);
+
+CREATE INDEX idx_events_waiting ON public.events USING btree (id) WHERE (waiting_tickets > 0);
+
 CREATE INDEX idx_ticket_allocations_event_id ON public.ticket_allocations USING btree (event_id);
 
 CREATE INDEX idx_ticket_allocations_expires_at ON public.ticket_allocations USING btree (expires_at);
@@ -368,6 +438,16 @@ CREATE INDEX idx_ticket_allocations_held ON public.ticket_allocations USING btre
 CREATE INDEX idx_ticket_allocations_status ON public.ticket_allocations USING btree (status);
 
 CREATE INDEX idx_ticket_allocations_user_fingerprint_status ON public.ticket_allocations USING btree (user_fingerprint, status);
+
+CREATE INDEX idx_waiting_entries_line ON public.waiting_entries USING btree (waiting_event_id, quantity, "position") WHERE (waiting_event_id IS NOT NULL);
+
+CREATE INDEX idx_waiting_entries_offered ON public.waiting_entries USING btree (event_id, "position") INCLUDE (quantity) WHERE (reservation_id IS NOT NULL);
+
+CREATE INDEX idx_waiting_entries_order ON public.waiting_entries USING btree (waiting_event_id, "position") INCLUDE (quantity) WHERE (waiting_event_id IS NOT NULL);
+
+CREATE INDEX idx_waiting_entries_reservation_id ON public.waiting_entries USING btree (reservation_id) WHERE (reservation_id IS NOT NULL);
+
+CREATE INDEX idx_waiting_entries_user_fingerprint ON public.waiting_entries USING btree (user_fingerprint, event_id);
 
 CREATE TRIGGER event_ledger_is_append_only BEFORE DELETE OR UPDATE ON public.event_ledger FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_to_change_ledger();
 
@@ -382,6 +462,11 @@ CREATE TRIGGER events_open_ledger AFTER INSERT ON public.events FOR EACH ROW EXE
 CREATE TRIGGER events_touch_updated_at BEFORE UPDATE ON public.events FOR EACH ROW EXECUTE FUNCTION public.touch_updated_at();
 
 CREATE TRIGGER ticket_allocations_touch_updated_at BEFORE UPDATE ON public.ticket_allocations FOR EACH ROW EXECUTE FUNCTION public.touch_updated_at();
+
+CREATE TRIGGER waiting_entries_touch_updated_at BEFORE UPDATE ON public.waiting_entries FOR EACH ROW EXECUTE FUNCTION public.touch_updated_at();
+
+ALTER TABLE ONLY public.waiting_entries
+    ADD CONSTRAINT entries_belong_to_an_event FOREIGN KEY (event_id) REFERENCES public.events(id);
 
 ALTER TABLE ONLY public.event_ledger
     ADD CONSTRAINT ledger_rows_belong_to_an_event FOREIGN KEY (event_id) REFERENCES public.events(id);

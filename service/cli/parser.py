@@ -148,6 +148,7 @@ def build_parser() -> Parser:
         HOLD_SECONDS             how long a reservation is held (900)
         MAX_HOLD_SECONDS         how long with all extensions (twice HOLD_SECONDS)
         MAX_TICKETS_PER_REQUEST  the largest quantity (10)
+        MAX_WAITING_ENTRIES      how many may wait in line for one event (100000)
         ORGANIZER_TOKEN          required by the organizer's routes (default: none)
         CORS_ORIGINS             the origins of pages that may call the service
         ALLOWED_HOSTS            the names in the header Host that it serves
@@ -236,8 +237,7 @@ def build_parser() -> Parser:
         """
         holdfast psql
         holdfast psql -c '\\d events'
-        holdfast psql -v event_ids='{}' -v ticket_ids='{}' \\
-          -v reservation_ids='{}' -f sql/lock_events.sql
+        holdfast psql -v event_ids='{}' -v failed_only=true -f sql/check_events.sql
         """,
         DATABASE_VARIABLES,
         {

@@ -20,7 +20,13 @@ from service.settings import Settings
 from service.web.endpoints import OWNER, Endpoint, Success
 from service.web.examples import EXAMPLES
 from service.web.fields import ANY_TEXT, UUID, Reader
-from service.web.responses import EventResponse, ReservationResponse, TicketResponse, refuse
+from service.web.responses import (
+    EntryResponse,
+    EventResponse,
+    ReservationResponse,
+    TicketResponse,
+    refuse,
+)
 from service.web.watching import EventStream
 
 Routes = Mapping[str, Mapping[str, Endpoint]]
@@ -54,7 +60,7 @@ HEADERS = {
     "Cache-Control": "`no-cache`: ask the service before each use. `no-store`: store nothing.",
     "Vary": "The request header that the response depends on.",
     "ETag": "Changes whenever the response does.",
-    "Location": "The path of the new event or reservation.",
+    "Location": "The path of the new event, reservation or waiting entry.",
     "Idempotency-Replayed": "`true` if an earlier request with this key made the reservation.",
     "Content-Security-Policy": "What the page may load and run.",
     "Retry-After": "Seconds to wait before a retry.",
@@ -74,6 +80,7 @@ _LINKED: dict[Any, list[tuple[str, str]]] = {
         ("/reservations/{reservationId}", "/reservationId"),
     ],
     ReservationResponse: [("/reservations/{reservationId}", "/id")],
+    EntryResponse: [("/waiting/{entryId}", "/id")],
 }
 
 # The name of a struct, such as EventResponse, in a definition or at the end of a reference.

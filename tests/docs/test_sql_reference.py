@@ -14,7 +14,7 @@ from service.database.statements import load_statements
 from service.settings import resource
 from service.web.routes import ROUTES
 from service.write_path.changes import KINDS_IN_ORDER
-from service.write_path.transaction import AFTER, BEFORE
+from service.write_path.transaction import AFTER, BEFORE, OFFER
 from tests.support.client import Client
 from tests.support.database import SERVICE_ROLE, Database, skip_if_pooled
 from tests.support.services import Starter, run_service
@@ -46,7 +46,8 @@ def test_the_page_matches_the_headers() -> None:
 def test_the_page_has_the_order_of_the_statements() -> None:
     table = PAGE.read_text().partition("## The order")[2].partition("\n## ")[0]
     listed = re.findall(r"^\| \d+ \| \[`(\w+)`\]", table, re.M)
-    assert listed == [*BEFORE, *(kind.statement for kind in KINDS_IN_ORDER), *AFTER]
+    *others, reserve = [kind.statement for kind in KINDS_IN_ORDER]
+    assert listed == [*BEFORE, *others, OFFER, reserve, *AFTER]
 
 
 class ServerLog:
@@ -134,6 +135,14 @@ def send_requests(client: Client, log: ServerLog) -> Iterator[str]:
     client.list_user_tickets()
     client.list_user_tickets(after=paid)
     yield "GET /tickets"
+    client.list_line(event)
+    yield "GET /events/{eventId}/waiting"
+    entry = client.join_line(event).json()["id"]
+    yield "POST /events/{eventId}/waiting"
+    client.find_entry(entry)
+    yield "GET /waiting/{entryId}"
+    client.leave_line(entry)
+    yield "DELETE /waiting/{entryId}"
     client.post("/fingerprints")
     yield "POST /fingerprints"
     for path in ("/", "/health", "/health/live", "/metrics", "/docs", "/openapi.json"):
@@ -158,6 +167,17 @@ def pay_while_locked(client: Client, database: Database, log: ServerLog) -> set[
             log.wait_for("find_reservations")
         assert [payment.result().status_code for payment in payments] == [200, 200]
     return log.read() - {*BEFORE, "pay_tickets"}
+
+
+def offer_what_was_released(client: Client, log: ServerLog) -> set[str]:
+    """Cancel a ticket that somebody waits for; return the statement that only this needs."""
+    event = client.create_event(name="With a line", tickets=1)
+    (ticket,) = client.hold(event, user="owen")
+    client.join_line(event)
+    log.read()
+    client.cancel(ticket, "owen")
+    log.wait_for("offer_tickets")
+    return log.read() & {"offer_tickets"}
 
 
 def wait_without_a_response(
@@ -189,6 +209,9 @@ def test_the_page_names_the_callers_of_each_file(
         }
         statements_by_caller["the write path while an event is locked"] = pay_while_locked(
             client, database, log
+        )
+        statements_by_caller["the write path after tickets were released"] = (
+            offer_what_was_released(client, log)
         )
         statements_by_caller["a write without a response"] = wait_without_a_response(
             client, database, log, monkeypatch

@@ -86,7 +86,7 @@ def test_a_path_parameter_is_named_after_what_it_identifies(description: Json) -
         own = [parameter["name"] for parameter in item["parameters"] if "$ref" not in parameter]
         assert own == re.findall(r"{(\w+)}", path)
         names.update(own)
-    assert names == {"eventId", "ticketId", "reservationId"}
+    assert names == {"eventId", "ticketId", "reservationId", "entryId"}
 
 
 def test_only_the_routes_of_the_organizer_have_a_security_scheme(description: Json) -> None:
@@ -150,6 +150,8 @@ def test_a_link_gives_its_target_parameters_that_exist(description: Json) -> Non
     assert {("createEvent", "reserveTickets"), ("payTicket", "refundTicket")} <= links
     for verb in ("findTicket", "payTicket", "cancelTicket", "payReservation"):
         assert ("reserveTickets", verb) in links
+    for verb in ("findWaitingEntry", "leaveWaitingList"):
+        assert ("joinWaitingList", verb) in links
 
 
 class CheckingClient(Client):
@@ -258,6 +260,18 @@ def test_every_response_of_a_sale_matches_the_description(
         assert code(buyer.update_event(event, revision=1)) == (409, "EVENT_CHANGED")
         stale = buyer.patch(f"/events/{event}", json={"name": "New"}, headers={"If-Match": "x"})
         assert code(stale) == (412, "PRECONDITION_FAILED")
+
+        line = buyer.create_event(name="With a line", tickets=1)
+        buyer.hold(line, user="owen")
+        entry = buyer.join_line(line, 1, fingerprint).json()["id"]
+        assert buyer.join_line(line, 1, fingerprint).status_code == 200
+        assert code(buyer.join_line(line, 2, fingerprint)) == (409, "ALREADY_WAITING")
+        assert code(buyer.join_line(line, 2)) == (409, "NOT_ENOUGH_TICKETS")
+        assert code(buyer.reserve(line)) == (409, "WAITING_LIST_FIRST")
+        assert buyer.find_entry(entry, fingerprint).json()["ahead"] == {"entries": 0, "tickets": 0}
+        assert buyer.list_line(line, limit=1).json()["meta"]["next"] is None
+        assert buyer.leave_line(entry, fingerprint).status_code == 200
+        assert code(buyer.leave_line(entry, fingerprint)) == (409, "ALREADY_LEFT")
 
         etag = buyer.get(f"/events/{event}").headers["ETag"]
         unchanged = buyer.get(f"/events/{event}", headers={"If-None-Match": etag})

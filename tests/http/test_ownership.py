@@ -39,6 +39,10 @@ ACCESS = {
     ("DELETE", "/events/tickets/{ticketId}/payment"): OWNER_ONLY,
     ("POST", "/events/tickets/{ticketId}/transfer"): OWNER_ONLY,
     ("POST", "/events/tickets/{ticketId}/refund"): ORGANIZER,
+    ("GET", "/events/{eventId}/waiting"): ORGANIZER,
+    ("POST", "/events/{eventId}/waiting"): ANYBODY,
+    ("GET", "/waiting/{entryId}"): OWNER_ONLY,
+    ("DELETE", "/waiting/{entryId}"): OWNER_ONLY,
     ("GET", "/reservations/{reservationId}"): OWNER_ONLY,
     ("DELETE", "/reservations/{reservationId}"): OWNER_ONLY,
     ("POST", "/reservations/{reservationId}/payment"): OWNER_ONLY,
@@ -68,24 +72,29 @@ STORABLE = {
 ALL = [(method, path) for path, methods in ROUTES.items() for method in methods]
 HEAD_PATHS = [path for method, path in ALL if method == "GET" and not ROUTES[path]["GET"].streams]
 
+# Open to all, but only with a fingerprint, which the response shows to its owner.
+BUYING = [("POST", "/events/{eventId}/tickets"), ("POST", "/events/{eventId}/waiting")]
+
 BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/events"): {"name": "New", "date": "2030-01-01T20:00:00Z", "totalTickets": 1},
     ("PATCH", "/events/{eventId}"): {"name": "Renamed"},
     ("POST", "/events/{eventId}/tickets"): {"quantity": 1},
     ("POST", "/events/tickets/{ticketId}/transfer"): {"newUserFingerprint": NEW_OWNER},
+    ("POST", "/events/{eventId}/waiting"): {"quantity": 1},
 }
-TAKES_OWNER = ("/payment", "/extension", "/transfer", "/events/{eventId}/tickets")
+TAKES_OWNER = ("/payment", "/extension", "/transfer", "/{eventId}/tickets", "/{eventId}/waiting")
 
 
 @dataclass
 class Sale:
-    """An event with a reservation of OWNER, which the requests are about."""
+    """An event with a reservation and a waiting entry of OWNER, which the requests are about."""
 
     client: Client
     database: Database
     event: str
     ticket: str
     reservation: str
+    entry: str
 
     def state(self) -> list[str]:
         """Return all rows that a request could have changed."""
@@ -114,13 +123,15 @@ def sale(shared: tuple[RunningService, Database], request: pytest.FixtureRequest
         client.headers["Authorization"] = f"Bearer {TOKEN}"
         event = client.create_event(name=request.node.name)
         tickets = client.reserve(event, quantity=2, user=OWNER).json()
+        # Nobody is ahead, so this entry has an offer.
+        entry = client.join_line(event, user=OWNER).json()["id"]
         del client.headers["Authorization"]
         # Else an extension would gain nothing.
         database.psql(
             "update ticket_allocations set expires_at = expires_at - interval '1 min' "
             f"where event_id = '{event}'"
         )
-        yield Sale(client, database, event, tickets[0]["id"], tickets[0]["reservationId"])
+        yield Sale(client, database, event, tickets[0]["id"], tickets[0]["reservationId"], entry)
 
 
 def send(
@@ -128,6 +139,8 @@ def send(
 ) -> httpx2.Response:
     """Send a valid request with a fingerprint, a token, both or neither."""
     id_ = sale.reservation if path.startswith("/reservations") else sale.ticket
+    if path.startswith("/waiting"):
+        id_ = sale.entry
     if path.startswith("/events/{eventId}"):
         id_ = sale.event
     if path.endswith("/refund"):
@@ -171,7 +184,7 @@ def test_the_owner_may_use_the_routes_of_the_owner(sale: Sale, method: str, path
         assert not shows(response, OWNER)
         return
     assert shows(response, OWNER) == (
-        ACCESS[method, path] in (OWNER_ONLY, HIDES_OWNER) or path == "/events/{eventId}/tickets"
+        ACCESS[method, path] in (OWNER_ONLY, HIDES_OWNER) or (method, path) in BUYING
     )
 
 
@@ -201,7 +214,7 @@ def test_an_anonymous_client_changes_nothing_and_learns_nothing(
     assert not shows(response, OWNER)
     if ACCESS[method, path] == ORGANIZER:
         assert code(response) == (401, "UNAUTHORIZED")
-    elif ACCESS[method, path] == OWNER_ONLY or path == "/events/{eventId}/tickets":
+    elif ACCESS[method, path] == OWNER_ONLY or (method, path) in BUYING:
         assert code(response) == (400, "BAD_REQUEST")
     else:
         assert response.status_code in (200, 201), response.text
@@ -213,8 +226,7 @@ def test_an_anonymous_client_changes_nothing_and_learns_nothing(
 def test_the_organizer_may_organize_but_owns_no_ticket(sale: Sale, method: str, path: str) -> None:
     response = send(sale, method, path, token=TOKEN)
     assert not shows(response, OWNER)
-    is_reservation = (method, path) == ("POST", "/events/{eventId}/tickets")
-    if ACCESS[method, path] == OWNER_ONLY or is_reservation:
+    if ACCESS[method, path] == OWNER_ONLY or (method, path) in BUYING:
         assert code(response) == (400, "BAD_REQUEST")
     else:
         assert response.status_code in (200, 201), response.text

@@ -30,7 +30,10 @@ def run_schemathesis(database: Database, start: Starter, folder: Path, examples:
         client.headers["Authorization"] = f"Bearer {TOKEN}"
         event = client.create_event(tickets=100_000)
         reserved = [client.reserve(event, quantity=2).json()[0] for _ in range(60)]
+        lines = [client.create_event(name=f"line {number}") for number in range(10)]
+        entries = [client.join_line(line).json()["id"] for line in lines]
     write_dictionary(folder / "events.txt", [event])
+    write_dictionary(folder / "entries.txt", entries)
     write_dictionary(folder / "tickets.txt", [ticket["id"] for ticket in reserved[:30]])
     reservations = [ticket["reservationId"] for ticket in reserved[30:]]
     write_dictionary(folder / "reservations.txt", reservations)

@@ -79,6 +79,8 @@ CORRUPTIONS = {
             "purchased = the ledger's",
             "allocated = the ledger's sum",
             "purchased = the ledger's sum",
+            "waiting = the ledger's",
+            "nobody jumped the line",
             "each version follows from the last",
             "no version goes back in time",
         },
@@ -94,6 +96,25 @@ CORRUPTIONS = {
     "a time in the ledger goes back": (
         f"{NO_TRIGGERS} update event_ledger set recorded_at = '2020-01-01' where version = 2",
         {"no version goes back in time"},
+    ),
+    "the count of those who wait is too high": (
+        "update events set waiting_tickets = 1",
+        {"waiting = its entries", "waiting = the ledger's"},
+    ),
+    "somebody was put into the line by hand": (
+        "insert into waiting_entries (event_id, position, user_fingerprint, quantity) "
+        "select id, 1, 'mallory', 1 from events",
+        {"waiting = its entries"},
+    ),
+    "an offer is smaller than what was wanted": (
+        "insert into waiting_entries (event_id, position, user_fingerprint, quantity, "
+        "reservation_id) select event_id, 1, 'alice', 3, reservation_id "
+        "from ticket_allocations limit 1",
+        {"no offer in part"},
+    ),
+    "tickets were reserved while somebody waited": (
+        f"{NO_TRIGGERS} update event_ledger set waiting_tickets = 1 where version = 2",
+        {"nobody jumped the line"},
     ),
     "the secret of an event is missing": (
         f"{NO_TRIGGERS} delete from event_private",
@@ -126,7 +147,7 @@ def test_an_event_in_order_passes_every_check(
     client, _, event = sale
     audit = client.check_event(event).json()
     assert audit["ok"] is True
-    assert len(audit["checks"]) == 15
+    assert len(audit["checks"]) == 19
     by_name = {check["name"]: check for check in audit["checks"]}
     assert by_name["allocated = its tickets"] == {
         "name": "allocated = its tickets",

@@ -68,6 +68,20 @@ def test_a_replay_returns_the_tickets_without_the_fingerprint(
     assert client.find_event(event)["allocatedTickets"] == 2
 
 
+def test_a_person_who_waits_in_line_is_forgotten(client: Client, database: Database) -> None:
+    event = client.create_event(tickets=1)
+    client.hold(event, user="bob-s-own")
+    entry = client.join_line(event, user="alice-s-own").json()
+    assert tables_containing(database, "alice-s-own") == ["waiting_entries"]
+    process = holdfast("forget", "alice-s-own", DATABASE_URL=database.dsn)
+    assert process.stdout == "replaced the fingerprint of 0 ticket(s) of 1 event(s)\n"
+    assert tables_containing(database, "alice-s-own") == []
+    assert client.find_entry(entry["id"], "alice-s-own").status_code == 403
+    assert client.find_event(event)["waitingTickets"] == 1
+    # She may join again, as somebody else.
+    assert client.join_line(event, user="alice-s-own").status_code == 201
+
+
 @pytest.mark.parametrize("fingerprint", ["-dash", "-h", "--version", "o'brien", 'a"b\\c,{}'])
 def test_any_fingerprint_can_be_forgotten(
     client: Client, database: Database, fingerprint: str

@@ -41,15 +41,19 @@ GRANTED = [
     "event_private|select",
     "events|select",
     "ticket_allocations|select",
+    "waiting_entries|select",
     "event_ledger|insert|actor allocated_tickets cancelled event_id expired last_event purchased "
-    "purchased_tickets recorded_at refunded reserved total_tickets version",
+    "purchased_tickets recorded_at refunded reserved total_tickets version waiting_tickets",
     "event_private|insert|event_id",
     "events|insert|date hold_seconds max_hold_seconds max_tickets_per_person name sale_closes_at "
     "sale_opens_at total_tickets",
     "events|update|allocated_tickets date hold_seconds max_hold_seconds max_tickets_per_person "
-    "name purchased_tickets revision sale_closes_at sale_opens_at total_tickets version",
+    "name purchased_tickets revision sale_closes_at sale_opens_at total_tickets version "
+    "waiting_tickets",
     "ticket_allocations|insert|event_id expires_at id position reservation_id user_fingerprint",
     "ticket_allocations|update|expires_at status user_fingerprint",
+    "waiting_entries|insert|event_id position quantity user_fingerprint",
+    "waiting_entries|update|left_at reservation_id unservable_at",
 ]
 
 
@@ -96,6 +100,9 @@ def test_the_services_under_test_connect_with_that_role(
         "update ticket_allocations set event_id = event_id",
         "insert into ticket_allocations (event_id, user_fingerprint, status) "
         f"values ('{E1}', 'mallory', 'purchased')",
+        "update waiting_entries set user_fingerprint = 'mallory'",
+        "update waiting_entries set position = 1",
+        "delete from waiting_entries",
         "update event_private set secret = gen_random_uuid()",
         "update event_ledger set version = version",
         "delete from event_ledger",

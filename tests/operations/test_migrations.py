@@ -231,8 +231,11 @@ def test_migrate_applies_what_the_connected_services_can_bear(
     database: Database, start: Starter
 ) -> None:
     start(database, sweeps=False)
-    yoyo(database, "rollback", "--revision", "0009_functions_of_the_write_path")
-    assert migrate(database.dsn, STATEMENTS) == NAMES[8:]
+    # Roll this one back alone, although later migrations were applied.
+    name = "0010_index_holds"
+    database.psql((resource("migrations") / f"{name}.rollback.sql").read_text())
+    database.psql(f"delete from _yoyo_migration where migration_id = '{name}'")
+    assert migrate(database.dsn, STATEMENTS) == [name]
 
 
 @pytest.mark.parametrize("name", ["holdfast", "shop"])

@@ -20,6 +20,7 @@ STATEMENTS = load_statements(resource("sql"))
 FOLDER = resource("sql")
 
 E1, E2, UNKNOWN = (f"018f0000-0000-7000-8000-00000000000{n}" for n in range(1, 4))
+W1, W2 = "018f0000-0000-7000-8000-000000000021", "018f0000-0000-7000-8000-000000000022"
 T1, T2, T3 = (f"018f0000-0000-7000-8000-00000000001{n}" for n in range(1, 4))
 
 # The secrets are fixed, so that the ids that are derived from them are.
@@ -31,6 +32,10 @@ TICKET = (
     "values"
 )
 ONE, OTHER = f"('{E1}', 'one', '2030-01-01', {{}})", f"('{E2}', 'other', '2030-01-02', {{}})"
+ENTRY = (
+    "insert into waiting_entries "
+    "(id, event_id, position, user_fingerprint, quantity, created_at, updated_at) values"
+)
 LONG_AGO = "'2020-01-01', '2020-01-01'"
 STATES = {
     "empty": "",
@@ -51,6 +56,18 @@ STATES = {
         -- What the key k has reserved for alice.
         update ticket_allocations
         set reservation_id = reservation_id_for_key('{E1}', 'alice', 'k') where id = '{T1}';
+    """,
+    "a line": f"""
+        {EVENT} {ONE.format("10, 3")}, {OTHER.format("1, 1")}; {SECRETS}
+        {TICKET} ('{T1}', '{E1}', 'alice', 'reserved', '2040-01-01', '{T1}', {LONG_AGO}),
+        ('{T2}', '{E1}', 'bob', 'purchased', null, '{T2}', {LONG_AGO}),
+        ('{T3}', '{E1}', 'a"b\\c', 'reserved', '2020-01-01', '{T3}', {LONG_AGO});
+        update events set purchased_tickets = 1, waiting_tickets = 12 where id = '{E1}';
+        -- What the key k has reserved for alice.
+        update ticket_allocations
+        set reservation_id = reservation_id_for_key('{E1}', 'alice', 'k') where id = '{T1}';
+        {ENTRY} ('{W1}', '{E1}', 1, 'bob', 2, {LONG_AGO}),
+        ('{W2}', '{E1}', 2, 'a"b\\c', 10, {LONG_AGO});
     """,
 }
 
@@ -80,6 +97,11 @@ RESERVING: dict[str, Any] = {
     "user_fingerprints": ["alice", "bob", "alice", "carol", 'a"b\\c,{}', "dora"],
     "idempotency_keys": ["k", "", "k", "", "", ""],
 }
+WAITING: dict[str, Any] = {
+    "event_ids": [E1, E1, E1, UNKNOWN, E2, E2],
+    "quantities": [2, 3, 1, 1, 1, 9],
+    "user_fingerprints": ["bob", 'a"b\\c', "dora", "carol", "emil", "frida"],
+}
 PARAMETERS: dict[str, Mapping[str, Any]] = {
     "cancel_tickets": OWNED,
     "check_events": {"event_ids": [E1, E2], "failed_only": False},
@@ -102,10 +124,17 @@ PARAMETERS: dict[str, Mapping[str, Any]] = {
     "find_unlocked_events": {"event_ids": [E1, E2, UNKNOWN]},
     "find_pooler": {"process": 0},
     "find_ledger_at": {"event_id": E1, "at": "2040-01-01 00:00+00"},
+    "find_waiting_entries": {"entry_ids": [W1, W2, UNKNOWN]},
     "find_replays": {**RESERVING, "idempotency_keys": ["k", "k", "", "", "", "k"]},
     "find_reservations": {"reservation_ids": [T2, T3, UNKNOWN]},
     "find_tickets": {"ticket_ids": [T1, T2, T3, UNKNOWN]},
     "forget_user": {"event_id": E1, "user_fingerprint": "bob", "replacement": "nobody"},
+    "join_waiting_list": {**WAITING, "max_entries": 4},
+    "leave_waiting_list": {
+        "event_ids": [E1, E1, E1, UNKNOWN],
+        "entry_ids": [W1, W1, W2, UNKNOWN],
+        "user_fingerprints": ["mallory", "bob", 'a"b\\c', "bob"],
+    },
     "limit_waits": {"lock_timeout": "0.1 s", "statement_timeout": "2 s"},
     "list_applied_migrations": {},
     "list_due_events": {"most": 10},
@@ -125,6 +154,7 @@ PARAMETERS: dict[str, Mapping[str, Any]] = {
     "list_ledger": {"event_id": E1, "after": 0, "page_size": 10},
     "list_news": {"event_ids": [E1, E2, UNKNOWN], "versions": [0, 1, 0]},
     "list_held_tickets": {"event_id": E1, "most": 10},
+    "list_lines": {"most": 10},
     "list_lock_waits": {},
     "list_service_connections": {"name": "no such service"},
     "list_user_events": {"user_fingerprint": "alice"},
@@ -140,6 +170,7 @@ PARAMETERS: dict[str, Mapping[str, Any]] = {
         "after": T3,
         "page_size": 2,
     },
+    "list_waiting_entries": {"event_id": E1, "state": "waiting", "after": W1, "page_size": 2},
     "lock_events": CONCERNED,
     "lock_migrations": {},
     # Of an event that does not exist, or it would have to name its state.
@@ -150,6 +181,7 @@ PARAMETERS: dict[str, Mapping[str, Any]] = {
         "updated_at": ["2030-01-01 00:00+00"],
         "sale_statuses": ["open"],
     },
+    "offer_tickets": {"event_ids": [E1, E2, UNKNOWN], "hold": "900 s", "most": 1000},
     "pay_tickets": OWNED,
     "reacquire_tickets": OWNED,
     "refund_tickets": {
@@ -242,7 +274,7 @@ def test_psql_and_the_service_get_the_same_rows(unbalanced_database: Database, s
         # lock_migrations: psql has gone, and its server's process lets go of the lock as it ends.
         wait_until(lambda: database.psql(ADVISORY_LOCKS) == ["0"])
         assert shown == masked(in_the_service(database, name, parameters)), name
-        if state == "a batch of several" and name not in (
+        if state == "a line" and name not in (
             "list_lock_waits",
             "list_service_connections",
             "check_server",
@@ -263,7 +295,7 @@ def test_each_psql_line_runs_as_it_stands(database: Database, tmp_path: Path) ->
                 assert in_psql(database, name, example) is not None
 
 
-TABLES = ("events", "ticket_allocations", "event_ledger", "event_private")
+TABLES = ("events", "ticket_allocations", "event_ledger", "event_private", "waiting_entries")
 
 
 @pytest.mark.parametrize("column", ["note text", "note integer not null default 7"])
@@ -273,7 +305,7 @@ def test_a_new_column_changes_no_statement(
 ) -> None:
     """A migration of the next version may add one while this version serves."""
     database = unbalanced_database
-    database.psql(STATES["a batch of several"])
+    database.psql(STATES["a line"])
 
     def run(connection: psycopg.Connection, name: str) -> list[list[str]]:
         with connection.transaction(force_rollback=True):
