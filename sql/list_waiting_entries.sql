@@ -5,7 +5,8 @@
 -- parameters
 --   event_id   uuid
 --   state      text     waiting, offered, fulfilled, lapsed or left; '' for all
---   after      uuid     list those behind this entry; null: from the beginning
+--   after      uuid     list those behind this entry; null, or a UUID that no entry has: from the
+--                       beginning
 --   page_size  integer
 --
 -- returns: is_known, whether `after` is an entry of this event (or null), on every row; with it a

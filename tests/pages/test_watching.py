@@ -232,19 +232,19 @@ def test_the_pages_fit_a_phone(page: BoxOffice, client: Client) -> None:
     assert page.value(IDS_ARE_BELOW) == [True, True, True]
 
 
-# Answers the route of the waiting list, which the page asks for the entries.
-WAITING = """
-const entries = [2, 1].map((quantity, index) => (
-    {id: `${index}`, quantity, createdAt: "2030-01-01T20:00:00Z"}));
-window.fetch = async () => new Response(JSON.stringify({data: entries, meta: {next: null}}));
-import("/box-office/waiting.js").then(({showWaitingList}) => {
-    const {signal} = new AbortController();
-    showWaitingList(document.querySelector("main"), "x", signal);
-});
-"""
-
-
-def test_the_waiting_list_is_shown_in_its_order(page: BoxOffice) -> None:
+def test_the_waiting_list_is_shown_in_its_order(page: BoxOffice, client: Client) -> None:
+    event = client.create_event(tickets=3, name="Gala")
+    reservation = sell(client, event, "owen", 3, pays=False)
+    page.show_event(event)
+    page.wait_for_text("Nobody waits.")
+    for user, quantity in (("alice", 2), ("bob", 1)):
+        client.join_line(event, quantity, user)
+    page.wait_for("/2 tickets, since .*\\n1 ticket, since/.test(document.body.innerText)")
+    page.wait_for("document.querySelector('.bar').ariaLabel.includes('3 held, 3 waiting, 0 of 3')")
+    page.wait_for_text("Somebody joined the waiting list")
+    client.cancel_reservation(reservation, "owen")
+    page.wait_for_text("3 tickets offered to the waiting list")
+    page.wait_for_text("Nobody waits.")
     page.show_list()
-    page.value(WAITING)
-    page.wait_for_text("2 tickets, since Tue, 1 Jan 2030, 21:00\n1 ticket, since")
+    client.join_line(event, 1, "carol")
+    page.wait_for_text("0 paid, 3 held, 1 waiting, 0 of 3 available")

@@ -20,7 +20,8 @@ export function saleStatus(event) {
   const seconds = (text) => (Date.parse(text) - now) / 1000;
   if (event.saleStatus === "upcoming") return `Opens in ${formatDuration(seconds(event.saleOpensAt))}`;
   if (event.saleStatus === "closed") return "Closed";
-  const state = event.availableTickets ? "On sale" : "Sold out";
+  const isOnSale = event.availableTickets && !event.waitingTickets;
+  const state = isOnSale ? "On sale" : event.waitingTickets ? "Waiting list" : "Sold out";
   return event.saleClosesAt ? `${state}, closes in ${formatDuration(seconds(event.saleClosesAt))}` : state;
 }
 
