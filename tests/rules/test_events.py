@@ -24,6 +24,7 @@ FIELDS = [
     "availableTickets",
     "reservedTickets",
     "purchasedTickets",
+    "waitingTickets",
     "version",
     "revision",
     "saleStatus",
