@@ -33,6 +33,7 @@ export const MESSAGES = {
   SALE_CLOSED: "The sale is over.",
   WAITING_LIST_FIRST: "Others wait in line for these tickets: join the waiting list.",
   LIMIT_REACHED: "You have as many tickets of this event as one person may have: take fewer.",
+  WAITING_LIST_FIRST: "People wait in line for these tickets. Join the waiting list.",
   TICKETS_SOLD_OUT: "Sold out. Tickets that others hold and do not pay for come back: try again later.",
   NOT_ENOUGH_TICKETS: "There are not enough tickets for that: take fewer.",
   WRONG_FINGERPRINT: "This order belongs to somebody else.",

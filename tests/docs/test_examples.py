@@ -328,6 +328,10 @@ def cause(code: str, client: Client, event: str, alice: PythonCheckout | NodeChe
     """Cause a refusal, mostly through another client, and return the code that alice reports."""
     if code in ("TICKETS_SOLD_OUT", "NOT_ENOUGH_TICKETS"):
         client.hold(event, 3 if code == "TICKETS_SOLD_OUT" else 2)
+    if code == "WAITING_LIST_FIRST":
+        client.hold(event, 2)
+        client.join_line(event, 2, "bob")
+        return alice.do("reserve", 1)
     if code in ("TICKETS_SOLD_OUT", "NOT_ENOUGH_TICKETS", "NOT_FOUND", "UNSUPPORTED_MEDIA_TYPE"):
         return alice.do("reserve", 2)
     if code == "BAD_REQUEST":
@@ -361,6 +365,7 @@ def test_a_checkout_reports_every_refusal(
     for code in (
         *("BAD_REQUEST", "NOT_FOUND", "PAYLOAD_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE"),
         *("TICKETS_SOLD_OUT", "NOT_ENOUGH_TICKETS", "IDEMPOTENCY_KEY_REUSED"),
+        "WAITING_LIST_FIRST",
         *("WRONG_FINGERPRINT", "ALREADY_PURCHASED", "ALREADY_CANCELLED", "ALREADY_REFUNDED"),
     ):
         event = client.create_event(tickets=3, name=code)
