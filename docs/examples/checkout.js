@@ -31,7 +31,6 @@ export const MESSAGES = {
   IDEMPOTENCY_KEY_REUSED: "This order was started with another number of tickets.",
   SALE_NOT_OPEN: "The sale has not opened yet: come back when it does.",
   SALE_CLOSED: "The sale is over.",
-  WAITING_LIST_FIRST: "Others wait in line for these tickets: join the waiting list.",
   LIMIT_REACHED: "You have as many tickets of this event as one person may have: take fewer.",
   WAITING_LIST_FIRST: "People wait in line for these tickets. Join the waiting list.",
   TICKETS_SOLD_OUT: "Sold out. Tickets that others hold and do not pay for come back: try again later.",
