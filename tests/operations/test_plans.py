@@ -18,9 +18,9 @@ from service.database.statements import Statement, Statements, load_statements
 from service.settings import resource
 from tests.support.database import Database, create_database
 from tests.support.oldest_postgres import run_oldest_postgres
+from tests.support.plans import STATEMENTS, execute, gone_through, nodes, plan_statement
 from tests.support.psql_literals import literal
 
-STATEMENTS = load_statements(resource("sql"))
 TICKETS_PER_EVENT = 200
 
 # As after a sale: most are sold, some lapsed or came back, a few are held, one of them too long.
@@ -192,13 +192,6 @@ def explained(database: Database, name: str, options: str) -> dict[str, Any]:
     assert row is not None
     plan: dict[str, Any] = row[0][0]["Plan"]
     return plan
-
-
-def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Return all nodes of a plan."""
-    yield plan
-    for below in plan.get("Plans", []):
-        yield from nodes(below)
 
 
 @pytest.mark.parametrize("name", HOT)
@@ -386,16 +379,6 @@ def rows_read(
                     yield name, node
 
 
-def plan_statement(connection: psycopg.Connection, statement: Statement) -> None:
-    """Prepare a statement and have it planned: the first call makes the generic plan."""
-    connection.execute(b"prepare %s as %s" % (statement.name.encode(), statement.numbered))
-    nothing = [
-        psycopg.sql.Literal("{}" if type_.endswith("[]") else EMPTY[type_])
-        for type_ in statement.types.values()
-    ]
-    connection.execute(execute(statement.name, nothing))
-
-
 def run_planned(
     connection: psycopg.Connection, database: Database, statement: Statement
 ) -> dict[str, Any]:
@@ -510,26 +493,3 @@ def test_without_its_cure_a_statement_reads_rows_that_it_does_not_need(
         gone_through(node) > ROWS
         for _, node in rows_read(states, statements, [cure.statement], cure.before, "as migrated")
     ), f"{cure.statement} reads no more without its cure: is the cure still needed?"
-
-
-def gone_through(node: dict[str, Any]) -> float:
-    """Return how many rows a step has produced or passed over, over all its loops."""
-    passed_over = sum(count for key, count in node.items() if key.startswith("Rows Removed"))
-    return float((node["Actual Rows"] + passed_over) * node["Actual Loops"])
-
-
-EMPTY = {
-    "interval": "1 s",
-    "integer": "1",
-    "bigint": "0",
-    "text": "",
-    "timestamptz": "2030-01-01",
-    "uuid": "018f0000-0000-7000-8000-000000000001",
-}
-
-
-def execute(name: str, arguments: list[psycopg.sql.Literal]) -> psycopg.sql.Composed:
-    """Return the call of a prepared statement."""
-    return psycopg.sql.SQL("execute {} ({})").format(
-        psycopg.sql.Identifier(name), psycopg.sql.SQL(", ").join(arguments)
-    )

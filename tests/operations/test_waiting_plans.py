@@ -17,9 +17,9 @@ from psycopg.conninfo import make_conninfo
 
 from service.database.connections import PLAN_OPTIONS
 from service.database.migrations import migrate
-from tests.operations.test_plans import STATEMENTS, gone_through, nodes, plan_statement
 from tests.support.database import Database, create_database
 from tests.support.oldest_postgres import run_oldest_postgres
+from tests.support.plans import STATEMENTS, gone_through, nodes, plan_statement
 from tests.support.psql_literals import literal
 
 # Two events with a line, the second with a limit for each person: 20 tickets are available, and
