@@ -12,16 +12,17 @@
 --   max_entries        integer    how many entries may wait for one event
 --
 -- returns: one row for each request
---   request        from 1, in the order of arrival
---   outcome        granted; replayed, if the person already waits, or has an offer, for as many
---                  tickets; not_found, already_waiting, sale_not_open, sale_closed, limit_reached,
---                  not_enough_tickets, waiting_list_full
---   entry_id       of granted and replayed
---   total_tickets  of the event
---   sale_turns_at  of sale_not_open and sale_closed: when the sale opens, or closed
---   opens_in       of sale_not_open: the seconds until then
---   person         integer[]  of limit_reached: max_tickets_per_person, and how many tickets the
---                  person holds and has purchased
+--   request            from 1, in the order of arrival
+--   outcome            granted; replayed, if the person already waits, or has an offer, for as many
+--                      tickets; not_found, already_waiting, sale_not_open, sale_closed,
+--                      limit_reached, not_enough_tickets, waiting_list_full
+--   entry_id           of granted and replayed
+--   available_tickets  of the event, before any offer
+--   waiting_tickets    how many tickets those who wait already want
+--   sale_turns_at      of sale_not_open and sale_closed: when the sale opens, or closed
+--   opens_in           of sale_not_open: the seconds until then
+--   person             integer[]  of limit_reached: max_tickets_per_person, and how many tickets
+--                      the person holds and has purchased
 --
 -- locks: nothing beyond the events, which are locked already (lock_events). So the line is as this
 --   statement sees it until the commit.
@@ -35,6 +36,7 @@ with batch_events as (
     select
         events.id,
         events.total_tickets,
+        events.total_tickets - events.allocated_tickets as available_tickets,
         events.waiting_tickets,
         events.sale_opens_at,
         events.sale_closes_at,
@@ -72,6 +74,8 @@ requests as (
         arrivals.quantity,
         arrivals.user_fingerprint,
         batch_events.total_tickets,
+        batch_events.available_tickets,
+        batch_events.waiting_tickets,
         batch_events.sale_opens_at,
         batch_events.sale_closes_at,
         batch_events.sale_status,
@@ -223,7 +227,8 @@ select
         when 'granted' then joined.id
         when 'replayed' then decided.entry_id
     end as entry_id,
-    decided.total_tickets,
+    decided.available_tickets,
+    decided.waiting_tickets,
     case decided.outcome
         when 'sale_not_open' then decided.sale_opens_at
         when 'sale_closed' then decided.sale_closes_at

@@ -1,9 +1,9 @@
 """The backlog: clients that the kernel has connected, and that no worker has accepted yet.
 
-Closing the listening socket resets their connections, although they may have sent a request. So the
-kernel is told beforehand to connect no further clients: a filter on the socket drops the packets
-that ask for a connection (SYN). The others pass, so connections that are being established become
-complete, and the workers accept them all. A client whose packet was dropped sends it again after a
+Closing the listening socket resets their connections, although they may have sent a request. So a
+filter on the socket first makes the kernel drop the packets that ask for a connection (SYN). The
+others pass, so connections that are being established become complete, and the workers accept them
+all. A client whose packet was dropped sends it again after a
 second, and is refused then.
 
 https://www.kernel.org/doc/html/latest/networking/filter.html

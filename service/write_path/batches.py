@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from service import limits
 from service.refusals import BUSY, Refusal
 from service.rows import Uuid
-from service.write_path.changes import Change, Join, Outcome, Reserve
+from service.write_path.changes import Change, Join, Reserve
+from service.write_path.outcomes import Outcome
 
 # What changes are about: a ticket, a reservation, a part of a reservation, or an idempotency key.
 Subject = tuple[str, ...]

@@ -40,7 +40,8 @@ from service.write_path.batches import (
     resolve_all,
     take_batch,
 )
-from service.write_path.changes import Outcome, Update
+from service.write_path.changes import Update
+from service.write_path.outcomes import Outcome
 from service.write_path.transaction import Transactions, is_lock_timeout
 
 log = logging.getLogger(__name__)

@@ -24,8 +24,9 @@ from service.database.queries import Queries
 from service.refusals import BUSY, Refusal
 from service.rows import Uuid
 from service.write_path.batches import QueuedChange
-from service.write_path.changes import Change, Offer, Outcome, Update
+from service.write_path.changes import Change, Offer, Update
 from service.write_path.lanes import EventLanes, Lane
+from service.write_path.outcomes import Outcome
 from service.write_path.shared_lane import SharedLane
 from service.write_path.transaction import Transactions
 

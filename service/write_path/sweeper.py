@@ -15,7 +15,8 @@ import psycopg
 from service import limits, metrics
 from service.database.connections import UNAVAILABLE
 from service.database.queries import Queries
-from service.write_path.changes import Expire, Offer, Outcome
+from service.write_path.changes import Expire, Offer
+from service.write_path.outcomes import Outcome
 from service.write_path.path import WritePath
 
 log = logging.getLogger(__name__)

@@ -22,32 +22,22 @@ from service.write_path.changes import (
     KINDS_IN_ORDER,
     Change,
     Expire,
-    Extend,
     Join,
     Leave,
     Offer,
-    Outcome,
-    Pay,
     Reacquire,
     Reserve,
     Row,
-    Transfer,
     Update,
-    read_outcomes,
 )
+from service.write_path.outcomes import Outcome
 
 log = logging.getLogger(__name__)
 
 # Statements that run before the changes: match_event only for an update with states.
 BEFORE = ("limit_waits", "lock_events", "match_event", "expire_tickets")
-# A statement that runs before the reservations, in batches that concern a waiting list.
-OFFER = "offer_tickets"
 # Statements that run after the changes, in the batches that need them.
 AFTER = ("find_replays", "find_events")
-# The changes after which a batch offers tickets to those who wait.
-_OF_A_LINE = (Join, Leave, Offer)
-# The changes that make no ticket available to those who wait in line.
-_RELEASING_NOTHING = (Pay, Reacquire, Transfer, Extend, Reserve)
 
 
 class BatchResult(NamedTuple):
@@ -90,9 +80,8 @@ class Transactions:
             "hold_seconds": hold_seconds,
             "max_hold_seconds": max_hold_seconds,
             "max_entries": max_waiting_entries,
-            "most": limits.SWEEP_TICKETS,
         }
-        names = [*BEFORE, *(kind.statement for kind in KINDS_IN_ORDER), OFFER, *AFTER]
+        names = [*BEFORE, *(kind.statement for kind in KINDS_IN_ORDER), *AFTER]
         self._statements = {name: statements[name] for name in names}
         self._pipeline = Pipeline(list(self._statements.values()), unprepared=behind_pooler)
 
@@ -114,6 +103,28 @@ class Transactions:
             for kind in KINDS_IN_ORDER
             if (indexes := [n for n, change in enumerate(changes) if type(change) is kind])
         }
+        steps = self._steps(changes, kinds, lock_seconds)
+        results = await self._pipeline.run(
+            connection, [(self._statements[name], values) for name, values in steps]
+        )
+        try:
+            rows = {name: result for (name, _), result in zip(steps, results, strict=True)}
+            outcomes = _collect_outcomes(changes, kinds, rows)
+            _update_metrics(changes, outcomes, rows)
+            offerable = _find_offerable(changes, rows)
+        except Exception as error:
+            # The batch is committed: the changes must not be reported as not done.
+            log.exception("the outcomes of a committed batch could not be read")
+            raise UnreadableRows("the outcomes could not be read") from error
+        return BatchResult(outcomes, offerable)
+
+    def _steps(
+        self,
+        changes: Sequence[Change],
+        kinds: Mapping[type[Change], Sequence[int]],
+        lock_seconds: float,
+    ) -> list[tuple[str, dict[str, Any]]]:
+        """Return the statements of a transaction, in their order, with their parameters."""
         parameters = {
             kind: kind.parameters([changes[n] for n in indexes]) for kind, indexes in kinds.items()
         }
@@ -131,8 +142,9 @@ class Transactions:
             "lock_timeout": f"{lock_seconds} s",
             "statement_timeout": f"{limits.STATEMENT_SECONDS} s",
         }
-        expiry = {"quantities": list(needed.values()), "most": limits.SWEEP_TICKETS}
-        lines = {change.event_id for change in changes if isinstance(change, _OF_A_LINE)}
+        constants = {**self._constants, "most": limits.SWEEP_TICKETS}
+        if lines := {change.event_id for change in changes if change.offers_tickets}:
+            parameters[Offer] = {"event_ids": list(lines)}
 
         steps: list[tuple[str, dict[str, Any]]] = [
             ("limit_waits", waits),
@@ -142,34 +154,18 @@ class Transactions:
                 for change in changes
                 if isinstance(change, Update) and change.states is not None
             ),
-            ("expire_tickets", {**targets, **expiry}),
+            ("expire_tickets", {**targets, **constants, "quantities": list(needed.values())}),
             *(
-                (kind.statement, {**parameters[kind], **self._constants})
-                for kind in kinds
-                if kind is not Reserve
+                (kind.statement, {**parameters[kind], **constants})
+                for kind in KINDS_IN_ORDER
+                if kind in parameters
             ),
         ]
-        if lines:
-            steps.append((OFFER, {"event_ids": list(lines), **self._constants}))
-        if Reserve in kinds:
-            steps.append((Reserve.statement, {**parameters[Reserve], **self._constants}))
         if Reserve in kinds and any(parameters[Reserve]["idempotency_keys"]):
             steps.append(("find_replays", parameters[Reserve]))
         if Update in kinds:
             steps.append(("find_events", targets))
-        results = await self._pipeline.run(
-            connection, [(self._statements[name], values) for name, values in steps]
-        )
-        try:
-            rows = {name: result for (name, _), result in zip(steps, results, strict=True)}
-            outcomes = _collect_outcomes(changes, kinds, rows)
-            _update_metrics(changes, outcomes, rows)
-            offerable = _find_offerable(changes, rows)
-        except Exception as error:
-            # The batch is committed: the changes must not be reported as not done.
-            log.exception("the outcomes of a committed batch could not be read")
-            raise UnreadableRows("the outcomes could not be read") from error
-        return BatchResult(outcomes, offerable)
+        return steps
 
 
 def _find_offerable(changes: Sequence[Change], rows: Mapping[str, list[Row]]) -> set[Uuid]:
@@ -178,11 +174,9 @@ def _find_offerable(changes: Sequence[Change], rows: Mapping[str, list[Row]]) ->
     They have a line and tickets that are, or may have become, available. If the batch itself has
     offered what there was, only those in which more can be offered.
     """
-    releases = bool(rows["expire_tickets"]) or not all(
-        isinstance(change, _RELEASING_NOTHING) for change in changes
-    )
-    offered = {change.event_id for change in changes if isinstance(change, _OF_A_LINE)}
-    has_more = {event_id for event_id, *_, more in rows.get(OFFER, ()) if more}
+    releases = bool(rows["expire_tickets"]) or any(change.releases_tickets for change in changes)
+    offered = {change.event_id for change in changes if change.offers_tickets}
+    has_more = {event_id for event_id, *_, more in rows.get(Offer.statement, ()) if more}
     return has_more | {
         event_id
         for event_id, _, has_line, available in rows["lock_events"]
@@ -203,7 +197,7 @@ def _update_metrics(
         if isinstance(change, Reacquire):
             _count_late_payment(outcome)
     moved["expired"] += sum(tickets for _, tickets in rows["expire_tickets"])
-    for _, _, is_offered, waited, _ in rows.get(OFFER, ()):
+    for _, _, is_offered, waited, _ in rows.get(Offer.statement, ()):
         metrics.WAITING_ENTRIES.labels("offered" if is_offered else "unservable").inc()
         if is_offered:
             metrics.OFFER_WAIT_SECONDS.observe(waited)
@@ -229,7 +223,7 @@ def _collect_outcomes(
     rows: Mapping[str, list[Row]],
 ) -> list[Outcome]:
     """Return the outcome of each change, in their order, from the rows of all statements."""
-    # These have no statement of their own: expire_tickets and offer_tickets have done it.
+    # What expire_tickets and offer_tickets return is not about these changes.
     outcomes = {
         n: Outcome("granted")
         for n, change in enumerate(changes)
@@ -239,7 +233,7 @@ def _collect_outcomes(
         for index_in_kind, outcome in kind.read_outcomes(rows[kind.statement]):
             outcomes[indexes[index_in_kind]] = outcome
     # For a replay, reserve_tickets returns no tickets; find_replays has them, or a refusal.
-    for index_in_kind, outcome in read_outcomes(rows.get("find_replays", ())):
+    for index_in_kind, outcome in Change.read_outcomes(rows.get("find_replays", ())):
         if outcomes[kinds[Reserve][index_in_kind]].code == "replayed":
             outcomes[kinds[Reserve][index_in_kind]] = outcome
     if updated := rows.get("find_events"):

@@ -16,15 +16,8 @@ from service.limits import DEADLINE_SECONDS, WRITE_CONNECTIONS
 from service.refusals import BUSY, Refusal
 from service.rows import Uuid
 from service.write_path.batches import QueuedChange, take_batch
-from service.write_path.changes import (
-    Cancel,
-    Expire,
-    Outcome,
-    Pay,
-    Refund,
-    ReservationRefusal,
-    Update,
-)
+from service.write_path.changes import Cancel, Expire, Pay, Refund, Update
+from service.write_path.outcomes import Outcome, ReservationRefusal
 from service.write_path.path import WritePath
 from service.write_path.transaction import BatchResult, Transactions
 from tests.support.batches import (

@@ -19,8 +19,9 @@ from service.database.queries import Queries
 from service.refusals import BUSY, Refusal
 from service.rows import Event, TicketAllocation, Uuid
 from service.write_path.batches import QueuedChange, drop_overdue, take_batch
-from service.write_path.changes import Cancel, Change, Expire, Outcome, Pay, Update
+from service.write_path.changes import Cancel, Change, Expire, Pay, Update
 from service.write_path.lanes import EventLanes, Lane
+from service.write_path.outcomes import Outcome
 from service.write_path.path import WritePath
 from service.write_path.transaction import BatchResult, Transactions, _collect_outcomes
 from tests.support.batches import reserve

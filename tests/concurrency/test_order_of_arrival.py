@@ -14,15 +14,7 @@ from service import limits
 from service.refusals import BUSY
 from service.rows import Uuid
 from service.write_path.batches import QueuedChange, keep_order, needs_reservations
-from service.write_path.changes import (
-    Cancel,
-    Change,
-    Pay,
-    Reacquire,
-    Refund,
-    Reserve,
-    Transfer,
-)
+from service.write_path.changes import Cancel, Change, Pay, Reacquire, Refund, Reserve, Transfer
 from tests.support.client import Client
 from tests.support.database import Database
 from tests.support.services import RunningService

@@ -1,4 +1,4 @@
-"""The box office for everybody: axe-core finds nothing, and the keyboard is enough."""
+"""Accessibility of the box office: axe-core finds no violation, and the keyboard is enough."""
 
 import json
 from pathlib import Path

@@ -19,16 +19,15 @@ from service.write_path.changes import (
     Change,
     Expire,
     Join,
-    JoinResult,
     Leave,
     Offer,
-    Outcome,
     Pay,
     Reacquire,
     Refund,
     Reserve,
     Update,
 )
+from service.write_path.outcomes import Outcome
 from service.write_path.transaction import Transactions
 from tests.support.batches import STATEMENTS
 from tests.support.database import Database
@@ -260,8 +259,7 @@ class Sale:
         (outcome,) = self.office.carry_out(Join(self.event, quantity, user))
         assert outcome.code == expected
         if expected == "granted":
-            assert isinstance(outcome.detail, JoinResult)
-            self.model.line[-1].id = outcome.detail.entry_id or NO_ID
+            self.model.line[-1].id = Uuid(str(outcome.detail))
 
     def leave(self, number: int) -> None:
         """Somebody leaves the line."""

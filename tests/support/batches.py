@@ -12,7 +12,8 @@ from service.database.statements import load_statements
 from service.limits import READ_CONNECTIONS, WRITE_CONNECTIONS
 from service.rows import Uuid
 from service.settings import resource
-from service.write_path.changes import Change, Outcome, Reserve
+from service.write_path.changes import Change, Reserve
+from service.write_path.outcomes import Outcome
 from service.write_path.path import WritePath
 from service.write_path.transaction import Transactions
 from tests.support.database import Database

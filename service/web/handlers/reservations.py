@@ -20,15 +20,8 @@ from service.refusals import (
 from service.web.endpoints import OWNER, Call
 from service.web.handlers.tickets import add_details, refuse_refund
 from service.web.responses import ReservationResponse, respond
-from service.write_path.changes import (
-    Cancel,
-    Extend,
-    LatePaymentRefusal,
-    Outcome,
-    Pay,
-    Reacquire,
-    Refund,
-)
+from service.write_path.changes import Cancel, Extend, Pay, Reacquire, Refund
+from service.write_path.outcomes import LatePaymentRefusal, Outcome
 
 
 async def find_reservation(call: Call) -> Response | Refusal:

@@ -45,18 +45,8 @@ from service.web.fields import (
     query_integer,
 )
 from service.web.responses import PageMeta, TicketPage, TicketPageMeta, TicketResponse, respond
-from service.write_path.changes import (
-    Cancel,
-    LatePaymentRefusal,
-    Outcome,
-    Pay,
-    Person,
-    Reacquire,
-    Refund,
-    ReservationRefusal,
-    Reserve,
-    Transfer,
-)
+from service.write_path.changes import Cancel, Pay, Reacquire, Refund, Reserve, Transfer
+from service.write_path.outcomes import LatePaymentRefusal, Outcome, ReservationRefusal
 
 OWNER_FIELDS: dict[str, Reader] = {"userFingerprint": FINGERPRINT}
 PAYMENT_FIELDS = {
@@ -119,7 +109,7 @@ async def reserve_tickets(call: Call) -> Response | Refusal:
     if isinstance(outcome, Refusal):
         return outcome
     if outcome.code not in ("granted", "replayed"):
-        return _refuse_reservation(outcome)
+        return refuse_by_sale(CANNOT_RESERVE[outcome.code], outcome)
     tickets = [TicketResponse.of(ticket, owner) for ticket in outcome.tickets]
     headers = {"Location": f"/reservations/{outcome.tickets[0].reservation_id}"}
     if outcome.code == "replayed":
@@ -127,46 +117,24 @@ async def reserve_tickets(call: Call) -> Response | Refusal:
     return respond(tickets, 201, headers)
 
 
-def _refuse_reservation(outcome: Outcome) -> Refusal:
-    refusal, detail = CANNOT_RESERVE[outcome.code], outcome.detail
-    match outcome.code, detail:
+def refuse_by_sale(refusal: Refusal, outcome: Outcome) -> Refusal:
+    """Return the refusal of a reservation, or of joining, with what the sale says about it."""
+    match outcome.code, outcome.detail:
+        case "sale_not_open", ReservationRefusal(
+            sale_turns_at=datetime() as opens_at, opens_in=float() as opens_in
+        ):
+            # Half of the clients wait one second longer, so that not all retry at once.
+            seconds = math.ceil(opens_in) + random.randint(0, 1)  # noqa: S311
+            headers = {"Retry-After": str(min(seconds, limits.MAX_RETRY_AFTER_SECONDS))}
+            return refusal.with_details(SaleOpens(opens_at), headers)
+        case "sale_closed", ReservationRefusal(sale_turns_at=datetime() as closed_at):
+            return refusal.with_details(SaleCloses(closed_at))
+        case "limit_reached", ReservationRefusal(person=[limit, held, purchased]):
+            return refusal.with_details(Limit(limit, held, purchased))
         case "waiting_list_first", ReservationRefusal(int() as available, int() as waiting):
             return refusal.with_details(Waiting(available, waiting))
         case "not_enough_tickets" | "tickets_sold_out", ReservationRefusal(int() as available):
             return refusal.with_details(Available(available))
-        case code, ReservationRefusal():
-            return refuse_by_terms(
-                refusal, code, detail.sale_turns_at, detail.opens_in, detail.person
-            )
-    return refusal
-
-
-def refuse_by_terms(
-    refusal: Refusal,
-    code: str,
-    sale_turns_at: datetime | None,
-    opens_in: float | None,
-    person: Person | None,
-) -> Refusal:
-    """Return a refusal with the term of the sale because of which it is refused, if it is one.
-
-    Args:
-        refusal: the refusal.
-        code: the outcome's code.
-        sale_turns_at: when the sale opens or closed.
-        opens_in: the seconds until the sale opens.
-        person: what the person has, and may have.
-    """
-    match code:
-        case "sale_not_open" if sale_turns_at and opens_in is not None:
-            # Half of the clients wait one second longer, so that not all retry at once.
-            seconds = math.ceil(opens_in) + random.randint(0, 1)  # noqa: S311
-            headers = {"Retry-After": str(min(seconds, limits.MAX_RETRY_AFTER_SECONDS))}
-            return refusal.with_details(SaleOpens(sale_turns_at), headers)
-        case "sale_closed" if sale_turns_at:
-            return refusal.with_details(SaleCloses(sale_turns_at))
-        case "limit_reached" if person:
-            return refusal.with_details(Limit(*person))
     return refusal
 
 

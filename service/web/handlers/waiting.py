@@ -15,16 +15,15 @@ from service.refusals import (
     EVENT_NOT_FOUND,
     OUTCOME_UNKNOWN,
     WRONG_FINGERPRINT,
-    Available,
     BadField,
     Refusal,
 )
 from service.rows import EntryState, Uuid, WaitingEntry
 from service.web.endpoints import OWNER, Call
 from service.web.fields import UUID, choice, query_integer
-from service.web.handlers.tickets import refuse_by_terms
+from service.web.handlers.tickets import refuse_by_sale
 from service.web.responses import EntryPage, EntryPageMeta, EntryResponse, respond
-from service.write_path.changes import Join, JoinResult, Leave, Outcome
+from service.write_path.changes import Join, Leave
 
 LIST_QUERY = {
     "state": choice(*get_args(EntryState)),
@@ -47,27 +46,13 @@ async def join_waiting_list(call: Call) -> Response | Refusal:
     outcome = await call.service.write_path.submit(Join(call.id, call.body["quantity"], owner))
     if isinstance(outcome, Refusal):
         return outcome
-    result = outcome.detail
-    assert isinstance(result, JoinResult)  # noqa: S101 -- what the statement returns
-    if result.entry_id is None:
-        return _refuse_joining(outcome, result)
-    entry = await _find(call, result.entry_id)
+    if outcome.code not in ("granted", "replayed"):
+        return refuse_by_sale(CANNOT_JOIN[outcome.code], outcome)
+    entry = await _find(call, str(outcome.detail))
     if entry is None:
         return OUTCOME_UNKNOWN
     status = 201 if outcome.code == "granted" else 200
     return respond(EntryResponse.of(entry, owner), status, {"Location": f"/waiting/{entry.id}"})
-
-
-def _refuse_joining(outcome: Outcome, result: JoinResult) -> Refusal:
-    if outcome.code == "not_enough_tickets":
-        return CANNOT_JOIN[outcome.code].with_details(Available(result.total_tickets or 0))
-    return refuse_by_terms(
-        CANNOT_JOIN[outcome.code],
-        outcome.code,
-        result.sale_turns_at,
-        result.opens_in,
-        result.person,
-    )
 
 
 async def find_waiting_entry(call: Call) -> Response | Refusal:
@@ -91,10 +76,10 @@ async def leave_waiting_list(call: Call) -> Response | Refusal:
     next in line at once.
     """
     owner: str = call.headers[OWNER.name]
-    found = await call.service.lookup_queries.find_waiting_entries([call.id])
-    if not found:
+    found = await call.service.shared_entries.find(call.id)
+    if found is None:
         return ENTRY_NOT_FOUND
-    outcome = await call.service.write_path.submit(Leave(found[0].event_id, call.id, owner))
+    outcome = await call.service.write_path.submit(Leave(found.event_id, call.id, owner))
     if isinstance(outcome, Refusal):
         return outcome
     if outcome.code != "granted":
@@ -119,9 +104,9 @@ async def list_waiting_entries(call: Call) -> Response | Refusal:
     return respond(EntryPage([EntryResponse.of(entry, None) for entry in page], meta))
 
 
-async def _find(call: Call, entry_id: Uuid) -> WaitingEntry | None:
+async def _find(call: Call, entry_id: str) -> WaitingEntry | None:
     """Return an entry that a committed change has just written; None if it cannot be read now."""
     try:
-        return await call.service.shared_entries.find(entry_id)
+        return await call.service.shared_entries.find(Uuid(entry_id))
     except (psycopg.Error, *UNAVAILABLE):
         return None
