@@ -56,9 +56,7 @@ judged as (
             when offer.is_purchased then 'already_purchased'
             when offer.is_held then 'granted'
             else 'hold_expired'
-        end as outcome,
-        -- Of several requests for one entry the first takes it out.
-        row_number() over (partition by requests.id order by requests.request) as nth
+        end as outcome
     from requests
     cross join lateral (
         select
@@ -69,8 +67,9 @@ judged as (
     ) as offer
 ),
 
+-- Of several requests of an owner the first takes the entry out.
 leaving as (
-    select
+    select distinct on (id)
         id,
         request,
         event_id,
@@ -78,7 +77,8 @@ leaving as (
         user_fingerprint,
         reservation_id
     from judged
-    where outcome = 'granted' and nth = 1
+    where outcome = 'granted'
+    order by id, request
 ),
 
 entries_left as (
@@ -162,10 +162,11 @@ recorded as (
 select
     judged.request,
     case
-        when judged.outcome = 'granted' and judged.nth > 1 then 'already_left'
+        when judged.outcome = 'granted' and leaving.id is null then 'already_left'
         else judged.outcome
     end as outcome,
     coalesce(moved.ticket_count, 0) as tickets_moved
 from judged
+left join leaving on judged.request = leaving.request
 left join moved on judged.request = moved.request
 order by judged.request;

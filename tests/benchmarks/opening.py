@@ -1,7 +1,7 @@
 """The opening minute: 2,000 clients retry until a sale opens, and then all come at once.
 
 Most wait as long as ``Retry-After`` says; a quarter of them are impatient. A client that gets a
-ticket asks for the next one, so that the rate can be compared with the usual one of the same clients.
+ticket asks for the next one, so that the rate can be compared with the usual one.
 """
 
 import asyncio

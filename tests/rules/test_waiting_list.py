@@ -5,6 +5,9 @@ from typing import Any
 
 import pytest
 
+from service.rows import Uuid
+from service.write_path.changes import Leave
+from tests.support.batches import carry_out, outcome_codes
 from tests.support.client import Client, code
 from tests.support.database import Database
 from tests.support.services import Starter
@@ -269,6 +272,17 @@ def test_nobody_leaves_with_a_purchased_ticket(client: Client) -> None:
     client.refund(tickets[0]["id"])
     assert state(client, entry, "alice") == "fulfilled"  # one was purchased
     assert code(client.leave_line(entry["id"])) == (409, "ALREADY_PURCHASED")
+
+
+def test_a_stranger_does_not_keep_an_owner_from_leaving_in_the_same_batch(
+    client: Client, database: Database
+) -> None:
+    event, _ = sell_out(client, 1)
+    entry = Uuid(client.join_line(event, 1).json()["id"])
+    leaves = [Leave(Uuid(event), entry, user) for user in ("bob", "alice", "alice")]
+    outcomes = outcome_codes(carry_out(database, leaves))
+    assert outcomes == ["wrong_fingerprint", "granted", "already_left"]
+    assert client.find_event(event)["waitingTickets"] == 0
 
 
 def test_nobody_sees_or_leaves_the_entry_of_another(client: Client) -> None:
